@@ -1,0 +1,175 @@
+"""The configuration of a run: one YAML file, checked whole before anything starts."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline.config import DataConfig, Duration, DurationField, ScheduleConfig, SelectionConfig, Settings
+from pipeline.schedule import num_kept_at
+
+
+class ModelConfig(Settings):
+    """A timm Vision Transformer."""
+
+    name: str = Field(description="timm's name, such as vit_small_patch16_224")
+    options: dict[str, Any] = Field({}, description="timm's own arguments, such as embed_dim, depth, num_heads")
+    pretrained: str | None = Field(None, description="timm, local-dir:DIR, or a .safetensors or .pth file")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the last block")
+    drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
+
+
+class TrainConfig(Settings):
+    """How long, and on how many images at a time."""
+
+    duration: DurationField = Field(description="such as 90epochs, 500steps or 1000000samples")
+    global_batch_size: int = Field(ge=1, description="images per optimizer step over all ranks")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="images per forward pass on one rank; default: the rank's whole share of the batch"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip_grad_norm: float | None = Field(1.0, gt=0, description="null: no clipping")
+
+
+class OptimConfig(Settings):
+    """AdamW with linear warm-up and cosine decay, per step."""
+
+    lr: float = Field(gt=0, description="peak learning rate, for this global batch size")
+    final_lr: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    warmup: DurationField = Duration.parse("0steps")
+    layer_decay: float | None = Field(None, gt=0, le=1, description="learning rate factor per layer below the head")
+
+
+class EngineConfig(Settings):
+    """What DeepSpeed is asked to do."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_activations: bool = False
+    num_threads: int | None = Field(None, ge=1, description="torch threads per rank; default: the rank's cores")
+
+
+class EvalConfig(Settings):
+    """Validation, each sample exactly once per keep rate."""
+
+    every: DurationField | None = Field(None, description="null: at the end only")
+    keep_rates: list[float] = Field([1.0], min_length=1)
+    micro_batch_size: int = Field(128, ge=1, description="images per forward pass on one rank")
+
+
+class CheckpointConfig(Settings):
+    """When a run can be taken up again; there is always a checkpoint at the end."""
+
+    every: DurationField | None = Field(None, description="null: at the end only")
+    keep_last: int = Field(2, ge=1, description="older checkpoints are deleted")
+
+
+class RunConfig(Settings):
+    """Everything a run is made of."""
+
+    name: str
+    seed: int = Field(0, ge=0, lt=2**63)
+    data: DataConfig
+    selection: SelectionConfig = SelectionConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    model: ModelConfig
+    train: TrainConfig
+    optim: OptimConfig
+    engine: EngineConfig = EngineConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log_every: int = Field(10, ge=1, description="steps between lines of metrics")
+
+    @model_validator(mode="after")
+    def _keep_rates_keep_something(self) -> "RunConfig":
+        for rate in self.eval.keep_rates:
+            try:
+                num_kept_at(rate, self.data.num_patches)
+            except ValueError as error:
+                raise ValueError(f"eval.keep_rates: {error}") from None
+        return self
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; its message is for the person who wrote it."""
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a run's YAML file, apply ``a.b=value`` overrides (values are YAML) and check the result.
+
+    Raises:
+        ConfigError: naming the file, the key, what was received and what is allowed.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} should hold a mapping of keys to values, got {type(values).__name__}")
+    values.setdefault("name", path.stem)
+    for override in overrides or []:
+        _apply_override(values, override)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors()]
+        raise ConfigError(f"{path}: " + "; ".join(lines)) from None
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"--set takes key=value, such as --set optim.lr=0.001; got {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}: {text!r} is not a valid YAML value") from None
+    section = values
+    for name in names[:-1]:
+        if section.get(name) is None:
+            section[name] = {}
+        section = section[name]
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {key}: {name} is a value, not a section with keys of its own")
+    section[names[-1]] = value
+
+
+def _explain(detail: ErrorDetails) -> str:
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
+        return f"unknown key {key!r}; {hint}"
+    if detail["type"] == "missing":
+        return f"missing key {key!r}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message}, got {detail['input']!r}"
+
+
+def _known_keys(sections: list[str]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for name in sections:
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML that ``load_config`` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

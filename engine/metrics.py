@@ -1,0 +1,96 @@
+"""The run's record: one JSON object a line, and what is counted between two lines."""
+
+import json
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """``metrics.jsonl``, written by the first rank alone.
+
+    A resumed run goes on from its checkpoint; lines of steps that will be trained again are dropped, so that the file
+    holds each step once.
+
+    Args:
+        first_step: the step the run starts or goes on with.
+    """
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        self.path = path
+        kept = [line for line in read_metrics(path) if _done_before(line, first_step)]
+        temporary = path.with_suffix(".jsonl.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        temporary.replace(path)
+        self._file = path.open("a", buffering=1)
+
+    def write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _done_before(line: dict[str, Any], first_step: int) -> bool:
+    # A train line is about step `step`; an eval line is about the weights after `step` steps.
+    return line["step"] < first_step if line["event"] == "train" else line["step"] <= first_step
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file, none if there is no file. A last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class IntervalClock:
+    """Wall time and loader wait between two lines of metrics, without what happens between ``pause`` and ``resume``."""
+
+    def __init__(self) -> None:
+        self.reset(0.0)
+
+    def reset(self, loader_wait_s: float) -> None:
+        self._start = time.perf_counter()
+        self._wait_at_start = loader_wait_s
+        self.num_steps = 0
+
+    def per_step(self, loader_wait_s: float) -> tuple[float, float]:
+        """Seconds per step, and of these seconds waiting for the loader, since the last reset."""
+        elapsed = time.perf_counter() - self._start
+        return elapsed / self.num_steps, (loader_wait_s - self._wait_at_start) / self.num_steps
+
+
+def stage_table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Speed per schedule stage from a run's metrics, ascending by keep rate.
+
+    Medians over the logged intervals, so that the first steps at a new shape do not count more than others.
+    """
+    by_rate: dict[float, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        if line["event"] == "train":
+            by_rate[line["keep_rate"]].append(line)
+    return [
+        {
+            "keep_rate": rate,
+            "num_kept": group[0]["num_kept"],
+            "num_steps": sum(line["interval_steps"] for line in group),
+            "step_s": statistics.median(line["step_s"] for line in group),
+            "images_per_s": statistics.median(line["images_per_s"] for line in group),
+            "loader_wait_share": statistics.median(line["loader_wait_s"] / line["step_s"] for line in group),
+            "bytes_per_image": statistics.median(line["bytes_per_image"] for line in group),
+        }
+        for rate, group in sorted(by_rate.items())
+    ]
+
+
+def train_wall_s(lines: list[dict[str, Any]]) -> float:
+    """Time spent in training steps, over all of a run's starts; evaluation and checkpoints are not in it."""
+    return sum(line["step_s"] * line["interval_steps"] for line in lines if line["event"] == "train")

@@ -1,0 +1,55 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from engine.evaluate import Accuracy
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Progress of the first rank; the others' is silent."""
+
+    def __init__(self, first_step: int, stop_step: int, *, enabled: bool) -> None:
+        self._enabled, self._stop = enabled, stop_step
+        self._bar = None
+        self._shown_at = 0.0
+        if enabled and sys.stderr.isatty():
+            self._bar = tqdm(total=stop_step, initial=first_step, unit="step", dynamic_ncols=True)
+
+    def advance(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def show(self, line: dict[str, Any]) -> None:
+        """The figures of a train line of the metrics."""
+        if not self._enabled:
+            return
+        text = (
+            f"keep {line['keep_rate']:.3g} ({line['num_kept']} patches)  loss {line['loss']:.3f}  "
+            f"lr {line['lr']:.2e}  {line['images_per_s']:.0f} images/s  "
+            f"loader wait {line['loader_wait_s'] / line['step_s']:.0%}"
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+        elif time.monotonic() - self._shown_at >= _SECONDS_BETWEEN_LINES or line["step"] + 1 == self._stop:
+            self._shown_at = time.monotonic()
+            self._say(f"step {line['step'] + 1}/{self._stop}  epoch {line['epoch']}  {text}")
+
+    def say_accuracies(self, step: int, accuracies: list[Accuracy]) -> None:
+        parts = "  ".join(f"{a.keep_rate:g}: {a.top1:.2%}" for a in accuracies)
+        self._say(f"validation after step {step}, top-1 by keep rate  {parts}")
+
+    def _say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text)
+        elif self._enabled:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

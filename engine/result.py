@@ -1,0 +1,92 @@
+"""The end of a run: export, summary, table."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoint import full_weights, weights_digest
+from engine.evaluate import Accuracy
+from engine.metrics import read_metrics, stage_table, train_wall_s
+from engine.trainer import Run
+from engine.weights import export_model
+
+
+def finish(run: Run, accuracies: list[Accuracy], steps: int) -> None:
+    """Write ``model/`` and ``summary.json`` and print the table. Collective."""
+    weights = full_weights(run.engine)
+    if not run.world.is_first:
+        return
+    config = run.config
+    export_model(
+        weights,
+        run.folder / "model",
+        timm_name=run.engine.module.timm_name,
+        model_args=run.engine.module.timm_args,
+        num_classes=config.data.num_classes,
+        class_names=_class_names(run.train_index.folder, config.data.num_classes),
+        mean=config.data.mean,
+        std=config.data.std,
+        image_size=config.data.image_size,
+    )
+    lines = read_metrics(run.folder / "metrics.jsonl")
+    summary = summarise(lines, accuracies, steps, config.train.global_batch_size, weights_digest(weights))
+    (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(table(summary) + f"\nrun folder: {run.folder}", flush=True)
+
+
+def _class_names(shards: Path, num_classes: int) -> list[str] | None:
+    """Class names as the conversion wrote them; None where the shards came without, or with other classes."""
+    described = shards / "dataset.json"
+    names = json.loads(described.read_text()).get("classes") if described.exists() else None
+    return names if names is not None and len(names) == num_classes else None
+
+
+def summarise(
+    lines: list[dict[str, Any]], accuracies: list[Accuracy], steps: int, global_batch_size: int, digest: str
+) -> dict[str, Any]:
+    """``summary.json``: times in seconds over all starts of the run, accuracies as shares of 1."""
+    stages = stage_table(lines)
+    wall_s = train_wall_s(lines)
+    full = next((stage for stage in stages if stage["keep_rate"] == 1.0), None)
+    return {
+        "top1": {str(a.keep_rate): a.top1 for a in accuracies},
+        "top5": {str(a.keep_rate): a.top5 for a in accuracies},
+        "train_wall_s": wall_s,
+        "full_patches_train_wall_s": full["step_s"] * steps if full else None,
+        "steps": steps,
+        "mean_keep_rate": sum(s["keep_rate"] * s["num_steps"] for s in stages) / sum(s["num_steps"] for s in stages),
+        "images_per_s": steps * global_batch_size / wall_s,
+        "stages": stages,
+        "weights_digest": digest,
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The end of a run for people."""
+    rows = ["", f"{'keep rate':>9}  {'top-1':>7}  {'patches':>7}  {'steps':>6}  {'images/s':>8}  {'loader wait':>11}"]
+    stages = {stage["keep_rate"]: stage for stage in summary["stages"]}
+    rates = sorted({*stages, *map(float, summary["top1"])}, reverse=True)
+    for rate in rates:
+        top1 = summary["top1"].get(str(rate))
+        stage = stages.get(rate)
+        accuracy = f"{top1:7.2%}" if top1 is not None else " " * 7
+        speed = (
+            f"{stage['num_kept']:7d}  {stage['num_steps']:6d}  {stage['images_per_s']:8.0f}  "
+            f"{stage['loader_wait_share']:11.0%}"
+            if stage
+            else f"{'not trained at this rate':>38}"
+        )
+        rows.append(f"{rate:9.3g}  {accuracy}  {speed}")
+    wall_s, full_s = summary["train_wall_s"], summary["full_patches_train_wall_s"]
+    rows.append("")
+    rows.append(
+        f"training took {wall_s:.0f} s for {summary['steps']} steps at a mean keep rate of {summary['mean_keep_rate']:.3f}"
+    )
+    if full_s:
+        rows.append(
+            f"the same steps at full patches would take about {full_s:.0f} s, by this run's own full-patch steps: "
+            f"{1 - wall_s / full_s:.0%} of the time saved"
+        )
+    else:
+        rows.append("this schedule has no step at full patches to compare with")
+    return "\n".join(rows)

@@ -1,0 +1,228 @@
+"""Train a Vision Transformer under a patch sampling schedule.
+
+    deepspeed --no_local_rank --module engine.train --config configs/fashion_mnist.yaml
+
+Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says which).
+"""
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import deepspeed
+import torch
+
+from engine.checkpoint import find_checkpoint, identity, load_checkpoint, read_step
+from engine.config import RunConfig, load_config
+from engine.model import PatchViT, build_model
+from engine.optim import build_optimizer, param_groups
+from engine.ranks import World, join_world, one_clear_error
+from engine.result import finish
+from engine.run_folder import prepare_folder
+from engine.run_plan import RunPlan, deepspeed_config, plan_run
+from engine.trainer import Run, train
+from pipeline.plan import TrainPlanner
+from pipeline.shards import ShardIndex, open_index
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+        ValueError: an argument that is missing, unknown or of the wrong form.
+    """
+    parser = _Parser(prog="engine.train", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="the run's YAML file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="override one key; may be repeated"
+    )
+    parser.add_argument("--out", type=Path, help="the run folder (default: runs/NAME)")
+    parser.add_argument("--max-steps", type=int, help="stop after this many steps, as a finished run")
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|PATH|never",
+        help="auto: go on from the run folder's checkpoint, if any; PATH: from that checkpoint; never: start anew",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.max_steps is not None and arguments.max_steps < 1:
+        raise ValueError(f"--max-steps is at least 1, got {arguments.max_steps}")
+    return arguments
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that can be wrong with a run's input has been looked at once this exists."""
+
+    config: RunConfig
+    plan: RunPlan
+    train_index: ShardIndex
+    val_index: ShardIndex
+    planner: TrainPlanner
+    model: PatchViT
+    identity: dict[str, Any]
+    folder: Path
+    checkpoint: Path | None
+    first_step: int
+    stop_step: int
+
+
+def prepare(argv: Sequence[str], world: World) -> Prepared:
+    """Read and check every input of the run. Nothing collective, nothing written.
+
+    Raises:
+        ValueError, OSError: an input that cannot be used.
+    """
+    arguments = parse_arguments(argv)
+    config = load_config(arguments.config, arguments.set)
+    torch.set_num_threads(config.engine.num_threads or world.cores)
+    train_index, val_index = open_index(config.data.train, "train"), open_index(config.data.val, "val")
+    for index in (train_index, val_index):
+        check_labels(index, config.data.num_classes)
+    stated = config.data.num_train_samples
+    if stated not in (None, train_index.num_samples):
+        raise ValueError(
+            f"data.num_train_samples says {stated}, but {train_index.folder} holds {train_index.num_samples} training "
+            "samples; correct the number or leave it out"
+        )
+    plan = plan_run(config, train_index.num_samples, world.size)
+    if config.data.device == "gpu" and world.device.type != "cuda":
+        raise ValueError("data.device is gpu, but no GPU is visible here; set data.device to cpu")
+    planner = TrainPlanner(
+        train_index, config.data, config.selection, plan.schedule, config.train.global_batch_size, config.seed
+    )
+    torch.manual_seed(config.seed)
+    model = build_model(
+        config.model.name,
+        image_size=config.data.image_size,
+        patch_size=config.data.patch_size,
+        num_classes=config.data.num_classes,
+        mean=config.data.mean,
+        std=config.data.std,
+        drop_path=config.model.drop_path,
+        drop_rate=config.model.drop_rate,
+        pretrained=config.model.pretrained,
+        checkpoint_activations=config.engine.checkpoint_activations,
+        options=config.model.options,
+    )
+    folder = arguments.out or Path("runs") / config.name
+    this_run = identity(config, train_index, world)
+    checkpoint, first_step = None, 0
+    if arguments.resume != "never":
+        named = None if arguments.resume == "auto" else Path(arguments.resume)
+        checkpoint = named or find_checkpoint(folder / "checkpoints")
+        first_step = read_step(checkpoint, this_run) if checkpoint else 0
+    stop_step = min(plan.total_steps, arguments.max_steps or plan.total_steps)
+    if first_step > stop_step:
+        raise ValueError(
+            f"the checkpoint {checkpoint} is at step {first_step}, past --max-steps {stop_step}; "
+            "give a larger number, or --resume never to start anew"
+        )
+    return Prepared(
+        config,
+        plan,
+        train_index,
+        val_index,
+        planner,
+        model,
+        this_run,
+        folder,
+        checkpoint,
+        first_step,
+        stop_step,
+    )
+
+
+def check_labels(index: ShardIndex, num_classes: int) -> None:
+    """Raise ValueError if a label lies outside the model's classes, naming the first such sample."""
+    if index.min_label < 0 or index.max_label >= num_classes:
+        wrong = int(((index.label < 0) | (index.label >= num_classes)).argmax())
+        raise ValueError(
+            f"{index.describe(wrong)} in {index.folder} has label {index.label[wrong]}, but data.num_classes is "
+            f"{num_classes}: labels are 0 to {num_classes - 1}"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prepare, build, train, close."""
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        parse_arguments(argv)
+    _quiet()
+    world = join_world()
+    with one_clear_error(world):
+        prepared = prepare(argv, world)
+        if world.is_first:
+            prepare_folder(prepared.folder, prepared.config, fresh=prepared.checkpoint is None)
+    config = prepared.config
+    optimizer = build_optimizer(
+        param_groups(
+            prepared.model.to(world.device),
+            weight_decay=config.optim.weight_decay,
+            layer_decay=config.optim.layer_decay,
+        ),
+        lr=config.optim.lr,
+        betas=config.optim.betas,
+        eps=config.optim.eps,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=prepared.model,
+        optimizer=optimizer,
+        config=deepspeed_config(config, prepared.plan),
+        dist_init_required=False,
+    )
+    if prepared.checkpoint is not None:
+        load_checkpoint(engine, prepared.checkpoint)
+    if world.is_first:
+        _announce(prepared, world)
+    run = Run(
+        config,
+        prepared.plan,
+        world,
+        engine,
+        prepared.planner,
+        prepared.train_index,
+        prepared.val_index,
+        prepared.folder,
+        prepared.identity,
+    )
+    accuracies = train(run, prepared.first_step, prepared.stop_step)
+    finish(run, accuracies, prepared.stop_step)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _quiet() -> None:
+    """The run's own output is enough; DeepSpeed's remarks matter only when something is wrong."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="deepspeed")
+
+
+def _announce(prepared: Prepared, world: World) -> None:
+    config, plan = prepared.config, prepared.plan
+    stages = ", ".join(f"{stage.keep_rate:g} ({stage.share:.1%})" for stage in plan.schedule.stages())
+    lines = [
+        f"run {config.name} in {prepared.folder}: {plan.total_steps} steps of {config.train.global_batch_size} images on "
+        f"{world.size} rank(s), {plan.steps_per_epoch} steps an epoch",
+        f"schedule {config.schedule.kind}, rule {config.selection.rule}: keep rates {stages}, "
+        f"mean {plan.schedule.mean_keep_rate:.3f}",
+    ]
+    if prepared.model.load_report is not None:
+        lines.append(str(prepared.model.load_report))
+    if prepared.checkpoint is not None:
+        lines.append(f"going on from {prepared.checkpoint} at step {prepared.first_step}")
+    print("\n".join(lines), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""The training loop."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+
+from engine.checkpoint import save_checkpoint
+from engine.config import RunConfig
+from engine.evaluate import Accuracy, evaluate
+from engine.losses import cross_entropy
+from engine.metrics import IntervalClock, MetricsFile
+from engine.optim import learning_rate, set_learning_rate
+from engine.progress import Progress
+from engine.ranks import World
+from engine.run_plan import RunPlan
+from pipeline import keyed
+from pipeline.batch import Batch
+from pipeline.keyed import Stream
+from pipeline.loader import PatchLoader, train_plans
+from pipeline.plan import TrainPlanner
+from pipeline.shards import ShardIndex
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the loop works with."""
+
+    config: RunConfig
+    plan: RunPlan
+    world: World
+    engine: DeepSpeedEngine
+    planner: TrainPlanner
+    train_index: ShardIndex
+    val_index: ShardIndex
+    folder: Path
+    identity: dict[str, Any]
+
+
+def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
+    """Train the steps ``first_step`` to ``stop_step - 1``; returns the accuracies after the last one. Collective."""
+    config, plan, world = run.config, run.plan, run.world
+    metrics = MetricsFile(run.folder / "metrics.jsonl", first_step) if world.is_first else None
+    progress = Progress(first_step, stop_step, enabled=world.is_first)
+    clock = IntervalClock()
+    accuracies: list[Accuracy] = []
+    run.engine.train()
+    with training_loader(run, first_step, stop_step) as loader:
+        for step in range(first_step, stop_step):
+            logged = _is_logged(run, step, stop_step)
+            loss, grad_norm, batch = train_step(run, step, loader, measure=logged)
+            clock.num_steps += 1
+            if logged:
+                line = _train_line(run, step, loss, grad_norm, batch, clock, loader)
+                progress.show(line)
+                if metrics is not None:
+                    metrics.write(line)
+            progress.advance()
+            done = step + 1
+            if _is_due(plan.eval_every, done) or done == stop_step:
+                accuracies = evaluate_all(run, done, metrics)
+                progress.say_accuracies(done, accuracies)
+            if _is_due(plan.checkpoint_every, done) or done == stop_step:
+                keep_last = config.checkpoint.keep_last
+                save_checkpoint(
+                    run.engine, run.folder / "checkpoints", done, run.identity, keep_last=keep_last, world=world
+                )
+            if logged:
+                clock.reset(loader.wait_s)
+    progress.close()
+    if metrics is not None:
+        metrics.close()
+    return accuracies
+
+
+def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
+    """This rank's batches of the steps ``first_step`` to ``stop_step - 1``."""
+    config, plan, world = run.config, run.plan, run.world
+    plans = train_plans(
+        run.planner,
+        first_step=first_step,
+        stop_step=stop_step,
+        micro_batch_size=plan.micro_batch_size,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    return PatchLoader(
+        run.train_index,
+        plans,
+        data=config.data,
+        selection=config.selection,
+        crop=config.data.augment.crop,
+        batch_size=plan.micro_batch_size,
+        num_threads=config.data.num_threads or world.cores,
+        device_id=world.local_rank if config.data.device == "gpu" else None,
+    )
+
+
+def train_step(
+    run: Run, step: int, loader: PatchLoader, *, measure: bool
+) -> tuple[torch.Tensor, float | None, Batch]:
+    """One optimizer step.
+
+    Returns:
+        The rank's mean loss (float32 scalar), the norm of the whole gradient before clipping if ``measure``, and the
+        last micro batch.
+    """
+    config, plan, engine = run.config, run.plan, run.engine
+    rate = learning_rate(
+        step,
+        peak=config.optim.lr,
+        final=config.optim.final_lr,
+        total_steps=plan.total_steps,
+        warmup_steps=plan.warmup_steps,
+    )
+    set_learning_rate(engine.optimizer, rate)
+    seed_model(config.seed, step, run.world.rank)
+    step_loss = torch.zeros((), device=run.world.device)
+    grad_norm = None
+    for micro in range(plan.accumulation_steps):
+        batch = next(loader).to(run.world.device)
+        assert batch.plan.step == step
+        logits = engine(batch.patches, batch.ids_keep)
+        loss = cross_entropy(logits, batch.labels, label_smoothing=config.train.label_smoothing).mean()
+        engine.backward(loss)
+        if measure and micro == plan.accumulation_steps - 1:
+            grad_norm = _plain_grad_norm(engine)
+        engine.step()
+        step_loss += loss.detach() / plan.accumulation_steps
+    if measure and grad_norm is None:
+        norm = engine.get_global_grad_norm()
+        grad_norm = None if norm is None else float(norm)
+    return step_loss, grad_norm, batch
+
+
+def seed_model(seed: int, step: int, rank: int) -> None:
+    """Key drop path and dropout by (seed, step, rank), so that going on from a checkpoint needs no generator state."""
+    torch.manual_seed(int(keyed.words(seed, Stream.MODEL, step, rank + 1)[rank] >> 1))
+
+
+def _plain_grad_norm(engine: DeepSpeedEngine) -> float | None:
+    """The gradient's norm where the gradients are torch's own; ZeRO and bf16 optimizers measure it themselves."""
+    if not isinstance(engine.optimizer, torch.optim.Optimizer):
+        return None
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))
+
+
+def evaluate_all(run: Run, done: int, metrics: MetricsFile | None) -> list[Accuracy]:
+    """Validation at every configured keep rate after ``done`` steps. Collective."""
+    accuracies = []
+    for keep_rate in run.config.eval.keep_rates:
+        accuracy = evaluate(run.engine, run.val_index, run.config, keep_rate, run.world)
+        accuracies.append(accuracy)
+        if metrics is not None:
+            metrics.write({"event": "eval", "step": done, **asdict(accuracy)})
+    return accuracies
+
+
+def _is_due(every: int | None, done: int) -> bool:
+    return every is not None and done % every == 0
+
+
+def _is_logged(run: Run, step: int, stop_step: int) -> bool:
+    """Lines end where stages, checkpoints and evaluations do, so that each speaks of one keep rate and of training only."""
+    done = step + 1
+    if done == stop_step or done % run.config.log_every == 0:
+        return True
+    if _is_due(run.plan.eval_every, done) or _is_due(run.plan.checkpoint_every, done):
+        return True
+    return run.plan.schedule.stage(step) != run.plan.schedule.stage(done)
+
+
+def _train_line(
+    run: Run,
+    step: int,
+    loss: torch.Tensor,
+    grad_norm: float | None,
+    batch: Batch,
+    clock: IntervalClock,
+    loader: PatchLoader,
+) -> dict[str, Any]:
+    mean_loss = loss.clone()
+    dist.all_reduce(mean_loss)
+    value = mean_loss.item() / run.world.size
+    if not torch.isfinite(mean_loss):
+        raise FloatingPointError(f"the loss is {value} at step {step}; the last checkpoint is from before it")
+    step_s, wait_s = clock.per_step(loader.wait_s)
+    return {
+        "event": "train",
+        "step": step,
+        "epoch": batch.plan.epoch,
+        "loss": value,
+        "lr": max(group["lr"] for group in run.engine.optimizer.param_groups),
+        "grad_norm": grad_norm,
+        "keep_rate": batch.plan.stage.keep_rate,
+        "num_kept": batch.plan.stage.num_kept,
+        "step_s": step_s,
+        "loader_wait_s": wait_s,
+        "images_per_s": run.config.train.global_batch_size / step_s,
+        "bytes_per_image": batch.num_bytes / batch.num_images,
+        "interval_steps": clock.num_steps,
+    }

@@ -1,0 +1,55 @@
+"""What leaves the pipeline.
+
+The legend of shapes, used everywhere:
+
+=====  ==========================================================
+B      images in a micro batch on one rank
+N      patches of the full image
+K      patches kept, ``num_kept``
+P      side of a patch in pixels
+=====  ==========================================================
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.plan import StepPlan
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Kept patches of a micro batch, with the plan they were made from.
+
+    Attributes:
+        patches: uint8 [B, K, P*P*3], raw pixel values in (row, column, channel) order; normalising is the model's task.
+        ids_keep: int32 [B, K], raster index of each kept patch in the full grid, ascending.
+        labels: int64 [B].
+        counted: bool [B], False for rows that only fill up a validation batch.
+        plan: the rows' plan; ``plan.step`` is the step the batch belongs to, however early it was prefetched.
+    """
+
+    patches: torch.Tensor
+    ids_keep: torch.Tensor
+    labels: torch.Tensor
+    counted: torch.Tensor
+    plan: StepPlan
+
+    @property
+    def num_images(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that cross to the training device."""
+        return sum(t.nbytes for t in (self.patches, self.ids_keep, self.labels))
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        return Batch(
+            patches=self.patches.to(device, non_blocking=True),
+            ids_keep=self.ids_keep.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            counted=self.counted.to(device, non_blocking=True),
+            plan=self.plan,
+        )

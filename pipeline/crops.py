@@ -1,0 +1,74 @@
+"""Crops as arithmetic: uniform numbers and image sizes in, boxes out."""
+
+import numpy as np
+
+from pipeline.config import AugmentConfig
+
+_CROP_TRIES = 10  # torchvision's RandomResizedCrop draws up to ten boxes, then falls back to the centre
+NUM_CROP_DRAWS = 2 * _CROP_TRIES + 2  # random numbers per image of a resized crop
+
+
+def resized_crops(heights: np.ndarray, widths: np.ndarray, draws: np.ndarray, augment: AugmentConfig) -> np.ndarray:
+    """Random resized crops as in "Going deeper with convolutions" (arXiv 1409.4842, section 6) and torchvision.
+
+    Args:
+        heights, widths: int [B], of the stored images.
+        draws: float32 [B, 22] in [0, 1): ten pairs (area, ratio), then the place.
+
+    Returns:
+        float32 [B, 4]: (top, left, bottom, right) in whole pixels.
+    """
+    heights, widths = heights.astype(np.int64)[:, None], widths.astype(np.int64)[:, None]
+    low, high = augment.scale
+    area = heights * widths * (low + (high - low) * draws[:, 0 : 2 * _CROP_TRIES : 2].astype(np.float64))
+    log_low, log_high = np.log(augment.ratio)
+    ratio = np.exp(log_low + (log_high - log_low) * draws[:, 1 : 2 * _CROP_TRIES : 2].astype(np.float64))
+    crop_w = np.round(np.sqrt(area * ratio)).astype(np.int64)
+    crop_h = np.round(np.sqrt(area / ratio)).astype(np.int64)
+    fits = (crop_w > 0) & (crop_w <= widths) & (crop_h > 0) & (crop_h <= heights)
+    first = np.argmax(fits, axis=1)[:, None]
+    w, h = np.take_along_axis(crop_w, first, 1)[:, 0], np.take_along_axis(crop_h, first, 1)[:, 0]
+
+    heights, widths = heights[:, 0], widths[:, 0]
+    in_ratio = widths / heights
+    widest = np.maximum(np.round(heights * augment.ratio[1]), 1).astype(np.int64)
+    highest = np.maximum(np.round(widths / augment.ratio[0]), 1).astype(np.int64)
+    fallback_w = np.where(in_ratio > augment.ratio[1], widest, widths)
+    fallback_h = np.where(in_ratio < augment.ratio[0], highest, heights)
+    found = fits.any(axis=1)
+    w, h = np.where(found, w, fallback_w), np.where(found, h, fallback_h)
+    top = np.where(found, (draws[:, -2] * (heights - h + 1)).astype(np.int64), (heights - h) // 2)
+    left = np.where(found, (draws[:, -1] * (widths - w + 1)).astype(np.int64), (widths - w) // 2)
+    top, left = np.minimum(top, heights - h), np.minimum(left, widths - w)
+    return np.stack([top, left, top + h, left + w], axis=1).astype(np.float32)
+
+
+def pad_crops(draws: np.ndarray, image_size: int, pad_pixels: int) -> np.ndarray:
+    """Square crops shifted by up to ``pad_pixels`` each way: float32 [B, 4] from draws float32 [B, 2] in [0, 1)."""
+    offsets = np.floor(draws.astype(np.float64) * (2 * pad_pixels + 1)) - pad_pixels
+    return np.concatenate([offsets, offsets + image_size], axis=1).astype(np.float32)
+
+
+def centre_crops(heights: np.ndarray, widths: np.ndarray, image_size: int, crop_fraction: float) -> np.ndarray:
+    """Validation's crops: torchvision's Resize (shorter side) and CenterCrop, expressed on the stored image.
+
+    Returns:
+        float32 [B, 4]: (top, left, bottom, right) in pixels of the stored image, not whole in general.
+    """
+    heights, widths = heights.astype(np.int64), widths.astype(np.int64)
+    shorter = np.minimum(heights, widths)
+    resized_shorter = int(image_size / crop_fraction)
+    resized_h = np.where(heights <= widths, resized_shorter, resized_shorter * heights // shorter)
+    resized_w = np.where(widths <= heights, resized_shorter, resized_shorter * widths // shorter)
+    top = np.round((resized_h - image_size) / 2.0)
+    left = np.round((resized_w - image_size) / 2.0)
+    to_stored_h, to_stored_w = heights / resized_h, widths / resized_w
+    return np.stack(
+        [
+            top * to_stored_h,
+            left * to_stored_w,
+            (top + image_size) * to_stored_h,
+            (left + image_size) * to_stored_w,
+        ],
+        axis=1,
+    ).astype(np.float32)

@@ -1,0 +1,53 @@
+"""Random numbers that are looked up, not drawn.
+
+Every number is a pure function of (seed, stream, counter, row, column), computed with the Philox counter-based
+generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Nothing has a position that could
+be lost or that could depend on the number of ranks, threads or prefetched batches.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+_FLOATS_PER_BLOCK = 8  # one Philox-4x64 block holds four 64-bit words, that is eight 32-bit halves
+
+
+class Stream(IntEnum):
+    """What a random number is for. A value is part of every run's identity: never renumber one."""
+
+    ORDER = 1
+    SHARD_ORDER = 2
+    CROP = 3
+    FLIP = 4
+    SELECTION = 5
+    KEEP_RATE = 6
+    VALIDATION_SELECTION = 7
+    MODEL = 8
+
+
+def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np.random.Philox:
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"a seed is an integer from 0 to 2**64 - 1, got {seed}")
+    return np.random.Philox(
+        key=np.array([seed, int(stream)], dtype=np.uint64),
+        counter=np.array([first_block, 0, counter, 0], dtype=np.uint64),
+    )
+
+
+def words(seed: int, stream: Stream, counter: int, count: int) -> np.ndarray:
+    """``count`` random 64-bit words: uint64 [count]."""
+    return _philox(seed, stream, counter).random_raw(count)
+
+
+def uniform(seed: int, stream: Stream, counter: int, *, first_row: int, num_rows: int, num_columns: int) -> np.ndarray:
+    """Rows ``first_row`` to ``first_row + num_rows - 1`` of an endless table of uniform numbers.
+
+    A row's values do not depend on which other rows are asked for, so each rank reads just its own part.
+
+    Returns:
+        float32 [num_rows, num_columns] in [0, 1), on a grid of 2**-24.
+    """
+    blocks_per_row = -(-num_columns // _FLOATS_PER_BLOCK)
+    raw = _philox(seed, stream, counter, first_row * blocks_per_row).random_raw(num_rows * blocks_per_row * 4)
+    halves = raw.astype("<u8", copy=False).view("<u4").reshape(num_rows, blocks_per_row * _FLOATS_PER_BLOCK)
+    return (halves[:, :num_columns] >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)

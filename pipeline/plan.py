@@ -1,0 +1,238 @@
+"""The plan of a step: every decision about the input, as arrays, before a single image is read.
+
+A plan is a pure function of (configuration, data set, step). Row i of the global batch is planned the same whatever the
+number of ranks; a rank plans just its own rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Protocol
+
+import numpy as np
+
+from pipeline import keyed
+from pipeline.config import DataConfig, SelectionConfig
+from pipeline.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
+from pipeline.keyed import Stream
+from pipeline.order import SampleOrder
+from pipeline.schedule import PatchSchedule, Stage, num_kept_at
+
+
+class Samples(Protocol):
+    """What a plan needs to know of a data set; a ``ShardIndex`` is one."""
+
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def shard_sizes(self) -> np.ndarray: ...
+    @property
+    def label(self) -> np.ndarray: ...
+    @property
+    def width(self) -> np.ndarray: ...
+    @property
+    def height(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One rank's rows of one step.
+
+    Shapes: B rows; C columns of noise, which is N (patches of the full image), 1 (``grid``) or 0 (nothing is drawn).
+
+    Attributes:
+        step: training step, or number of the validation batch.
+        first_row: position of row 0 in the global batch (validation: in the data set).
+        sample_ids: int64 [B].
+        labels: int64 [B].
+        crops: float32 [B, 4], (top, left, bottom, right). Under ``resized`` in pixels of the stored image; under
+            ``pad`` in pixels of the image resized to ``image_size``, and it may reach beyond the border.
+        flips: bool [B], True for the mirror image.
+        noise: float32 [B, C] in [0, 1), the selection's random numbers.
+        counted: bool [B], False for rows that only fill up a validation batch.
+    """
+
+    step: int
+    epoch: int
+    stage: Stage
+    first_row: int
+    crop: Literal["resized", "pad"]
+    sample_ids: np.ndarray
+    labels: np.ndarray
+    crops: np.ndarray
+    flips: np.ndarray
+    noise: np.ndarray
+    counted: np.ndarray
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.sample_ids)
+
+    def rows(self, start: int, stop: int) -> "StepPlan":
+        """The same plan for some of its rows."""
+        parts = {
+            f.name: getattr(self, f.name)[start:stop]
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), np.ndarray)
+        }
+        return replace(self, first_row=self.first_row + start, **parts)
+
+    def micro_batches(self, micro_batch_size: int) -> Iterator["StepPlan"]:
+        """The plan cut into the batches of gradient accumulation; the size must divide it."""
+        assert self.num_rows % micro_batch_size == 0
+        for start in range(0, self.num_rows, micro_batch_size):
+            yield self.rows(start, start + micro_batch_size)
+
+
+def rank_rows(global_batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First row and number of rows of a rank's part of the global batch: consecutive, equal parts.
+
+    Raises:
+        ValueError: the ranks do not divide the batch.
+    """
+    if global_batch_size % world_size:
+        raise ValueError(
+            f"global_batch_size {global_batch_size} is not divided by {world_size} ranks; "
+            f"choose a multiple of {world_size}"
+        )
+    assert 0 <= rank < world_size
+    num_rows = global_batch_size // world_size
+    return rank * num_rows, num_rows
+
+
+def _noise_columns(selection: SelectionConfig, num_patches: int) -> int:
+    if selection.rule == "random" or selection.temperature > 0:
+        return num_patches
+    return 1 if selection.rule == "grid" else 0
+
+
+@dataclass(frozen=True)
+class TrainPlanner:
+    """Plans training steps. Holds no state: any step of any rank may be asked for at any time.
+
+    Raises:
+        ValueError: the global batch is larger than the data set.
+    """
+
+    samples: Samples
+    data: DataConfig
+    selection: SelectionConfig
+    schedule: PatchSchedule
+    global_batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        steps_per_epoch(self.samples.num_samples, self.global_batch_size)
+        order = SampleOrder(self.samples.shard_sizes, self.seed, self.data.shuffle, self.data.window_shards)
+        object.__setattr__(self, "_order", order)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(self.samples.num_samples, self.global_batch_size)
+
+    def plan(self, step: int, rank: int = 0, world_size: int = 1) -> StepPlan:
+        """The rows of ``rank`` in the global batch of ``step``.
+
+        Raises:
+            ValueError: a step outside the schedule's run, or ranks that do not divide the batch.
+        """
+        stage = self.schedule.stage(step)
+        first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        positions = step_of_epoch * self.global_batch_size + first_row + np.arange(num_rows)
+        ids = self._order.sample_ids(epoch, positions)  # type: ignore[attr-defined]
+
+        def draws(stream: Stream, num_columns: int) -> np.ndarray:
+            return keyed.uniform(
+                self.seed, stream, step, first_row=first_row, num_rows=num_rows, num_columns=num_columns
+            )
+
+        augment = self.data.augment
+        if augment.crop == "pad":
+            crops = pad_crops(draws(Stream.CROP, 2), self.data.image_size, augment.pad_pixels)
+        else:
+            crops = resized_crops(
+                self.samples.height[ids],
+                self.samples.width[ids],
+                draws(Stream.CROP, NUM_CROP_DRAWS),
+                augment,
+            )
+        return StepPlan(
+            step=step,
+            epoch=epoch,
+            stage=stage,
+            first_row=first_row,
+            crop=augment.crop,
+            sample_ids=ids,
+            labels=self.samples.label[ids].astype(np.int64),
+            crops=crops,
+            flips=draws(Stream.FLIP, 1)[:, 0] < augment.flip_probability,
+            noise=draws(Stream.SELECTION, _noise_columns(self.selection, self.data.num_patches)),
+            counted=np.ones(num_rows, dtype=bool),
+        )
+
+
+@dataclass(frozen=True)
+class ValidationPlanner:
+    """Plans one pass over a validation set at one keep rate, every sample counted exactly once.
+
+    All ranks take the same number of batches, so that collective operations inside the model match; rows past the end
+    of the data set repeat its first sample and are not counted.
+    """
+
+    samples: Samples
+    data: DataConfig
+    selection: SelectionConfig
+    keep_rate: float
+    micro_batch_size: int
+    seed: int
+
+    def num_batches(self, world_size: int = 1) -> int:
+        """Batches that each rank takes."""
+        return -(-self.samples.num_samples // (self.micro_batch_size * world_size))
+
+    def plan(self, batch: int, rank: int = 0, world_size: int = 1) -> StepPlan:
+        """The rows of ``rank`` in round ``batch`` of the pass."""
+        first = (batch * world_size + rank) * self.micro_batch_size
+        positions = first + np.arange(self.micro_batch_size)
+        counted = positions < self.samples.num_samples
+        ids = np.where(counted, positions, 0)
+        noise = keyed.uniform(
+            self.seed,
+            Stream.VALIDATION_SELECTION,
+            0,
+            first_row=first,
+            num_rows=self.micro_batch_size,
+            num_columns=_noise_columns(self.selection, self.data.num_patches),
+        )
+        return StepPlan(
+            step=batch,
+            epoch=0,
+            stage=Stage(self.keep_rate, num_kept_at(self.keep_rate, self.data.num_patches)),
+            first_row=first,
+            crop="resized",
+            sample_ids=ids,
+            labels=self.samples.label[ids].astype(np.int64),
+            crops=centre_crops(
+                self.samples.height[ids],
+                self.samples.width[ids],
+                self.data.image_size,
+                self.data.val_crop_fraction,
+            ),
+            flips=np.zeros(self.micro_batch_size, dtype=bool),
+            noise=noise,
+            counted=counted,
+        )
+
+
+def steps_per_epoch(num_samples: int, global_batch_size: int) -> int:
+    """Full global batches in the data set; what is left over waits for another epoch's order.
+
+    Raises:
+        ValueError: not even one batch.
+    """
+    if global_batch_size < 1 or num_samples < global_batch_size:
+        raise ValueError(
+            f"global_batch_size {global_batch_size} does not fit {num_samples} training samples; "
+            "it is at least 1 and at most the number of samples"
+        )
+    return num_samples // global_batch_size

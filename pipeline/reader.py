@@ -1,0 +1,93 @@
+"""Raw image bytes of samples, read at the offsets that the index states."""
+
+import os
+from collections import OrderedDict
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.shards import ShardIndex, StaleIndexError
+
+
+class SampleReader:
+    """Reads the still encoded images of samples. For one thread; open one reader for each.
+
+    It uses pread and not a mapping of the tars: when a mapped file shrinks, touching the lost pages ends the
+    whole process with SIGBUS and no message, while pread comes back short and can be reported.
+    """
+
+    def __init__(self, index: ShardIndex, max_open_shards: int = 256) -> None:
+        if max_open_shards < 1:
+            raise ValueError(f"max_open_shards is {max_open_shards}, but at least one shard must be open to be read")
+        self._index = index
+        self._max_open_shards = max_open_shards
+        self._descriptors: OrderedDict[int, int] = OrderedDict()
+
+    def read(self, sample_ids: npt.NDArray[np.integer]) -> list[npt.NDArray[np.uint8]]:
+        """The bytes of each sample's image, in the order given: a list of uint8 arrays, each [length_bytes].
+
+        Raises StaleIndexError (a shard's size is not the indexed one), FileNotFoundError or another OSError
+        (the shard is missing, or cannot be read as far as the index says); each names shard, key and offset.
+        """
+        return [self._read_one(int(sample_id)) for sample_id in sample_ids]
+
+    def _read_one(self, sample_id: int) -> npt.NDArray[np.uint8]:
+        index = self._index
+        if not 0 <= sample_id < index.num_samples:
+            raise IndexError(f"sample id {sample_id}; {index.folder} holds ids 0 to {index.num_samples - 1}")
+        offset, length = int(index.offset[sample_id]), int(index.length[sample_id])
+        image = np.empty(length, dtype=np.uint8)
+        view = image.data
+        try:
+            descriptor = self._open(sample_id)
+            done = 0
+            # One call is the rule; a signal or the kernel's limit of 2 GiB may cut it short.
+            while done < length and (count := os.preadv(descriptor, [view[done:]], offset + done)):
+                done += count
+        except OSError as error:
+            raise type(error)(
+                error.errno, f"cannot read {index.describe(sample_id)}: {error.strerror}", str(index.folder)
+            ) from error
+        if done < length:
+            raise StaleIndexError(
+                f"{index.folder}: {index.describe(sample_id)} should have {length} bytes, but the shard "
+                f"ends after {done} of them: it was shortened after it was indexed"
+            )
+        return image
+
+    def _open(self, sample_id: int) -> int:
+        number = int(self._index.shard[sample_id])
+        if number in self._descriptors:
+            self._descriptors.move_to_end(number)
+            return self._descriptors[number]
+        while len(self._descriptors) >= self._max_open_shards:
+            os.close(self._descriptors.popitem(last=False)[1])
+        shard = self._index.shards[number]
+        descriptor = os.open(self._index.folder / shard.name, os.O_RDONLY | os.O_CLOEXEC)
+        size_bytes = os.fstat(descriptor).st_size
+        if size_bytes != shard.size_bytes:
+            os.close(descriptor)
+            raise StaleIndexError(
+                f"{self._index.folder}: cannot read {self._index.describe(sample_id)}: the shard has "
+                f"{size_bytes} bytes, but had {shard.size_bytes} when it was indexed; if the new content is "
+                f"meant, index it with: python -m tools.shards index {self._index.folder}"
+            )
+        self._descriptors[number] = descriptor
+        return descriptor
+
+    def close(self) -> None:
+        """Closes the shards; reading again opens them again."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def __enter__(self) -> "SampleReader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

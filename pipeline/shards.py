@@ -1,0 +1,340 @@
+"""The sample index over WebDataset tars: a row per sample, memory-mapped, opened in milliseconds at any size.
+
+A shard is a plain tar in which the members of one sample lie next to each other and share a key: an image
+(`jpg`, `jpeg`, `png`, `webp`, `bmp`) and a label (`cls`, an ASCII integer, or `json` with an integer field).
+`build_index` walks over the tar headers once and writes an Arrow file beside the tars, `train.index` for the
+split `train`; `open_index` maps it and makes sure that it still fits the tars, because a stale index would
+give wrong labels without a word.
+
+Samples of one shard are contiguous and the shards are in name order, so a sample id is a row number.
+Orientation tags (EXIF) are ignored: width and height are those of the pixels as stored.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.tars import IMAGE_EXTENSIONS, Fault, Row, Scan, scan_shard
+
+FORMAT_VERSION = 1
+INDEX_SUFFIX = ".index"
+ALL_SPLIT = "all"
+
+_SCHEMA = pa.schema(
+    [
+        ("shard", pa.uint32()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("label", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("key", pa.large_string()),
+        ("extension", pa.large_string()),
+    ]
+)
+_METADATA_KEY = b"samples"
+_SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|validation|val|test)(?=[-_.])")
+
+__all__ = [
+    "ALL_SPLIT",
+    "IMAGE_EXTENSIONS",
+    "BadShardsError",
+    "Fault",
+    "Shard",
+    "ShardIndex",
+    "StaleIndexError",
+    "build_index",
+    "group_tars",
+    "index_path",
+    "list_splits",
+    "open_index",
+    "read_index",
+]
+
+
+class StaleIndexError(ValueError):
+    """The tars are no longer those from which the index was built."""
+
+
+class BadShardsError(ValueError):
+    """Some samples cannot be indexed; `faults` names each of them."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults = faults
+        first = "; ".join(str(fault) for fault in faults[:3])
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        super().__init__(f"{len(faults)} fault(s) in the shards, so no index was written: {first}{more}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar as it was when it was indexed. `digest` covers its headers, labels and image sizes."""
+
+    name: str
+    size_bytes: int
+    mtime_ns: int
+    num_samples: int
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """The samples of one split. The arrays are read-only views of the mapped file, each [num_samples].
+
+    shard uint32 (position in `shards`); offset, length int64 (of the image's bytes within the tar);
+    label, width, height int32. `fingerprint` depends on the shards' names and contents alone, so it is the
+    same on every host.
+    """
+
+    folder: Path
+    split: str
+    shards: tuple[Shard, ...]
+    fingerprint: str
+    label_field: str | None
+    min_label: int
+    max_label: int
+    shard: npt.NDArray[np.uint32]
+    offset: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int32]
+    width: npt.NDArray[np.int32]
+    height: npt.NDArray[np.int32]
+    _keys: Any = field(repr=False)
+    _extensions: Any = field(repr=False)
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.shard)
+
+    @property
+    def shard_sizes(self) -> npt.NDArray[np.int64]:
+        """Samples per shard, int64 [num_shards]."""
+        return np.array([shard.num_samples for shard in self.shards], dtype=np.int64)
+
+    def key(self, sample_id: int) -> str:
+        return self._keys[int(sample_id)].as_py()
+
+    def extension(self, sample_id: int) -> str:
+        """The image's extension, in lower case and without the dot."""
+        return self._extensions[int(sample_id)].as_py()
+
+    def describe(self, sample_id: int) -> str:
+        """Where a sample lies, in words, for error messages."""
+        shard = self.shards[self.shard[sample_id]].name
+        return f"sample '{self.key(sample_id)}' in {shard} at byte {self.offset[sample_id]}"
+
+
+def index_path(folder: str | Path, split: str) -> Path:
+    return Path(folder) / f"{split}{INDEX_SUFFIX}"
+
+
+def list_splits(folder: str | Path) -> list[str]:
+    """The splits that have an index in this folder."""
+    return sorted(path.stem for path in Path(folder).glob(f"*{INDEX_SUFFIX}"))
+
+
+def group_tars(folder: str | Path) -> dict[str, list[Path]]:
+    """The tars of a folder by the split that their names speak of (train, val or validation, test).
+
+    Where no name does, all tars belong to the split `all`. Raises ValueError where only some names do.
+    """
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(Path(folder).glob("*.tar")):
+        word = _SPLIT_WORD.search(path.name)
+        split = word.group(1).replace("validation", "val") if word else ALL_SPLIT
+        groups.setdefault(split, []).append(path)
+    if ALL_SPLIT in groups and len(groups) > 1:
+        others = sorted(split for split in groups if split != ALL_SPLIT)
+        raise ValueError(
+            f"{folder}: some tars are named after a split ({', '.join(others)}), but "
+            f"{groups[ALL_SPLIT][0].name} is not; say which are meant with --split NAME --pattern 'GLOB'"
+        )
+    return groups
+
+
+def build_index(
+    folder: str | Path,
+    split: str,
+    tar_paths: Iterable[Path],
+    *,
+    label_field: str | None = None,
+    on_shard: Callable[[Path, Scan], object] | None = None,
+) -> ShardIndex:
+    """Walks over the tars' headers once and writes `<folder>/<split>.index`, under a temporary name first.
+
+    tar_paths: tars directly in `folder`. label_field: take labels from this field of the samples' `json`
+    member (by default from `cls`, else from the field `label`). on_shard: called after each shard.
+    Raises BadShardsError with every fault of every shard, FileNotFoundError where there is no tar.
+    """
+    folder = Path(folder)
+    paths = sorted(tar_paths, key=lambda path: path.name)
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no .tar to index for split '{split}'")
+    shards: list[Shard] = []
+    faults: list[Fault] = []
+    rows: list[Row] = []
+    shard_of_row: list[int] = []
+    for path in paths:
+        assert path.parent.resolve() == folder.resolve(), f"{path} is not in {folder}"
+        stat = path.stat()
+        scan = scan_shard(path, label_field)
+        shards.append(Shard(path.name, stat.st_size, stat.st_mtime_ns, len(scan.rows), scan.digest))
+        faults.extend(scan.faults)
+        shard_of_row.extend([len(shards) - 1] * len(scan.rows))
+        rows.extend(scan.rows)
+        if on_shard is not None:
+            on_shard(path, scan)
+    if faults:
+        raise BadShardsError(faults)
+
+    columns = list(zip(*rows, strict=True))
+    batch = pa.record_batch(
+        [pa.array(values, type=column.type) for values, column in zip([shard_of_row, *columns], _SCHEMA, strict=True)],
+        schema=_SCHEMA,
+    )
+    labels = batch.column("label").to_numpy()
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "split": split,
+        "label_field": label_field,
+        "min_label": int(labels.min()),
+        "max_label": int(labels.max()),
+        "fingerprint": _fingerprint(shards),
+        "shards": [asdict(shard) for shard in shards],
+    }
+    path = index_path(folder, split)
+    _write_atomically(path, batch, metadata)
+    return read_index(path)
+
+
+def open_index(location: str | Path, split: str) -> ShardIndex:
+    """The index of a split in a folder of shards (`<split>.index`, else `all.index`), held against its tars.
+
+    Raises FileNotFoundError (no folder, no tars, no index, no such split), StaleIndexError (the tars are not
+    those that were indexed) or ValueError (the index cannot be read).
+    """
+    folder = Path(location)
+    if not folder.is_dir():
+        what = "is a file; name the folder that holds the shards" if folder.exists() else "does not exist"
+        raise FileNotFoundError(f"shard folder {folder} {what}")
+    for name in (split, ALL_SPLIT):
+        if index_path(folder, name).is_file():
+            index = read_index(index_path(folder, name))
+            _check_shards(index)
+            return index
+    if splits := list_splits(folder):
+        raise FileNotFoundError(f"{folder}: no split '{split}'; the indexes there are for: {', '.join(splits)}")
+    if any(folder.glob("*.tar")):
+        raise FileNotFoundError(f"{folder}: tars without an index; make one with: {_index_command(folder)}")
+    raise FileNotFoundError(
+        f"{folder}: neither tars nor an index; shards are made with: "
+        f"python -m tools.shards convert --source SOURCE --out {folder}"
+    )
+
+
+def read_index(path: Path) -> ShardIndex:
+    """Maps an index file without looking at its tars. Raises ValueError where it cannot be read."""
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            metadata = json.loads((reader.schema.metadata or {})[_METADATA_KEY])
+            version = metadata["format_version"]
+            if version == FORMAT_VERSION:
+                if reader.num_record_batches != 1 or not reader.schema.equals(_SCHEMA):
+                    raise ValueError("columns are not those of a sample index")
+                batch = reader.get_batch(0)
+                batch.validate()
+                shards = tuple(Shard(**shard) for shard in metadata["shards"])
+                if sum(shard.num_samples for shard in shards) != batch.num_rows:
+                    raise ValueError("the number of rows is not the sum over its shards")
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a readable sample index ({error}); make it again with: {_index_command(path.parent)}"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: index format {version}, but this program reads format {FORMAT_VERSION}; "
+            f"make it again with: {_index_command(path.parent)}"
+        )
+    numbers = {name: batch.column(name).to_numpy(zero_copy_only=True) for name in _SCHEMA.names[:6]}
+    return ShardIndex(
+        folder=path.parent,
+        split=metadata["split"],
+        shards=shards,
+        fingerprint=metadata["fingerprint"],
+        label_field=metadata["label_field"],
+        min_label=metadata["min_label"],
+        max_label=metadata["max_label"],
+        **numbers,
+        _keys=batch.column("key"),
+        _extensions=batch.column("extension"),
+    )
+
+
+def _check_shards(index: ShardIndex) -> None:
+    again = _index_command(index.folder)
+    rescanned = 0
+    for shard in index.shards:
+        path = index.folder / shard.name
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            raise StaleIndexError(
+                f"{path}: this shard is in {index.split}{INDEX_SUFFIX} but no longer in the folder; bring it "
+                f"back, or index what is there with: {again}"
+            ) from None
+        if stat.st_size != shard.size_bytes:
+            raise StaleIndexError(
+                f"{path}: has {stat.st_size} bytes, but had {shard.size_bytes} when it was indexed; "
+                f"if the new content is meant, index it with: {again}"
+            )
+        if stat.st_mtime_ns == shard.mtime_ns:
+            continue
+        rescanned += 1
+        if scan_shard(path, index.label_field).digest != shard.digest:
+            raise StaleIndexError(
+                f"{path}: was changed after it was indexed (its headers, labels or image sizes differ); "
+                f"if the new content is meant, index it with: {again}"
+            )
+    if rescanned:
+        warnings.warn(
+            f"{index.folder}: {rescanned} shard(s) carry another modification time than in "
+            f"{index.split}{INDEX_SUFFIX}, as copies do. Their contents were read and fit; to be spared that "
+            f"at every start: {again}",
+            stacklevel=3,
+        )
+
+
+def _fingerprint(shards: list[Shard]) -> str:
+    facts = [[shard.name, shard.size_bytes, shard.num_samples, shard.digest] for shard in shards]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _index_command(folder: Path) -> str:
+    return f"python -m tools.shards index {folder}"
+
+
+def _write_atomically(path: Path, batch: pa.RecordBatch, metadata: dict[str, Any]) -> None:
+    schema = _SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(sink.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,192 @@
+"""One pass over the headers of a WebDataset tar: where each sample's image lies, its label and its size.
+
+A member's name is only ever a key; nothing is unpacked, and no name becomes a path.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
+LABEL_EXTENSIONS = ("cls", "json")
+
+# The key is the name up to the first dot of its base name, as the webdataset library has it. Hidden files
+# (`._a.jpg`, which macOS adds) and names without an extension have none.
+_MEMBER_NAME = re.compile(r"^((?:.*/|)[^./][^./]*)\.([^/]+)$", re.DOTALL)
+_MAX_LABEL = 2**31 - 1
+# Nearly every image states its size this early; where it does not, the whole image is read.
+_IMAGE_HEAD_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one sample (or, with an empty key, with a whole shard)."""
+
+    shard: str
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: '{self.key}': {self.reason}" if self.key else f"{self.shard}: {self.reason}"
+
+
+class Row(NamedTuple):
+    """One sample. offset, length: the image's bytes within the tar; width, height: its pixels as stored."""
+
+    offset: int
+    length: int
+    label: int
+    width: int
+    height: int
+    key: str
+    extension: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The samples of one tar in their order, its faults, and a SHA-256 over all that the rows rest on."""
+
+    rows: list[Row]
+    faults: list[Fault]
+    digest: str
+    samples: list["Sample"]
+
+
+class Sample(NamedTuple):
+    """All members that share a key: (extension in lower case, header) in the tar's order."""
+
+    key: str
+    members: list[tuple[str, tarfile.TarInfo]]
+
+
+def scan_shard(path: Path, label_field: str | None = None) -> Scan:
+    """Reads the tar's headers, its label members and the heads of its images.
+
+    label_field: take the label from this field of the `json` member; by default from `cls`, else from the
+    field `label` of `json`. The digest covers every header block, every label member and every image's size,
+    so that a label rewritten in place changes it. Faults are collected, not raised; OSError is raised.
+    """
+    sha = hashlib.sha256()
+    rows: list[Row] = []
+    faults: list[Fault] = []
+    with open(path, "rb") as file:
+        samples, reason = _read_headers(file, sha)
+        if reason:
+            faults.append(Fault(path.name, "", reason))
+        for sample in samples:
+            try:
+                row = _read_sample(file, sample, label_field, sha)
+            except ValueError as error:
+                faults.append(Fault(path.name, sample.key, str(error)))
+            else:
+                rows.append(row)
+    if not samples and not reason:
+        faults.append(Fault(path.name, "", "holds no samples"))
+    return Scan(rows, faults, sha.hexdigest(), samples)
+
+
+def _read_headers(file: io.BufferedReader, sha: "hashlib._Hash") -> tuple[list[Sample], str]:
+    """Members grouped by consecutive key, and the reason why the tar is broken, if it is."""
+    samples: list[Sample] = []
+    try:
+        # ":" refuses compressed tars, in which no offset would mean anything.
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                sha.update(os.pread(file.fileno(), member.offset_data - member.offset, member.offset))
+                match = _MEMBER_NAME.match(member.name)
+                if member.isdir() or match is None:
+                    continue
+                key, extension = match.group(1), match.group(2).lower()
+                if not samples or samples[-1].key != key:
+                    samples.append(Sample(key, []))
+                samples[-1].members.append((extension, member))
+            reason = _check_end(file, tar.offset)
+    except tarfile.TarError as error:
+        reason = f"not a whole, uncompressed tar: {error}"
+    return samples, reason
+
+
+def _check_end(file: io.BufferedReader, end: int) -> str:
+    """tarfile stops without a word at a damaged header, so look at what stopped it. Returns what is wrong."""
+    file.seek(end)
+    block = file.read(512)
+    if len(block) < 512:
+        return "truncated: the mark that ends a tar is missing"
+    if any(block):
+        return f"damaged header at byte {end}"
+    while rest := file.read(1 << 20):
+        if any(rest):
+            return f"data follows the mark that ends the tar at byte {end} (two tars put together?)"
+    return ""
+
+
+def _read_sample(file: io.BufferedReader, sample: Sample, label_field: str | None, sha: "hashlib._Hash") -> Row:
+    images = [(extension, member) for extension, member in sample.members if extension in IMAGE_EXTENSIONS]
+    labels = {extension: member for extension, member in sample.members if extension in LABEL_EXTENSIONS}
+    if len(images) > 1:
+        raise ValueError(f"{len(images)} images ({', '.join(member.name for _, member in images)}), not one")
+    if not images:
+        found = ", ".join(extension for extension, _ in sample.members)
+        raise ValueError(f"no image ({', '.join(IMAGE_EXTENSIONS)}); its members are: {found}")
+    extension, image = images[0]
+    for member in (image, *labels.values()):
+        if not member.isreg() or member.issparse():
+            raise ValueError(f"{member.name} is a link or a sparse file, not plain data")
+    for name in sorted(labels):
+        sha.update(_read_member(file, labels[name]))
+    label = _read_label(file, labels, label_field)
+    width, height = _read_image_size(file, image)
+    sha.update(f"{label} {width}x{height}\n".encode())
+    return Row(image.offset_data, image.size, label, width, height, sample.key, extension)
+
+
+def _read_member(file: io.BufferedReader, member: tarfile.TarInfo, limit: int | None = None) -> bytes:
+    return os.pread(file.fileno(), member.size if limit is None else min(limit, member.size), member.offset_data)
+
+
+def _read_label(file: io.BufferedReader, labels: dict[str, tarfile.TarInfo], label_field: str | None) -> int:
+    if "cls" in labels and label_field is None:
+        text = _read_member(file, labels["cls"]).strip()
+        if not re.fullmatch(rb"[+-]?[0-9]+", text):
+            raise ValueError(f"its cls member holds {text[:40]!r}, not an integer")
+        label = int(text[:20])
+    elif "json" in labels:
+        name = label_field or "label"
+        try:
+            fields = json.loads(_read_member(file, labels["json"]))
+        except ValueError as error:
+            raise ValueError(f"its json member cannot be read ({error})") from None
+        if not isinstance(fields, dict) or name not in fields:
+            held = ", ".join(sorted(fields)) if isinstance(fields, dict) else type(fields).__name__
+            raise ValueError(f"its json member has no field '{name}', but: {held}; name one with --label-field")
+        label = fields[name]
+        if not isinstance(label, int) or isinstance(label, bool):
+            raise ValueError(f"field '{name}' of its json member is {label!r}, not an integer")
+    else:
+        wanted = "json member" if label_field else "label (cls or json)"
+        raise ValueError(f"no {wanted}")
+    if not 0 <= label <= _MAX_LABEL:
+        raise ValueError(f"its label is {label}; labels count from 0 up to {_MAX_LABEL}")
+    return label
+
+
+def _read_image_size(file: io.BufferedReader, member: tarfile.TarInfo) -> tuple[int, int]:
+    head = _read_member(file, member, _IMAGE_HEAD_BYTES)
+    try:
+        return Image.open(io.BytesIO(head)).size
+    except Exception:
+        if len(head) == member.size:
+            raise ValueError("the image's header cannot be read: no known image format, or damaged") from None
+    try:
+        return Image.open(io.BytesIO(_read_member(file, member))).size
+    except Exception as error:
+        # Pillow's decoders raise whatever they meet (OSError, SyntaxError, struct.error, ...).
+        raise ValueError(f"the image's header cannot be read ({type(error).__name__}: {error})") from None

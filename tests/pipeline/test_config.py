@@ -1,0 +1,208 @@
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.config import AugmentConfig, DataConfig, Duration, ScheduleConfig, SelectionConfig
+
+
+def data_config(**settings: Any) -> DataConfig:
+    return DataConfig(**{"train": "shards", "val": "shards", "num_classes": 10, **settings})
+
+
+def message(error: pytest.ExceptionInfo[ValidationError]) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.value.errors())
+
+
+# Durations
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit"),
+    [
+        ("90epochs", 90, "epochs"),
+        ("1epoch", 1, "epochs"),
+        ("500steps", 500, "steps"),
+        (" 1 step ", 1, "steps"),
+        ("1000000samples", 1_000_000, "samples"),
+        ("0.5epochs", Fraction(1, 2), "epochs"),
+        ("0epochs", 0, "epochs"),
+    ],
+)
+def test_a_duration_is_a_number_with_a_unit(text: str, amount: Fraction, unit: str) -> None:
+    assert Duration.parse(text) == Duration(Fraction(amount), unit)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["90", 90, "epochs", "-1epochs", "3 days", "1e3steps", "", None, ["1epochs"]])
+def test_anything_else_is_no_duration_and_the_message_shows_how_one_is_written(value: Any) -> None:
+    with pytest.raises(ValueError, match="such as 90epochs, 500steps or 1000000samples; got") as error:
+        Duration.parse(value)
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["90epochs", "1epochs", "0.25epochs", "1000000samples", "0steps"])
+def test_a_duration_is_written_as_it_is_read(text: str) -> None:
+    assert str(Duration.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("2epochs", 20),
+        ("0.25epochs", 3),  # 2.5 steps: halves go up
+        ("0.24epochs", 2),
+        ("7steps", 7),
+        ("640samples", 10),
+        ("100samples", 2),  # 1.56 steps
+        ("0epochs", 0),
+    ],
+)
+def test_a_duration_becomes_the_nearest_number_of_steps(text: str, steps: int) -> None:
+    assert Duration.parse(text).steps(steps_per_epoch=10, global_batch_size=64) == steps
+
+
+def test_a_tenth_of_an_epoch_is_exact() -> None:
+    assert Duration.parse("0.1epochs").steps(steps_per_epoch=10**17, global_batch_size=1) == 10**16
+
+
+# Data
+
+
+def test_patches_of_an_image_are_counted() -> None:
+    assert (data_config().grid_size, data_config().num_patches) == (14, 196)
+    assert data_config(image_size=384).num_patches == 576
+    assert data_config(image_size=28, patch_size=4).num_patches == 49
+
+
+def test_a_patch_size_that_does_not_divide_the_image_comes_with_sizes_that_do() -> None:
+    with pytest.raises(ValidationError) as error:
+        data_config(image_size=224, patch_size=15)
+    assert "patch_size 15 does not divide image_size 224; patch sizes near it that do: 14, 16, 8" in message(
+        error
+    ) or "patch sizes near it that do: 8, 14, 16" in message(error)
+
+
+def test_an_unknown_key_is_an_error_in_every_section() -> None:
+    for section, settings in [
+        (DataConfig, {"train": "a", "val": "b", "num_classes": 2, "imagesize": 8}),
+        (AugmentConfig, {"imagesize": 8}),
+        (SelectionConfig, {"imagesize": 8}),
+        (ScheduleConfig, {"imagesize": 8}),
+    ]:
+        with pytest.raises(ValidationError) as error:
+            section(**settings)
+        (fault,) = error.value.errors()
+        assert fault["loc"] == ("imagesize",)
+        assert fault["type"] == "extra_forbidden"
+
+
+def test_settings_never_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        data_config().image_size = 32  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_size", 0),
+        ("patch_size", 0),
+        ("num_classes", 1),
+        ("num_train_samples", 0),
+        ("val_crop_fraction", 0),
+        ("val_crop_fraction", 1.01),
+        ("window_shards", 0),
+        ("prefetch_batches", 0),
+        ("num_threads", 0),
+        ("shuffle", "local"),
+        ("device", "tpu"),
+        ("mean", [0.5, 0.5]),
+    ],
+)
+def test_a_value_out_of_range_is_named_by_its_key(key: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as error:
+        data_config(**{key: value})
+    assert {e["loc"][0] for e in error.value.errors()} == {key}
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"scale": (0.5, 0.1)}, "scale is [low, high] with 0 < low <= high, got [0.5, 0.1]"),
+        ({"scale": (0.0, 1.0)}, "scale is [low, high] with 0 < low <= high, got [0.0, 1.0]"),
+        ({"scale": (0.5, 1.5)}, "scale is a share of the image's area, at most 1, got 1.5"),
+        ({"ratio": (0.0, 1.0)}, "ratio is [low, high] with 0 < low <= high, got [0.0, 1.0]"),
+        ({"flip_probability": 1.5}, "flip_probability: Input should be less than or equal to 1"),
+        ({"pad_pixels": -1}, "pad_pixels: Input should be greater than or equal to 0"),
+    ],
+)
+def test_an_impossible_augmentation_is_explained(settings: dict[str, Any], part: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        AugmentConfig(**settings)
+    assert part in message(error)
+
+
+# Selection
+
+
+@pytest.mark.parametrize("rule", ["random", "grid"])
+def test_a_temperature_needs_a_rule_with_a_score(rule: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        SelectionConfig(rule=rule, temperature=0.5)  # type: ignore[arg-type]
+    assert f"rule '{rule}' has no score that a temperature could soften; leave it at 0" in message(error)
+    assert SelectionConfig(rule="contrast", temperature=0.5).temperature == 0.5
+
+
+# Schedule
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "constant", "keep_rate": 0.6},
+        {"kind": "linear", "keep_rate": [0.2, 1.0]},
+        {"kind": "cosine", "keep_rate": [0.4, 0.8]},
+        {"kind": "cyclic", "keep_rate": [0.2, 1.0], "cooldown": "5epochs"},
+        {"kind": "linear", "keep_rate": [0.25, 1.0], "rounding": 0.25},
+        {"kind": "linear", "keep_rate": [0.33, 0.97], "rounding": None},
+        {"kind": "steps", "keep_rate": [[0, 0.3], [0.5, 0.77]]},
+        {"kind": "choice", "keep_rate": [[0.2, 1], [1.0, 3]]},
+    ],
+)
+def test_a_schedule_survives_being_written_and_read(settings: dict[str, Any]) -> None:
+    config = ScheduleConfig(**settings)
+    assert ScheduleConfig(**config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"keep_rate": 0}, "a keep rate lies in (0, 1], got 0 for schedule kind 'constant'"),
+        ({"keep_rate": 1.2}, "a keep rate lies in (0, 1], got 1.2 for schedule kind 'constant'"),
+        ({"keep_rate": float("nan")}, "a keep rate lies in (0, 1], got nan"),
+        ({"kind": "linear", "keep_rate": [-0.2, 1.0]}, "a keep rate lies in (0, 1], got -0.2"),
+        ({"kind": "steps", "keep_rate": [[0, 0.2], [0.5, 2]]}, "a keep rate lies in (0, 1], got 2"),
+        ({"kind": "choice", "keep_rate": [[0, 1]]}, "a keep rate lies in (0, 1], got 0"),
+        ({"keep_rate": [0.2, 1.0]}, "keep_rate for 'constant' is one number, such as 0.6; got [0.2, 1.0]"),
+        ({"kind": "linear", "keep_rate": 0.5}, "keep_rate for 'linear' is [low, high], such as [0.2, 1.0]; got 0.5"),
+        ({"kind": "cyclic", "keep_rate": [0.2, 0.4, 1.0]}, "keep_rate for 'cyclic' is [low, high]"),
+        ({"kind": "linear", "keep_rate": [1.0, 0.2]}, "keep_rate for 'linear' is [low, high], got [1, 0.2]"),
+        ({"kind": "linear", "keep_rate": [0.3, 1.0]}, "keep rate 0.3 is not on the rounding grid of 0.2"),
+        ({"kind": "cosine", "keep_rate": [0.2, 0.9]}, "or rounding: null"),
+        ({"rounding": 0}, "rounding is a grid in (0, 1] or null, got 0"),
+        ({"kind": "steps", "keep_rate": 0.5}, "keep_rate for 'steps' is [[fraction of the run, rate], ...]; got 0.5"),
+        ({"kind": "steps", "keep_rate": []}, "keep_rate for 'steps' is [[fraction of the run, rate], ...]; got []"),
+        ({"kind": "steps", "keep_rate": [[0.1, 0.5]]}, "whose fractions rise from 0 and stay below 1; got [0.1]"),
+        ({"kind": "steps", "keep_rate": [[0, 0.5], [0, 1.0]]}, "rise from 0 and stay below 1; got [0.0, 0.0]"),
+        ({"kind": "steps", "keep_rate": [[0, 0.5], [1, 1.0]]}, "rise from 0 and stay below 1; got [0.0, 1.0]"),
+        ({"kind": "choice", "keep_rate": [0.2, 1.0]}, "keep_rate for 'choice' is [[rate, weight], ...]"),
+        ({"kind": "choice", "keep_rate": [[0.2, 0]]}, "choice weights are finite, at least 0 and not all 0, got [0.0]"),
+        ({"kind": "choice", "keep_rate": [[0.2, -1], [0.4, 2]]}, "at least 0 and not all 0, got [-1.0, 2.0]"),
+        ({"kind": "choice", "keep_rate": [[0.2, float("nan")]]}, "choice weights are finite"),
+        ({"cooldown": "5"}, "cooldown: Value error, a duration is a number with a unit"),
+    ],
+)
+def test_an_impossible_schedule_is_explained(settings: dict[str, Any], part: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        ScheduleConfig(**settings)
+    assert part in message(error)

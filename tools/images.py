@@ -1,0 +1,113 @@
+"""One image of a source -> the bytes that go into a shard. Every image is fully decoded on the way."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+# What the loader's decoder (DALI on a CPU) was seen to read, pixel for pixel as Pillow does. An MPO is a JPEG
+# with further pictures behind the first.
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
+FORMATS = ("keep", "jpeg", "png", "webp")
+DEFAULT_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images are stored.
+
+    format: one of FORMATS. `keep` leaves encoded images as they are; so do the others where an image has that
+    format already, unless a `quality` (1 to 100, JPEG and WebP) asks for encoding anew. resize_shorter: images
+    whose shorter side is longer than this are shrunk to it, with antialiasing, and encoded anew.
+    """
+
+    format: str = "keep"
+    quality: int | None = None
+    resize_shorter: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"format '{self.format}'; allowed are {', '.join(FORMATS)}")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ValueError(f"quality {self.quality}; allowed is 1 to 100")
+        if self.resize_shorter is not None and self.resize_shorter < 1:
+            raise ValueError(f"resize-shorter {self.resize_shorter}; allowed is 1 pixel or more")
+
+
+def prepare(raw: bytes | Image.Image, encoding: Encoding) -> tuple[bytes, str]:
+    """The bytes to store and their extension. Orientation tags are not applied; alpha is dropped on encoding.
+
+    raw: an encoded image in any format that Pillow reads, or an image without encoded bytes (stored as PNG under
+    `keep`). Raises ValueError with the reason where the image cannot be read or stored.
+    """
+    if isinstance(raw, Image.Image):
+        image, source_format, encoded = raw, "PNG", None
+    else:
+        image, source_format, encoded = decode(raw), "", raw
+        source_format = image.format or "unknown"
+    if encoding.format == "keep" and source_format not in _EXTENSIONS:
+        raise ValueError(f"the loader does not decode {source_format} images; --format jpeg would convert them")
+    target = source_format if encoding.format == "keep" else encoding.format.upper()
+    target = "JPEG" if target == "MPO" else target
+
+    shrinks = encoding.resize_shorter is not None and min(image.size) > encoding.resize_shorter
+    same_format = _EXTENSIONS.get(source_format) == _EXTENSIONS[target]
+    asked_anew = encoding.format != "keep" and encoding.quality is not None and target != "PNG"
+    if encoded is not None and same_format and not shrinks and not asked_anew:
+        return encoded, _EXTENSIONS[target]
+    image = _to_8_bit(image)
+    if shrinks:
+        assert encoding.resize_shorter is not None
+        image = _shrink(image, encoding.resize_shorter)
+    return _encode(image, target, encoding.quality or DEFAULT_QUALITY), _EXTENSIONS[target]
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decodes every pixel. Raises ValueError with the reason where that fails."""
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except Image.UnidentifiedImageError:
+        raise ValueError("no known image format") from None
+    except Exception as error:
+        # Pillow's decoders raise whatever they meet (OSError, SyntaxError, struct.error, bombs, ...).
+        raise ValueError(f"cannot be decoded: {error or type(error).__name__}") from None
+    return image
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Mode L or RGB. 16-bit gray is scaled down, where Pillow's own conversion would clip it to white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} (32 bits) have no agreed brightness; convert to 8 or 16 bits")
+    if image.mode in ("1", "L"):
+        return image.convert("L")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # by way of the palette's own alpha, which Pillow otherwise warns about
+    return image.convert("RGB")
+
+
+def _shrink(image: Image.Image, shorter: int) -> Image.Image:
+    width, height = image.size
+    scale = shorter / min(width, height)
+    size = (max(shorter, round(width * scale)), max(shorter, round(height * scale)))
+    # Pillow widens the filter's support by the scale when it shrinks, which is what antialiasing means here.
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _encode(image: Image.Image, target: str, quality: int) -> bytes:
+    sink = io.BytesIO()
+    try:
+        if target == "PNG":
+            image.save(sink, "PNG", compress_level=4)
+        elif target == "BMP":
+            image.save(sink, "BMP")
+        else:
+            image.save(sink, target, quality=quality)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot be stored as {target}: {error}") from None
+    return sink.getvalue()

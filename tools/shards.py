@@ -1,0 +1,194 @@
+"""Shards on the command line: `python -m tools.shards {convert,index,verify,stats}`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards import BadShardsError, ShardIndex, build_index, group_tars
+from pipeline.tars import Scan
+from tools.dali_index import write_dali_index
+from tools.images import DEFAULT_QUALITY, FORMATS, Encoding
+from tools.stats import collect_stats, describe_stats
+from tools.verify import bar_interval_s, verify_folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 fine, 1 faults or too many rejected images were found, 2 the command could not be carried out."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; `convert` goes on where it stopped when it is run again", file=sys.stderr)
+        return 130
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    # Imported here: webdataset brings torch with it, which the other commands and the workers do without.
+    from tools.convert import REJECTED_NAME, Settings, convert
+    from tools.sources import open_source
+
+    if options.workers < 1:
+        raise ValueError(f"workers {options.workers}; allowed is 1 or more")
+    encoding = Encoding(options.format, options.quality, options.resize_shorter)
+    settings = Settings(options.val_fraction, options.shard_samples, options.shard_bytes, options.seed, encoding)
+    print(f"reading the list of {options.source}", file=sys.stderr)
+    source = open_source(options.source, options.root)
+    with tqdm(unit="img", desc="images", mininterval=bar_interval_s()) as bar:
+
+        def on_total(total: int, done: int) -> None:
+            bar.total, bar.initial, bar.n = total, done, done
+            bar.refresh()
+
+        conversion = convert(
+            source,
+            options.source,
+            options.out,
+            settings,
+            workers=options.workers,
+            on_total=on_total,
+            on_images=bar.update,
+            on_phase=bar.set_description,
+        )
+    if conversion.was_finished:
+        print(f"{options.out} holds this very conversion already; nothing to do. To do it anew, remove the folder.")
+    for name, split in conversion.dataset["splits"].items():
+        print(
+            f"{name}: {split['num_samples']:,} images of {len(split['class_counts'])} classes "
+            f"in {split['num_shards']} shards, {split['num_bytes'] / 1e6:,.1f} MB"
+        )
+    rejected = conversion.dataset["rejected"]
+    if rejected:
+        print(f"rejected: {rejected}, each named in {options.out / REJECTED_NAME}")
+    if rejected > options.max_rejected:
+        print(
+            f"error: {rejected} image(s) were rejected and --max-rejected is {options.max_rejected}. The shards hold "
+            f"all others and are complete; to accept that, run again with --max-rejected {rejected} "
+            "(nothing is converted twice), or mend the images and convert into a new folder",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _index(options: argparse.Namespace) -> int:
+    folder: Path = options.folder
+    if (options.split is None) != (options.pattern is None):
+        raise ValueError("--split and --pattern go together: --split train --pattern 'imagenet1k-train-*.tar'")
+    groups = group_tars(folder) if options.split is None else {options.split: sorted(folder.glob(options.pattern))}
+    if not any(groups.values()):
+        raise FileNotFoundError(f"{folder}: no tar {'here' if options.pattern is None else options.pattern}")
+    from tqdm import tqdm
+
+    with tqdm(unit="img", desc="samples", mininterval=bar_interval_s()) as bar:
+
+        def on_shard(path: Path, scan: Scan) -> None:
+            write_dali_index(path, scan)
+            bar.update(len(scan.rows))
+
+        indexes: list[ShardIndex] = []
+        for split, tars in groups.items():
+            try:
+                indexes.append(build_index(folder, split, tars, label_field=options.label_field, on_shard=on_shard))
+            except BadShardsError as error:
+                bar.close()
+                for fault in error.faults:
+                    print(fault)
+                raise
+    for index in indexes:
+        print(
+            f"{index.split}: {index.num_samples:,} samples in {len(index.shards)} shards, labels {index.min_label} to "
+            f"{index.max_label}"
+        )
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    report = verify_folder(options.folder, workers=options.workers, show_progress=not options.json)
+    if options.json:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        for fault in report.faults:
+            print(fault)
+        found = f"{len(report.faults)} fault(s)" if report.faults else "no fault"
+        print(f"{report.num_samples:,} samples in {report.num_shards} shards: {found}")
+    return 1 if report.faults else 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    stats = collect_stats(options.folder)
+    print(json.dumps(stats, indent=2) if options.json else describe_stats(stats))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.shards", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="{convert,index,verify,stats}")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> Any:
+        one = commands.add_parser(name, help=text, description=text)
+        one.set_defaults(command=command)
+        return one
+
+    cores = len(os.sched_getaffinity(0))
+    one = add("convert", _convert, "Make WebDataset shards, with their indexes, from labelled images.")
+    one.add_argument(
+        "--source",
+        required=True,
+        help="fashion-mnist, fashion-mnist:DIR, imagefolder:DIR (DIR/CLASS/IMAGE, or with DIR/train and DIR/val above "
+        "the classes), csv:FILE (columns path,label), parquet:DIR (columns image,label), torchvision:NAME",
+    )
+    one.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    one.add_argument("--val-fraction", type=float, default=0.0, help="share held out as val (default: none)")
+    one.add_argument("--shard-samples", type=int, default=1000, help="images in a shard (default: %(default)s)")
+    one.add_argument(
+        "--shard-bytes", type=int, default=500_000_000, help="bytes after which a shard ends (default: %(default)s)"
+    )
+    one.add_argument("--seed", type=int, default=0, help="for the order and the held-out share (default: 0)")
+    one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
+    one.add_argument("--resize-shorter", type=int, metavar="N", help="shrink images to N pixels on the shorter side")
+    one.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="keep",
+        help="keep stores images as they are; the others convert those of another format (default: %(default)s)",
+    )
+    one.add_argument(
+        "--quality",
+        type=int,
+        help=f"of JPEG and WebP, 1 to 100 (default: {DEFAULT_QUALITY}); with --format jpeg or webp, images that have "
+        "that format already are encoded anew only if this is given",
+    )
+    one.add_argument("--max-rejected", type=int, default=0, help="unreadable images to put up with (default: 0)")
+    one.add_argument(
+        "--root", type=Path, default=Path("data/downloads"), help="where downloads are kept (default: %(default)s)"
+    )
+
+    one = add("index", _index, "Index shards that another program wrote, without rewriting them.")
+    one.add_argument("folder", type=Path, metavar="DIR")
+    one.add_argument("--split", help="name of the split that --pattern selects (default: taken from the tars' names)")
+    one.add_argument("--pattern", help="tars of that split, for example 'imagenet1k-train-*.tar'")
+    one.add_argument("--label-field", help="field of the json members that holds the label (default: cls, or label)")
+
+    one = add("verify", _verify, "Hold index, tars and every image against one another, and name each fault.")
+    one.add_argument("folder", type=Path, metavar="DIR")
+    one.add_argument("--json", action="store_true", help="print a report for programs")
+    one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
+
+    one = add("stats", _stats, "Print counts, classes, sizes.")
+    one.add_argument("folder", type=Path, metavar="DIR")
+    one.add_argument("--json", action="store_true", help="print them for programs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

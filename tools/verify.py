@@ -1,0 +1,181 @@
+"""Holds the indexes of a folder, its tars and every image against one another."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.shards import ShardIndex, index_path, list_splits, read_index
+from pipeline.tars import Fault, Row, scan_shard
+from tools.dali_index import render_dali_index
+from tools.images import decode
+
+DATASET_NAME = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a verification looked at, and each fault that it found."""
+
+    num_shards: int
+    num_samples: int
+    faults: list[Fault]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"ok": not self.faults, **asdict(self)}
+
+
+def verify_folder(folder: Path, *, workers: int = 1, show_progress: bool = False) -> Report:
+    """Reads every shard that an index of the folder names and decodes every image.
+
+    Raises FileNotFoundError where there is no index, ValueError where an index or dataset.json cannot be read.
+    """
+    indexes = read_indexes(folder)
+    dataset = read_dataset(folder)
+    faults: list[Fault] = []
+    indexed = {shard.name for index in indexes for shard in index.shards}
+    for path in sorted(folder.glob("*.tar")):
+        if path.name not in indexed:
+            faults.append(Fault(path.name, "", "no index names this tar, so its samples are not used"))
+    jobs: list[_Job] = []
+    for index in indexes:
+        stated = (dataset or {}).get("splits", {}).get(index.split)
+        faults += _compare_with_dataset(index, stated) if stated else []
+        sums = stated["sha256"] if stated else {}
+        jobs += [
+            _Job(str(folder), index.split, number, sums.get(shard.name)) for number, shard in enumerate(index.shards)
+        ]
+    num_samples = sum(index.num_samples for index in indexes)
+    with tqdm(total=num_samples, unit="img", disable=not show_progress, mininterval=bar_interval_s()) as bar:
+        for count, found in _run(jobs, workers):
+            faults += found
+            bar.update(count)
+    return Report(len(jobs), num_samples, faults)
+
+
+def read_indexes(folder: Path) -> list[ShardIndex]:
+    """All indexes of a folder. Raises FileNotFoundError where there is none, ValueError where one is damaged."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"shard folder {folder} does not exist")
+    if not (splits := list_splits(folder)):
+        raise FileNotFoundError(f"{folder}: no index; make one with: python -m tools.shards index {folder}")
+    return [read_index(index_path(folder, split)) for split in splits]
+
+
+def read_dataset(folder: Path) -> dict[str, Any] | None:
+    """dataset.json, or None where another program wrote the shards. Raises ValueError where it is damaged."""
+    path = folder / DATASET_NAME
+    if not path.exists():
+        return None
+    try:
+        dataset = json.loads(path.read_text(encoding="utf-8"))
+        for split in dataset["splits"].values():
+            split["fingerprint"], split["sha256"], split["class_counts"], dataset["classes"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+    return dataset
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One shard; the worker maps the index itself. sha256: what dataset.json says of the shard, if anything."""
+
+    folder: str
+    split: str
+    number: int
+    sha256: str | None
+
+
+def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[int, list[Fault]]]:
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        yield from map(_verify_shard, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_verify_shard, jobs)
+
+
+def _verify_shard(job: _Job) -> tuple[int, list[Fault]]:
+    """Number of indexed samples of the shard, and its faults."""
+    index = read_index(index_path(job.folder, job.split))
+    shard = index.shards[job.number]
+    path = index.folder / shard.name
+    rows = _rows_of(index, job.number)
+    if not path.is_file():
+        return len(rows), [Fault(shard.name, "", f"is in {job.split}.index, but not in the folder")]
+    scan = scan_shard(path, index.label_field)
+    faults = list(scan.faults)
+    differing = _compare_rows(shard.name, rows, scan.rows)
+    faults += differing
+    if scan.digest != shard.digest and not differing:
+        faults.append(Fault(shard.name, "", "headers or label members are not those that were indexed"))
+    if job.sha256 is not None and _sha256(path) != job.sha256:
+        faults.append(Fault(shard.name, "", "its SHA-256 is not the one in dataset.json"))
+    beside = path.with_suffix(".idx")
+    if beside.exists() and beside.read_text(encoding="utf-8", errors="surrogateescape") != render_dali_index(scan):
+        faults.append(Fault(beside.name, "", "does not fit its tar"))
+    with open(path, "rb") as file:
+        for row in scan.rows:
+            try:
+                decode(os.pread(file.fileno(), row.length, row.offset))
+            except ValueError as error:
+                faults.append(Fault(shard.name, row.key, str(error)))
+    return len(rows), faults
+
+
+def _rows_of(index: ShardIndex, number: int) -> list[Row]:
+    """The index's rows of one shard, in plain Python numbers."""
+    ends = np.cumsum(index.shard_sizes)
+    start, end = int(ends[number] - index.shard_sizes[number]), int(ends[number])
+    columns = (index.offset, index.length, index.label, index.width, index.height)
+    numbers = zip(*(column[start:end].tolist() for column in columns), strict=True)
+    return [Row._make((*row, index.key(i), index.extension(i))) for i, row in enumerate(numbers, start)]
+
+
+def _compare_rows(name: str, indexed: list[Row], found: list[Row]) -> list[Fault]:
+    faults = []
+    there = {(row.key, row.offset): row for row in found}
+    for row in indexed:
+        match = there.pop((row.key, row.offset), None)
+        if match is None:
+            faults.append(Fault(name, row.key, f"is in the index at byte {row.offset}, but not so in the tar"))
+        elif match != row:
+            differences = ", ".join(
+                f"{field} {value} in the index, {other} in the tar"
+                for field, value, other in zip(Row._fields, row, match, strict=True)
+                if value != other
+            )
+            faults.append(Fault(name, row.key, differences))
+    faults += [
+        Fault(name, row.key, f"is in the tar at byte {row.offset}, but not in the index") for row in there.values()
+    ]
+    return faults
+
+
+def _compare_with_dataset(index: ShardIndex, stated: dict[str, Any]) -> list[Fault]:
+    faults = []
+    if index.fingerprint != stated["fingerprint"]:
+        faults.append(Fault(f"{index.split}.index", "", "its fingerprint is not the one in dataset.json"))
+    if index.max_label >= len(stated["class_counts"]):
+        reason = f"holds label {index.max_label}, but dataset.json has {len(stated['class_counts'])} classes"
+        faults.append(Fault(f"{index.split}.index", "", reason))
+    return faults
+
+
+def bar_interval_s() -> float:
+    """Seconds between two states of a progress bar: lively on a terminal, sparse in a log file."""
+    return 0.1 if sys.stderr.isatty() else 10.0
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
