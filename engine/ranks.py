@@ -64,6 +64,12 @@ def join_world() -> World:
     )
 
 
+def leave_world() -> None:
+    """Part from the other ranks, once all are done."""
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 @contextmanager
 def one_clear_error(world: World) -> Iterator[None]:
     """Turn a user's error on any rank into one line from the first rank and exit code 2 on all of them.

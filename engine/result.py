@@ -80,7 +80,8 @@ def table(summary: dict[str, Any]) -> str:
     wall_s, full_s = summary["train_wall_s"], summary["full_patches_train_wall_s"]
     rows.append("")
     rows.append(
-        f"training took {wall_s:.0f} s for {summary['steps']} steps at a mean keep rate of {summary['mean_keep_rate']:.3f}"
+        f"training took {wall_s:.0f} s for {summary['steps']} steps "
+        f"at a mean keep rate of {summary['mean_keep_rate']:.3f}"
     )
     if full_s:
         rows.append(

@@ -10,8 +10,8 @@ _OWN_ENTRIES = ("config.yaml", "metrics.jsonl", "checkpoints", "summary.json", "
 def prepare_folder(folder: Path, config: RunConfig, *, fresh: bool) -> None:
     """Make the folder and write the resolved configuration into it.
 
-    A fresh run finds no traces of an earlier one: what an earlier run left is moved into ``earlier-1``, ``earlier-2``, ...
-    inside the folder, never deleted.
+    A fresh run finds no traces of an earlier one: what that left is moved into ``earlier-1``, ``earlier-2``, ... inside
+    the folder, never deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     left = [folder / name for name in _OWN_ENTRIES if (folder / name).exists()]

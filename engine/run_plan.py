@@ -61,8 +61,8 @@ def plan_run(config: RunConfig, num_train_samples: int, world_size: int) -> RunP
     micro = config.train.micro_batch_size or rows
     if rows % micro:
         raise ValueError(
-            f"train.global_batch_size {batch} on {world_size} ranks is {rows} images a rank, which train.micro_batch_size "
-            f"{micro} does not divide; choose a global batch that is a multiple of {micro * world_size}"
+            f"train.global_batch_size {batch} on {world_size} ranks is {rows} images a rank, which "
+            f"train.micro_batch_size {micro} does not divide; choose a multiple of {micro * world_size}"
         )
 
     def steps(duration: Duration) -> int:
@@ -73,11 +73,16 @@ def plan_run(config: RunConfig, num_train_samples: int, world_size: int) -> RunP
             raise ValueError(f"{name} {duration} is less than one step of {batch} images")
         return None if duration is None else steps(duration)
 
+    warmup_steps = steps(config.optim.warmup)
+    if warmup_steps >= schedule.total_steps:
+        raise ValueError(
+            f"optim.warmup of {warmup_steps} steps does not fit a run of {schedule.total_steps} steps; shorten it"
+        )
     return RunPlan(
         schedule=schedule,
         total_steps=schedule.total_steps,
         steps_per_epoch=schedule.steps_per_epoch,
-        warmup_steps=steps(config.optim.warmup),
+        warmup_steps=warmup_steps,
         micro_batch_size=micro,
         accumulation_steps=rows // micro,
         eval_every=interval("eval.every", config.eval.every),

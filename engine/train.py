@@ -21,7 +21,7 @@ from engine.checkpoint import find_checkpoint, identity, load_checkpoint, read_s
 from engine.config import RunConfig, load_config
 from engine.model import PatchViT, build_model
 from engine.optim import build_optimizer, param_groups
-from engine.ranks import World, join_world, one_clear_error
+from engine.ranks import World, join_world, leave_world, one_clear_error
 from engine.result import finish
 from engine.run_folder import prepare_folder
 from engine.run_plan import RunPlan, deepspeed_config, plan_run
@@ -153,13 +153,12 @@ def check_labels(index: ShardIndex, num_classes: int) -> None:
         )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Prepare, build, train, close."""
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        parse_arguments(argv)
-    _quiet()
-    world = join_world()
+def train_run(argv: Sequence[str], world: World) -> None:
+    """One run from its command line to its summary. Collective.
+
+    Raises:
+        SystemExit: with code 2, on every rank, for an input that cannot be used.
+    """
     with one_clear_error(world):
         prepared = prepare(argv, world)
         if world.is_first:
@@ -198,8 +197,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     accuracies = train(run, prepared.first_step, prepared.stop_step)
     finish(run, accuracies, prepared.stop_step)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Meet the other ranks, train, part."""
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        parse_arguments(argv)
+    _quiet()
+    world = join_world()
+    train_run(argv, world)
+    leave_world()
 
 
 def _quiet() -> None:
@@ -212,8 +220,8 @@ def _announce(prepared: Prepared, world: World) -> None:
     config, plan = prepared.config, prepared.plan
     stages = ", ".join(f"{stage.keep_rate:g} ({stage.share:.1%})" for stage in plan.schedule.stages())
     lines = [
-        f"run {config.name} in {prepared.folder}: {plan.total_steps} steps of {config.train.global_batch_size} images on "
-        f"{world.size} rank(s), {plan.steps_per_epoch} steps an epoch",
+        f"run {config.name} in {prepared.folder}: {plan.total_steps} steps of {config.train.global_batch_size} images "
+        f"on {world.size} rank(s), {plan.steps_per_epoch} steps an epoch",
         f"schedule {config.schedule.kind}, rule {config.selection.rule}: keep rates {stages}, "
         f"mean {plan.schedule.mean_keep_rate:.3f}",
     ]

@@ -99,9 +99,7 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
     )
 
 
-def train_step(
-    run: Run, step: int, loader: PatchLoader, *, measure: bool
-) -> tuple[torch.Tensor, float | None, Batch]:
+def train_step(run: Run, step: int, loader: PatchLoader, *, measure: bool) -> tuple[torch.Tensor, float | None, Batch]:
     """One optimizer step.
 
     Returns:
@@ -165,7 +163,7 @@ def _is_due(every: int | None, done: int) -> bool:
 
 
 def _is_logged(run: Run, step: int, stop_step: int) -> bool:
-    """Lines end where stages, checkpoints and evaluations do, so that each speaks of one keep rate and of training only."""
+    """Lines end where stages, checkpoints and evaluations do: each speaks of one keep rate and of training only."""
     done = step + 1
     if done == stop_step or done % run.config.log_every == 0:
         return True

@@ -32,7 +32,7 @@ def decode_window(encoded: Node, start: Node, shape: Node) -> Node:
 def decode_whole(encoded: Node, device: str) -> Node:
     """Decode whole images; device ``cpu`` or ``mixed`` (bytes on the CPU, pixels on the GPU).
 
-    On a GPU whole images are decoded and cropped in the resize, because nvImageCodec's window decoding is not dependable there.
+    On a GPU whole images are decoded and cropped in the resize: nvImageCodec's window decoding is not dependable there.
     """
     return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
 

@@ -1,6 +1,6 @@
 """The DALI graph: planned arrays in, kept patches out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,23 @@ from pipeline.config import DataConfig, SelectionConfig
 from pipeline.plan import StepPlan
 from pipeline.selection import gather_patches, select
 
-# One entry per row: encoded image, window start, window shape, region start, region end, flip, noise, num_kept.
-SourceArrays = tuple[list[np.ndarray], ...]
-_NUM_SOURCE_ARRAYS = 8
+SourceArrays = tuple[list[np.ndarray], ...]  # the inputs of ``input_names``, one array per row each
 
-# Pixels decoded around a region, in units of the resize's scale: antialiasing looks one output pixel beyond it.
-_MARGIN_OUTPUT_PIXELS = 1.0
+# Every planned input: its DALI type and number of dimensions.
+_INPUTS = {
+    "encoded": (types.UINT8, 1),  # the image file
+    "start": (types.INT32, 1),  # (row, column) where the decoded or shifted window begins
+    "shape": (types.INT32, 1),  # (height, width) of the decoded window
+    "region_start": (types.FLOAT, 1),  # (row, column) of the crop's corners, counted from the window's
+    "region_end": (types.FLOAT, 1),
+    "flip": (types.INT32, 0),
+    "noise": (types.FLOAT, 1),
+    "num_kept": (types.INT32, 0),
+}
+
+# Pixels decoded around a region for the resize's filter, which looks less than this far beyond it: one pixel of the
+# output where the image shrinks, one stored pixel where it grows.
+_MARGIN_PIXELS = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,17 @@ class GraphSettings:
     device_id: int | None = None
 
 
+def input_names(settings: GraphSettings) -> tuple[str, ...]:
+    """The planned inputs that this graph reads, in the order its source gives them."""
+    if settings.crop == "pad":
+        unused = {"shape", "region_start", "region_end"}
+    elif settings.device_id is not None:
+        unused = {"start", "shape"}
+    else:
+        unused = set()
+    return tuple(name for name in _INPUTS if name not in unused)
+
+
 def source_arrays(
     plan: StepPlan, encoded: list[np.ndarray], settings: GraphSettings, sizes: np.ndarray
 ) -> SourceArrays:
@@ -49,32 +71,44 @@ def source_arrays(
         encoded: the rows' image files, uint8 [bytes] each.
         sizes: int [B, 2], (height, width) of the stored images.
     """
-    region = plan.crops.astype(np.float64)
-    if plan.crop == "pad":
-        start, stop = region[:, :2], region[:, 2:]
-    elif settings.device_id is not None:
-        start, stop = np.zeros_like(region[:, :2]), sizes
-    else:
-        margin = _MARGIN_OUTPUT_PIXELS * (region[:, 2:] - region[:, :2]) / settings.data.image_size
-        # A crop on whole pixels is cut out before it is resized, as torchvision does: nothing beyond it is seen.
-        margin = np.where((region == np.round(region)).all(axis=1, keepdims=True), 0, margin)
-        start = np.maximum(np.floor(region[:, :2] - margin), 0)
-        stop = np.minimum(np.ceil(region[:, 2:] + margin), sizes)
-    whole = np.round(start).astype(np.int32)
-    rows = plan.num_rows
-    return (
-        encoded,
-        list(whole),
-        list((stop - whole).astype(np.int32)),
-        list((region[:, :2] - whole).astype(np.float32)),
-        list((region[:, 2:] - whole).astype(np.float32)),
-        list(plan.flips.astype(np.int32)),
-        list(plan.noise),
-        [np.array(plan.stage.num_kept, dtype=np.int32)] * rows,
-    )
+    start, stop = _window(plan, settings, sizes)
+    arrays = {
+        "encoded": encoded,
+        "start": list(start),
+        "shape": list(stop - start),
+        "region_start": list((plan.crops[:, :2] - start).astype(np.float32)),
+        "region_end": list((plan.crops[:, 2:] - start).astype(np.float32)),
+        "flip": list(plan.flips.astype(np.int32)),
+        "noise": list(plan.noise),
+        "num_kept": [np.array(plan.stage.num_kept, dtype=np.int32)] * plan.num_rows,
+    }
+    return tuple(arrays[name] for name in input_names(settings))
+
+
+def _window(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the decoded (``resized``) or shifted (``pad``) window, whole pixels: int32 [B, 2] each."""
+    crops = plan.crops.astype(np.float64)
+    start, stop = crops[:, :2], crops[:, 2:]
+    if plan.crop == "resized":
+        if settings.device_id is not None:  # whole images are decoded there
+            start, stop = np.zeros_like(start), sizes
+        else:
+            margin = _MARGIN_PIXELS * np.maximum((stop - start) / settings.data.image_size, 1)
+            # A crop on whole pixels is cut out before it is resized, as torchvision does: nothing beyond it is seen.
+            margin = np.where((crops == np.round(crops)).all(axis=1, keepdims=True), 0, margin)
+            start = np.maximum(np.floor(start - margin), 0)
+            stop = np.minimum(np.ceil(stop + margin), sizes)
+    return np.round(start).astype(np.int32), np.round(stop).astype(np.int32)
 
 
 def build_graph(source: Callable[[int], SourceArrays], settings: GraphSettings) -> Pipeline:
+    """The graph of ``define_graph``, ready to run."""
+    pipeline = define_graph(source, settings)
+    pipeline.build()
+    return pipeline
+
+
+def define_graph(source: Callable[[int], SourceArrays], settings: GraphSettings) -> Pipeline:
     """The graph fed by ``source(i)``, i = 0, 1, 2, ...; StopIteration from the source ends it.
 
     Outputs of ``run()``: on a CPU (patches uint8 [B, K, P*P*3], ids_keep int32 [B, K]); with a GPU (images uint8
@@ -89,42 +123,51 @@ def build_graph(source: Callable[[int], SourceArrays], settings: GraphSettings) 
         prefetch_queue_depth=2,
     )
     def graph() -> tuple[Any, Any]:
-        inputs = fn.external_source(
-            source=source, num_outputs=_NUM_SOURCE_ARRAYS, batch=True, dtype=_SOURCE_TYPES, ndim=_SOURCE_NDIM
+        names = input_names(settings)
+        nodes = fn.external_source(
+            source=source,
+            num_outputs=len(names),
+            batch=True,
+            dtype=[_INPUTS[name][0] for name in names],
+            ndim=[_INPUTS[name][1] for name in names],
         )
+        inputs = dict(zip(names, nodes, strict=True))
         images = _images(inputs, settings)
-        return _selected(images, inputs[6], inputs[7], settings)
+        return _selected(images, inputs["noise"], inputs["num_kept"], settings)
 
-    pipeline = graph()
-    pipeline.build()
-    return pipeline
+    return graph()
 
 
-_SOURCE_TYPES = [
-    types.UINT8,
-    types.INT32,
-    types.INT32,
-    types.FLOAT,
-    types.FLOAT,
-    types.INT32,
-    types.FLOAT,
-    types.INT32,
-]
-_SOURCE_NDIM = [1, 1, 1, 1, 1, 0, 1, 0]
+def is_decodable(encoded: np.ndarray) -> bool:
+    """Whether the graph's decoder takes this image file, uint8 [bytes]. Slow: it builds a graph for the one image."""
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None)
+    def graph() -> Any:
+        source = fn.external_source(source=lambda _: [encoded], dtype=types.UINT8, ndim=1)
+        return augment.decode_whole(source, "cpu")
+
+    try:
+        graph().run()
+    except RuntimeError:
+        return False
+    return True
 
 
-def _images(inputs: Sequence[Any], settings: GraphSettings) -> Any:
-    encoded, start, shape, region_start, region_end, flips, _, _ = inputs
-    size, on_gpu = settings.data.image_size, settings.device_id is not None
+def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
+    size, encoded, on_gpu = settings.data.image_size, inputs["encoded"], settings.device_id is not None
     if settings.crop == "pad":
         images = augment.decode_whole(encoded, "mixed" if on_gpu else "cpu")
         if not settings.uniform_size:
             images = augment.resize_whole(images, size)
-        images = augment.shift_with_border(images, start, size)
+        images = augment.shift_with_border(images, inputs["start"], size)
     else:
-        images = augment.decode_whole(encoded, "mixed") if on_gpu else augment.decode_window(encoded, start, shape)
-        images = augment.resize_region(images, region_start, region_end, size)
-    return augment.flip(images, flips)
+        images = (
+            augment.decode_whole(encoded, "mixed")
+            if on_gpu
+            else augment.decode_window(encoded, inputs["start"], inputs["shape"])
+        )
+        images = augment.resize_region(images, inputs["region_start"], inputs["region_end"], size)
+    return augment.flip(images, inputs["flip"])
 
 
 def _selected(images: Any, noise: Any, num_kept: Any, settings: GraphSettings) -> tuple[Any, Any]:
@@ -146,9 +189,9 @@ def _selected(images: Any, noise: Any, num_kept: Any, settings: GraphSettings) -
         return [gather_patches(image, kept, data.patch_size) for image, kept in zip(images, ids, strict=True)], ids
 
     if settings.device_id is None:
-        patches, ids_keep = fn.python_function(
+        kept: Any = fn.python_function(
             images, scores, noise, num_kept, function=rank_and_gather, batch_processing=True, num_outputs=2
         )
-        return patches, ids_keep
+        return tuple(kept)
     on_cpu = scores.cpu() if scored else scores
     return images, fn.python_function(on_cpu, noise, num_kept, function=rank, batch_processing=True)

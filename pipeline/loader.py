@@ -13,7 +13,7 @@ import torch
 
 from pipeline.batch import Batch
 from pipeline.config import DataConfig, SelectionConfig
-from pipeline.graph import GraphSettings, SourceArrays, build_graph, source_arrays
+from pipeline.graph import GraphSettings, SourceArrays, build_graph, is_decodable, source_arrays
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.reader import SampleReader
 from pipeline.shards import ShardIndex
@@ -44,7 +44,7 @@ def validation_plans(planner: ValidationPlanner, *, rank: int = 0, world_size: i
 class PatchLoader:
     """Batches for an iterator of plans.
 
-    DALI runs on a thread of the loader's own, which also reads the shards, so a cold disk holds up nothing but the queue.
+    DALI runs on a thread of the loader's own, which also reads the shards: a cold disk holds up nothing but the queue.
     The loader has no state to save: start it again with plans from the step you want.
 
     Args:
@@ -54,7 +54,8 @@ class PatchLoader:
         device_id: the GPU that decodes under ``data.device: gpu``, else None.
 
     Raises:
-        Whatever reading or decoding raised, when the batch it belongs to is asked for.
+        What reading raised, or a ValueError that names the images which cannot be decoded; when the batch it belongs to
+        is asked for, after all batches before it.
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class PatchLoader:
         self.wait_s = 0.0  # time the consumer has spent waiting so far
         self._index, self._plans, self._data = index, plans, data
         self._reader = SampleReader(index)
-        self._issued: deque[StepPlan] = deque()
+        self._issued: deque[StepPlan] = deque()  # plans that DALI has, whose outputs it has not given back
+        self._source_error: Exception | None = None
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=data.prefetch_batches)
         self._closing = threading.Event()
         size = data.image_size
@@ -91,7 +93,12 @@ class PatchLoader:
     def _source(self, _: int) -> SourceArrays:
         plan = next(self._plans)
         ids = plan.sample_ids
-        encoded = self._reader.read(ids)
+        try:
+            encoded = self._reader.read(ids)
+        except Exception as error:
+            # DALI reads ahead, and drops what it has read if the source raises: end here, and raise after the rest.
+            self._source_error = error
+            raise StopIteration from error
         self._issued.append(plan)
         sizes = np.stack([self._index.height[ids], self._index.width[ids]], axis=1)
         return source_arrays(plan, encoded, self._settings, sizes)
@@ -104,10 +111,28 @@ class PatchLoader:
                     outputs = graph.run()
                 except StopIteration:
                     break
+                except RuntimeError as error:
+                    self._name_undecodable(error)
+                    raise
                 self._put(self._batch(outputs))
-            self._put(_END)
+            self._put(self._source_error or _END)
         except BaseException as error:
             self._put(error)
+
+    def _name_undecodable(self, error: RuntimeError) -> None:
+        """Raise a ValueError with the samples of the failed batch that cannot be decoded, if there are any."""
+        plan = self._issued[0]
+        encoded = self._reader.read(plan.sample_ids)
+        broken = [
+            self._index.describe(sample_id)
+            for sample_id, data in zip(plan.sample_ids, encoded, strict=True)
+            if not is_decodable(data)
+        ]
+        if broken:
+            raise ValueError(
+                f"{self._index.folder}: {len(broken)} image(s) of step {plan.step} cannot be decoded: {'; '.join(broken)}. "
+                f"To find all such images: python -m tools.shards verify {self._index.folder}"
+            ) from error
 
     def _batch(self, outputs: Any) -> Batch:
         plan = self._issued.popleft()
@@ -117,6 +142,8 @@ class PatchLoader:
             patches = torch.from_numpy(np.array(pixels.as_tensor()))
         else:
             patches = gather_on_device(torch.from_dlpack(pixels.as_tensor()), ids_keep, self._data.patch_size)
+            # DALI takes its images back when this returns, so they have to be read by then.
+            torch.cuda.current_stream(patches.device).synchronize()
         return Batch(
             patches=patches,
             ids_keep=ids_keep,

@@ -161,20 +161,19 @@ class PatchSchedule:
         """
         found: dict[int, StageSummary] = {}
         for first, rates in self._chunks():
-            distinct, firsts, counts = np.unique(rates, return_index=True, return_counts=True)
-            lasts = len(rates) - 1 - np.unique(rates[::-1], return_index=True)[1]
-            for rate, at, num, until in zip(distinct, firsts, counts, lasts, strict=True):
-                num_kept = num_kept_at(float(rate), self.num_patches)
-                new = StageSummary(
-                    float(rate),
-                    num_kept,
-                    int(num) / self.total_steps,
-                    int(num),
-                    first + int(at),
-                    first + int(until),
-                )
-                found[num_kept] = self._merged(found[num_kept], new) if num_kept in found else new
+            tokens = np.round(rates * (self.num_patches + 1))
+            order = np.argsort(tokens, kind="stable")
+            for at in np.split(order, np.flatnonzero(np.diff(tokens[order])) + 1):
+                new = self._summary(first + at, rates[at])
+                old = found.get(new.num_kept)
+                found[new.num_kept] = self._merged(old, new) if old else new
         return [found[num_kept] for num_kept in sorted(found)]
+
+    def _summary(self, steps: np.ndarray, rates: np.ndarray) -> StageSummary:
+        num_steps, rate = len(steps), float(rates[0])
+        num_kept = num_kept_at(rate, self.num_patches)
+        mean = rate if rates.min() == rates.max() else float(rates.mean())
+        return StageSummary(mean, num_kept, num_steps / self.total_steps, num_steps, int(steps[0]), int(steps[-1]))
 
     def _merged(self, a: StageSummary, b: StageSummary) -> StageSummary:
         num_steps = a.num_steps + b.num_steps

@@ -80,7 +80,7 @@ def _hilbert_curve(grid_size: int) -> np.ndarray:
 def grid_ids(phase: np.ndarray, num_kept: int, grid_size: int) -> np.ndarray:
     """Evenly spread patches: every (N / num_kept)-th cell of a Hilbert curve, from a random start.
 
-    Systematic sampling: each patch is kept with chance num_kept / N, and kept patches keep their distance.
+    Systematic sampling: each patch is kept with chance num_kept / N, and every part of the image keeps about its share.
 
     Args:
         phase: float32 [B], uniform in [0, 1).

@@ -22,7 +22,7 @@ def photograph(seed: int, width: int = 500, height: int = 375) -> npt.NDArray[np
         (draw.ellipse if rng.random() < 0.6 else draw.rectangle)(box, fill=color)
     picture = picture.filter(ImageFilter.GaussianBlur(1.2))
     texture = np.zeros((height, width, 1), dtype=np.float32)
-    for cell_pixels, strength in ((1, 3.5), (2, 6.0), (5, 8.0), (16, 10.0)):
+    for cell_pixels, strength in ((1, 6.2), (2, 6.0), (5, 8.0), (16, 10.0)):
         shape = (-(-height // cell_pixels), -(-width // cell_pixels))
         noise = Image.fromarray(rng.standard_normal(shape, dtype=np.float32))
         texture[..., 0] += strength * np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))

@@ -53,7 +53,7 @@ def top_k(scores: Sequence[float], num_kept: int) -> list[int]:
 
 
 def inclusion_chances(weights: Sequence[float], num_kept: int) -> np.ndarray:
-    """Chance of each item to be among ``num_kept`` drawn one after another, each with chance proportional to its weight."""
+    """Chance of each item to be among ``num_kept`` drawn one by one, each with a chance proportional to its weight."""
     chances = np.zeros(len(weights))
     for drawn in itertools.permutations(range(len(weights)), num_kept):
         chance, left = 1.0, sum(weights)

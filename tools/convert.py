@@ -1,7 +1,8 @@
 """A source of labelled images -> WebDataset shards with their indexes and `dataset.json`.
 
 What is written depends on the source and the settings alone, not on the number of workers, nor on whether the
-conversion was stopped and started again. Within a split the images lie in an order keyed by seed and name.
+conversion was stopped and started again. (The sample indexes also record when their shards were written.)
+Within a split the images lie in an order keyed by seed and name.
 """
 
 import hashlib

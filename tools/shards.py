@@ -5,8 +5,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.shards import BadShardsError, ShardIndex, build_index, group_tars
 from pipeline.tars import Scan
@@ -43,11 +44,19 @@ def _convert(options: argparse.Namespace) -> int:
     settings = Settings(options.val_fraction, options.shard_samples, options.shard_bytes, options.seed, encoding)
     print(f"reading the list of {options.source}", file=sys.stderr)
     source = open_source(options.source, options.root)
-    with tqdm(unit="img", desc="images", mininterval=bar_interval_s()) as bar:
+    with ExitStack() as stack:
+        bars: list[tqdm[NoReturn]] = []
 
         def on_total(total: int, done: int) -> None:
-            bar.total, bar.initial, bar.n = total, done, done
-            bar.refresh()
+            # Made only now, so that its rate does not count what an earlier call had done.
+            bars.append(tqdm(total=total, initial=done, unit="img", mininterval=bar_interval_s()))
+            stack.callback(bars[0].close)
+
+        def on_images(count: int) -> None:
+            bars[0].update(count)
+
+        def on_phase(phase: str) -> None:
+            bars[0].set_description(phase)
 
         conversion = convert(
             source,
@@ -56,8 +65,8 @@ def _convert(options: argparse.Namespace) -> int:
             settings,
             workers=options.workers,
             on_total=on_total,
-            on_images=bar.update,
-            on_phase=bar.set_description,
+            on_images=on_images,
+            on_phase=on_phase,
         )
     if conversion.was_finished:
         print(f"{options.out} holds this very conversion already; nothing to do. To do it anew, remove the folder.")

@@ -23,6 +23,7 @@ MODELS = {
     "average pooling": ("vit_medium_patch16_gap_240", 240, 16, SMALL),
     "class token without position": ("deit3_small_patch16_224", 64, 16, SMALL),
     "norm before the blocks": ("vit_base_patch16_clip_224", 64, 16, SMALL),
+    "norm in the embedding, gated MLP": ("aimv2_large_patch14_224", 56, 14, SMALL),
     "attention pooling": ("vit_base_patch16_siglip_224", 64, 16, SMALL),
     "no positions": ("vit_tiny_patch16_224", 32, 8, SMALL | {"pos_embed": "none"}),
 }
@@ -197,7 +198,10 @@ def test_a_model_can_be_asked_to_checkpoint_activations_and_to_drop_paths() -> N
     assert model.timm_args == {"img_size": 28, "patch_size": 4, **SMALL}
 
 
-@pytest.mark.parametrize(("kind", "num_kept"), [("tiny", 38), ("tiny", 196), ("custom grid", 9), ("registers", 5)])
+@pytest.mark.parametrize(
+    ("kind", "num_kept"),
+    [("tiny", 38), ("tiny", 196), ("custom grid", 9), ("registers", 5), ("norm in the embedding, gated MLP", 4)],
+)
 def test_counted_flops_are_those_torch_counts(kind: str, num_kept: int) -> None:
     model, _ = make_pair(kind)
     images, ids = make_images(model, batch=1), make_ids(model, num_kept, batch=1)

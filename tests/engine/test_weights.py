@@ -141,7 +141,7 @@ def test_weights_of_another_architecture_are_refused_and_change_nothing(
 
 def test_a_file_with_none_of_the_models_parameters_is_refused(tmp_path: Path) -> None:
     path = save_plain(tmp_path / "w.safetensors", {"layer1.weight": torch.zeros(3)}, None)
-    with pytest.raises(ValueError, match="none of the model's backbone parameters .* holds layer1.weight"):
+    with pytest.raises(ValueError, match=r"none of the model's backbone parameters .* holds layer1.weight"):
         load_pretrained(small_vit(), path)
 
 
@@ -153,7 +153,7 @@ class RunsCode:
 def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": snapshot(small_vit()), "surprise": RunsCode()}, tmp_path / "w.pth")
-    (tmp_path / "bare.pth").write_bytes(pickle.dumps(RunsCode()))
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(RunsCode(), protocol=2))
     for name in ("w.pth", "bare.pth"):
         with pytest.raises(ValueError, match=r"files that need code to be run are refused"):
             load_pretrained(small_vit(), str(tmp_path / name))
@@ -169,7 +169,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("source", ["nowhere.pth", "nowhere.safetensors", "local-dir:nowhere"])
 def test_a_source_that_is_not_there_is_named(source: str) -> None:
-    with pytest.raises(FileNotFoundError, match="no .*weights .* nowhere|no weights in nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no (pretrained weights at|weights in) nowhere"):
         load_pretrained(small_vit(), source)
 
 
@@ -221,7 +221,7 @@ def test_plain_timm_reads_an_export_and_gives_the_same_logits(tmp_path: Path, op
     export(model, tmp_path / "model", class_names=["a", "b", "c", "d", "e"])
     assert sorted(file.name for file in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
     plain = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
-    assert plain.pretrained_cfg["mean"] == MEAN or tuple(plain.pretrained_cfg["mean"]) == MEAN
+    assert tuple(plain.pretrained_cfg["mean"]) == MEAN
     assert tuple(plain.pretrained_cfg["std"]) == STD
     assert tuple(plain.pretrained_cfg["input_size"]) == (3, 16, 16)
     assert plain.pretrained_cfg["label_names"] == ["a", "b", "c", "d", "e"]

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import reference
 from pipeline import keyed
 from pipeline.keyed import Stream
 
@@ -62,7 +62,11 @@ def test_every_stream_has_its_own_numbers() -> None:
 
 def test_the_numbers_never_change_between_versions() -> None:
     # A saved run is resumed with these numbers; another value here means that no older run can be reproduced.
-    assert keyed.words(1, Stream.ORDER, 2, 3).tolist() == [18113586208377534367, 744033109903638988, 18353855401990291488]
+    assert keyed.words(1, Stream.ORDER, 2, 3).tolist() == [
+        18113586208377534367,
+        744033109903638988,
+        18353855401990291488,
+    ]
     rows = (table(first_row=2, num_rows=2) * 2**24).astype(int).tolist()
     assert rows == [[14500445, 12438019, 533210], [11816106, 11043065, 780635]]
 
