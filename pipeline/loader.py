@@ -130,8 +130,8 @@ class PatchLoader:
         ]
         if broken:
             raise ValueError(
-                f"{self._index.folder}: {len(broken)} image(s) of step {plan.step} cannot be decoded: {'; '.join(broken)}. "
-                f"To find all such images: python -m tools.shards verify {self._index.folder}"
+                f"{self._index.folder}: {len(broken)} image(s) of step {plan.step} cannot be decoded: "
+                f"{'; '.join(broken)}. To find all such images: python -m tools.shards verify {self._index.folder}"
             ) from error
 
     def _batch(self, outputs: Any) -> Batch:

@@ -1,5 +1,6 @@
 """Files that are either whole or absent: a temporary name, fsync, then rename."""
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -44,7 +45,10 @@ class ShardWriter:
         return self._path.stat().st_size, self._file.sha.hexdigest()
 
     def abandon(self) -> None:
-        self._file.file.close()
+        """Removes the unfinished shard."""
+        for stream in (self._tar, self._file.file):
+            with contextlib.suppress(OSError):  # a full disk refuses what is still in the buffers
+                stream.close()
         self._temporary.unlink(missing_ok=True)
 
 

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # some libraries' messages have many lines
         return 2
     except KeyboardInterrupt:
         print("error: interrupted; `convert` goes on where it stopped when it is run again", file=sys.stderr)
@@ -36,6 +36,7 @@ def _convert(options: argparse.Namespace) -> int:
 
     # Imported here: webdataset brings torch with it, which the other commands and the workers do without.
     from tools.convert import REJECTED_NAME, Settings, convert
+    from tools.journal import JOURNAL_NAME
     from tools.sources import open_source
 
     if options.workers < 1:
@@ -58,16 +59,21 @@ def _convert(options: argparse.Namespace) -> int:
         def on_phase(phase: str) -> None:
             bars[0].set_description(phase)
 
-        conversion = convert(
-            source,
-            options.source,
-            options.out,
-            settings,
-            workers=options.workers,
-            on_total=on_total,
-            on_images=on_images,
-            on_phase=on_phase,
-        )
+        try:
+            conversion = convert(
+                source,
+                options.source,
+                options.out,
+                settings,
+                workers=options.workers,
+                on_total=on_total,
+                on_images=on_images,
+                on_phase=on_phase,
+            )
+        except OSError as error:
+            if not (options.out / JOURNAL_NAME).exists():
+                raise
+            raise OSError(f"{error}; the finished shards are kept, and the same command goes on from there") from error
     if conversion.was_finished:
         print(f"{options.out} holds this very conversion already; nothing to do. To do it anew, remove the folder.")
     for name, split in conversion.dataset["splits"].items():

@@ -170,6 +170,8 @@ def _files_below(root: Path, folder: Path) -> list[str]:
 
 
 def _open_csv(file: Path) -> Source:
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {file}")
     paths, texts = [], []
     with open(file, newline="", encoding="utf-8-sig") as lines:
         table = csv.DictReader(lines)
@@ -310,7 +312,7 @@ def _open_torchvision(name: str, root: Path) -> Source:
                     continue  # this data set has no split of that name
         else:
             made["train"] = maker(**settings)
-    except (RuntimeError, TypeError, OSError) as error:
+    except (RuntimeError, TypeError, OSError, ImportError) as error:
         raise ValueError(f"torchvision:{name} cannot be opened under {root}: {error}") from error
     splits = {}
     for split, dataset in made.items():

@@ -72,7 +72,7 @@ def test_resized_crops_equal_torchvisions_on_the_same_draws(
 def test_a_resized_crop_lies_in_the_image_and_holds_a_pixel(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], seed: int
 ) -> None:
-    augment = AugmentConfig(scale=tuple(sorted(scale)), ratio=tuple(sorted(ratio)))  # type: ignore[arg-type]
+    augment = AugmentConfig(scale=tuple(sorted(scale)), ratio=tuple(sorted(ratio)))
     top, left, bottom, right = resized_crops(np.full(20, height), np.full(20, width), draws(20, seed), augment).T
     assert ((top >= 0) & (top < bottom) & (bottom <= height)).all()
     assert ((left >= 0) & (left < right) & (right <= width)).all()

@@ -155,7 +155,8 @@ def test_each_window_reads_its_few_shards_whole_and_no_other(
     order = SampleOrder(np.array(sizes), seed, "window", window_shards)
     shard_of_sample = np.repeat(np.arange(len(sizes)), sizes)
     shards = shard_of_sample[order.sample_ids(epoch, np.arange(order.num_samples))]
-    left, seen, start = len(sizes), set(), 0
+    left, start = len(sizes), 0
+    seen: set[int] = set()
     while left:
         num_shards = min(window_shards, left)
         # The window's samples are those up to the point where its shards are used up.

@@ -59,7 +59,7 @@ def train_planner(
     return TrainPlanner(
         samples=samples(num_samples),
         data=data_config(**data),
-        selection=SelectionConfig(rule=rule, temperature=temperature),  # type: ignore[arg-type]
+        selection=SelectionConfig(rule=rule, temperature=temperature),
         schedule=PatchSchedule(config, 16, num_epochs * per_epoch, per_epoch, global_batch_size, seed),
         global_batch_size=global_batch_size,
         seed=seed,
@@ -73,7 +73,7 @@ def validation_planner(num_samples: int = 50, micro_batch_size: int = 8, *, rule
         SelectionConfig(rule=rule),
         0.6,
         micro_batch_size,
-        seed=5,  # type: ignore[arg-type]
+        seed=5,
     )
 
 

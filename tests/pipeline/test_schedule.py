@@ -25,7 +25,7 @@ def schedule(
     **others: Any,
 ) -> PatchSchedule:
     rates = list(keep_rate) if isinstance(keep_rate, tuple) else keep_rate
-    config = ScheduleConfig(kind=kind, keep_rate=rates, **others)  # type: ignore[arg-type]
+    config = ScheduleConfig(kind=kind, keep_rate=rates, **others)
     return PatchSchedule(config, num_patches, total_steps, steps_per_epoch, global_batch_size, seed)
 
 

@@ -146,7 +146,7 @@ def test_a_quarter_of_a_grid_takes_one_patch_of_every_square_of_four() -> None:
         assert len(set(zip(rows // 2, columns // 2, strict=True))) == 64
 
 
-@pytest.mark.parametrize(("grid_size", "num_kept"), [(7, 9), (14, 38), (14, 78), (24, 114)])
+@pytest.mark.parametrize(("grid_size", "num_kept"), [(14, 38), (14, 78), (24, 114)])
 def test_grid_patches_are_spread_more_evenly_than_random_ones(grid_size: int, num_kept: int) -> None:
     def unevenness(ids: np.ndarray) -> float:
         """Variance of the number of patches kept in a square of a third of the image's side, wherever it lies."""

@@ -1,0 +1,68 @@
+"""Shard folders that many tests read. No test may change them."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from photographs import photograph
+from PIL import Image
+from shard_files import write_tar
+
+from pipeline.shards import build_index
+
+# (width, height): landscape, portrait, odd, square, smaller than 64 pixels, long and thin.
+PHOTO_SIZES = [(120, 90), (90, 120), (97, 65), (67, 101), (64, 64), (128, 128), (40, 33), (200, 50)]
+# Extension, format and mode that photographs are stored in, in turn.
+PHOTO_KINDS = [("jpg", "JPEG", "RGB"), ("png", "PNG", "RGB"), ("webp", "WEBP", "RGB"), ("jpeg", "JPEG", "L")]
+
+
+def _encoded(image: Image.Image, format: str) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, format)
+    return sink.getvalue()
+
+
+def _photos(first: int, count: int) -> list[tuple[str, bytes]]:
+    members = []
+    for number in range(first, first + count):
+        extension, format, mode = PHOTO_KINDS[number // len(PHOTO_SIZES) % len(PHOTO_KINDS)]
+        image = Image.fromarray(photograph(number, *PHOTO_SIZES[number % len(PHOTO_SIZES)])).convert(mode)
+        members.append((f"{number:05d}.{extension}", _encoded(image, format)))
+        members.append((f"{number:05d}.cls", str(number % 5).encode()))
+    return members
+
+
+def _garments(first: int, count: int) -> list[tuple[str, bytes]]:
+    """Grayscale, 28 x 28, a textured box on black: many patches of such an image have the same score."""
+    members = []
+    for number in range(first, first + count):
+        rng = np.random.default_rng(number)
+        pixels = np.zeros((28, 28), dtype=np.uint8)
+        top, left = rng.integers(2, 9, 2)
+        pixels[top : top + 14, left : left + 11] = rng.integers(40, 256, (14, 11))
+        members.append((f"{number:05d}.png", _encoded(Image.fromarray(pixels), "PNG")))
+        members.append((f"{number:05d}.cls", str(number % 10).encode()))
+    return members
+
+
+@pytest.fixture(scope="session")
+def photo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs in 5 classes, of all PHOTO_SIZES and PHOTO_KINDS: 32 train in two shards, 11 val in one."""
+    folder = tmp_path_factory.mktemp("photos")
+    train = [write_tar(folder / f"train-{i:06d}.tar", _photos(16 * i, 16)) for i in range(2)]
+    val = [write_tar(folder / "val-000000.tar", _photos(32, 11))]
+    build_index(folder, "train", train)
+    build_index(folder, "val", val)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def garment_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images like Fashion-MNIST's in 10 classes: 96 train in three shards, 20 val in one."""
+    folder = tmp_path_factory.mktemp("garments")
+    train = [write_tar(folder / f"train-{i:06d}.tar", _garments(32 * i, 32)) for i in range(3)]
+    val = [write_tar(folder / "val-000000.tar", _garments(96, 20))]
+    build_index(folder, "train", train)
+    build_index(folder, "val", val)
+    return folder

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.config import ConfigError, dump_config, load_config
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+MINIMAL = {
+    "data": {"train": "shards", "val": "shards", "num_classes": 10},
+    "model": {"name": "vit_tiny_patch16_224"},
+    "train": {"duration": "3epochs", "global_batch_size": 8},
+    "optim": {"lr": "1e-3"},
+}
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    path = tmp_path / "minimal.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_committed_configuration_is_valid_and_named_after_its_file(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_committed_configuration_opens_with_its_command(path: Path) -> None:
+    opening = path.read_text().split("\nname:")[0]
+    assert f"configs/{path.name}" in opening
+    assert all(line.startswith("#") or not line for line in opening.splitlines())
+
+
+def test_a_name_left_out_is_the_name_of_the_file(minimal: Path) -> None:
+    assert load_config(minimal).name == "minimal"
+
+
+def test_numbers_in_exponent_notation_are_numbers(minimal: Path) -> None:
+    assert load_config(minimal).optim.lr == 1e-3
+    assert load_config(minimal, ["optim.weight_decay=5e-2"]).optim.weight_decay == 0.05
+
+
+def test_overrides_set_nested_keys_and_lists(minimal: Path) -> None:
+    config = load_config(minimal, ["schedule.kind=cyclic", "schedule.keep_rate=[0.2, 1.0]", "model.options.depth=4"])
+    assert config.schedule.kind == "cyclic"
+    assert config.schedule.keep_rate == [0.2, 1.0]
+    assert config.model.options == {"depth": 4}
+
+
+def test_the_last_of_several_overrides_of_a_key_wins(minimal: Path) -> None:
+    assert load_config(minimal, ["seed=1", "seed=2"]).seed == 2
+
+
+def test_a_dumped_configuration_reads_back_the_same(minimal: Path, tmp_path: Path) -> None:
+    config = load_config(minimal, ["checkpoint.every=500steps", "train.duration=1.5epochs"])
+    (tmp_path / "dumped.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "dumped.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optim.lrr=1"], r"unknown key 'optim.lrr'; did you mean 'lr'"),
+        (["schedul.kind=linear"], r"unknown key 'schedul'; did you mean 'schedule'"),
+        (["data.augment.scales=1"], r"did you mean 'scale'"),
+        (["train.xyzzy=1"], r"known keys here: duration, global_batch_size"),
+        (["train.global_batch_size=none"], r"train.global_batch_size.*'none'"),
+        (["engine.zero_stage=4"], r"engine.zero_stage"),
+        (["train.duration=90"], r"90epochs, 500steps or 1000000samples; got 90"),
+        (["eval.keep_rates=[0.0]"], r"keep rate lies in \(0, 1\], got 0"),
+        (["eval.keep_rates=[0.001]"], r"keeps none of 196 patches"),
+        (["seed"], r"--set takes key=value"),
+        (["seed=[1"], r"not a valid YAML value"),
+        (["seed.x=1"], r"unknown key|seed"),
+        (["model.name.x=1"], r"name is a value, not a section"),
+    ],
+)
+def test_a_wrong_key_or_value_is_explained(minimal: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(minimal, overrides)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in MINIMAL.items() if key != "optim"}))
+    with pytest.raises(ConfigError, match="missing key 'optim'"):
+        load_config(path)
+
+
+def test_a_missing_file_a_broken_file_and_a_list_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="mapping of keys"):
+        load_config(tmp_path / "list.yaml")
+
+
+def test_a_configuration_cannot_run_code(tmp_path: Path) -> None:
+    (tmp_path / "evil.yaml").write_text("name: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(tmp_path / "evil.yaml")

@@ -1,0 +1,63 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.metrics import MetricsFile, read_metrics, stage_table, train_wall_s
+
+
+def train_line(step: int, keep_rate: float = 1.0, step_s: float = 0.5, interval_steps: int = 1) -> dict[str, Any]:
+    return {
+        "event": "train",
+        "step": step,
+        "keep_rate": keep_rate,
+        "num_kept": round(49 * keep_rate),
+        "step_s": step_s,
+        "loader_wait_s": 0.1 * step_s,
+        "images_per_s": 128 / step_s,
+        "bytes_per_image": 100.0,
+        "interval_steps": interval_steps,
+    }
+
+
+def test_a_resumed_file_holds_each_step_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsFile(path, 0)
+    for step in range(7):
+        first.write(train_line(step))
+    first.write({"event": "eval", "step": 5, "top1": 0.5})
+    first.write({"event": "eval", "step": 7, "top1": 0.6})
+    first.close()
+    second = MetricsFile(path, 5)
+    for step in range(5, 9):
+        second.write(train_line(step))
+    second.close()
+    lines = read_metrics(path)
+    assert [line["step"] for line in lines if line["event"] == "train"] == list(range(9))
+    assert [line["step"] for line in lines if line["event"] == "eval"] == [5]
+
+
+def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps(train_line(0)) + "\n" + json.dumps(train_line(1))[:20])
+    assert [line["step"] for line in read_metrics(path)] == [0]
+
+
+def test_a_missing_file_has_no_lines(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_stages_are_told_by_their_median_interval() -> None:
+    lines = [train_line(0, 0.2, step_s=9.0)] + [train_line(s, 0.2, step_s=0.1) for s in (1, 2)] + [train_line(3)]
+    low, full = stage_table([*lines, {"event": "eval", "step": 3}])
+    assert (low["keep_rate"], low["num_steps"], low["step_s"]) == (0.2, 3, 0.1)
+    assert low["images_per_s"] == pytest.approx(1280)
+    assert full["loader_wait_share"] == pytest.approx(0.1)
+
+
+def test_training_time_adds_up_over_intervals() -> None:
+    assert (
+        train_wall_s([train_line(9, step_s=0.5, interval_steps=10), train_line(12, step_s=1.0, interval_steps=3)])
+        == 8.0
+    )

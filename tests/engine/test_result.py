@@ -1,0 +1,43 @@
+import pytest
+
+from engine.evaluate import Accuracy
+from engine.result import summarise, table
+
+LINES = [
+    {
+        "event": "train",
+        "step": 10 * (i + 1) - 1,
+        "keep_rate": rate,
+        "num_kept": kept,
+        "step_s": step_s,
+        "loader_wait_s": 0.0,
+        "images_per_s": 100 / step_s,
+        "bytes_per_image": 1.0,
+        "interval_steps": 10,
+    }
+    for i, (rate, kept, step_s) in enumerate([(0.2, 9, 0.25), (1.0, 49, 1.0)])
+]
+ACCURACIES = [Accuracy(1.0, 49, 0.85, 0.99, 0.4, 1000), Accuracy(0.6, 29, 0.8, 0.98, 0.5, 1000)]
+
+
+def test_the_summary_compares_with_full_patches_in_the_same_run() -> None:
+    summary = summarise(LINES, ACCURACIES, steps=20, global_batch_size=100, digest="abc")
+    assert summary["top1"] == {"1.0": 0.85, "0.6": 0.8}
+    assert summary["train_wall_s"] == pytest.approx(12.5)
+    assert summary["full_patches_train_wall_s"] == pytest.approx(20.0)
+    assert summary["mean_keep_rate"] == pytest.approx(0.6)
+    assert summary["images_per_s"] == pytest.approx(160.0)
+    assert (summary["steps"], summary["weights_digest"]) == (20, "abc")
+
+
+def test_the_table_shows_every_rate_trained_or_validated() -> None:
+    text = table(summarise(LINES, ACCURACIES, steps=20, global_batch_size=100, digest="abc"))
+    assert "85.00%" in text
+    assert "not trained at this rate" in text
+    assert "38% of the time saved" in text
+
+
+def test_without_a_full_patch_stage_there_is_nothing_to_compare_with() -> None:
+    summary = summarise(LINES[:1], ACCURACIES, steps=10, global_batch_size=100, digest="abc")
+    assert summary["full_patches_train_wall_s"] is None
+    assert "no step at full patches" in table(summary)

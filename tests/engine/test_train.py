@@ -1,0 +1,199 @@
+"""Whole runs, on one to four ranks, as a user starts them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from launching import ROOT, deepspeed, environment, run_jobs
+from toy_data import NUM_VAL, toy_image, write_toy_config, write_toy_shards
+
+ZERO_STAGES = (0, 1, 2, 3)
+BAD_INPUTS = {
+    "a missing shard folder": (["--set", "data.train=/nowhere/shards"], "/nowhere/shards"),
+    "an unknown key": (["--set", "optim.lrr=1"], "did you mean 'lr'"),
+    "a patch that does not divide the image": (["--set", "data.patch_size=5"], "patch_size 5 does not divide"),
+    "a keep rate above 1": (["--set", "schedule.keep_rate=[0.2,1.5]"], "got 1.5"),
+    "a label outside the classes": (["--set", "data.num_classes=3"], "labels are 0 to 2"),
+    "a batch that ranks do not divide": (["--set", "train.global_batch_size=17"], "17 is not divided by 2 ranks"),
+    "a batch that micro batches do not divide": (["--set", "train.micro_batch_size=3"], "3 does not divide"),
+    "a batch larger than the data set": (["--set", "train.global_batch_size=400"], "does not fit 200"),
+    "an unknown model": (["--set", "model.name=vit_tinny_patch16_224"], "vit_tiny_patch16_224"),
+    "a warm-up longer than the run": (["--set", "optim.warmup=24steps"], "shorten it"),
+    "an unknown argument": (["--stepps", "3"], "--stepps"),
+}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with toy shards and toy.yaml."""
+    folder = tmp_path_factory.mktemp("toy")
+    write_toy_config(folder / "toy.yaml", write_toy_shards(folder / "shards"))
+    return folder
+
+
+def arguments(toy: Path, out: str, *more: str) -> list[str]:
+    return ["--config", str(toy / "toy.yaml"), "--out", str(toy / out), *more]
+
+
+def lines(toy: Path, out: str, event: str) -> list[dict[str, Any]]:
+    text = (toy / out / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, text) if line["event"] == event]
+
+
+def summary(toy: Path, out: str) -> dict[str, Any]:
+    return json.loads((toy / out / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def two_ranks(toy: Path) -> tuple[dict[str, int], str]:
+    """Every run on two ranks that the tests below look at: exit codes by name, and all that was printed."""
+    jobs: dict[str, list[str]] = {}
+    for stage in ZERO_STAGES:
+        zero = ["--set", f"engine.zero_stage={stage}", "--set", "model.drop_path=0.2"]
+        jobs[f"zero{stage}"] = arguments(toy, f"zero{stage}", *zero)
+        jobs[f"stopped{stage}"] = arguments(toy, f"resumed{stage}", *zero, "--max-steps", "9")
+        jobs[f"resumed{stage}"] = arguments(toy, f"resumed{stage}", *zero)
+    for stage in (0, 1, 3):
+        bf16 = ["--set", "engine.precision=bf16", "--set", f"engine.zero_stage={stage}"]
+        jobs[f"bf16-{stage}"] = arguments(toy, f"bf16-{stage}", *bf16)
+    jobs["plain"] = arguments(toy, "world2")
+    accumulated = ["--set", "train.micro_batch_size=2", "--set", "engine.checkpoint_activations=true"]
+    jobs["accumulated"] = arguments(toy, "accumulated", *accumulated)
+    jobs["another model"] = arguments(toy, "world2", "--set", "model.options.depth=3")
+    jobs["not a checkpoint"] = arguments(toy, "nothing", "--resume", str(toy / "shards"))
+    for name, (override, _) in BAD_INPUTS.items():
+        jobs[name] = arguments(toy, "bad", *override)
+    codes, printed = run_jobs(2, list(jobs.values()), toy / "two_ranks")
+    return dict(zip(jobs, codes, strict=True)), printed
+
+
+@pytest.mark.parametrize("stage", ZERO_STAGES)
+def test_each_zero_stage_learns(toy: Path, two_ranks: tuple[dict[str, int], str], stage: int) -> None:
+    assert two_ranks[0][f"zero{stage}"] == 0
+    losses = [line["loss"] for line in lines(toy, f"zero{stage}", "train")]
+    assert len(losses) == 24
+    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
+    assert all(line["grad_norm"] > 0 for line in lines(toy, f"zero{stage}", "train"))
+
+
+def test_the_zero_stages_compute_the_same(toy: Path, two_ranks: tuple[dict[str, int], str]) -> None:
+    losses = [[line["loss"] for line in lines(toy, f"zero{stage}", "train")] for stage in ZERO_STAGES]
+    for other in losses[1:]:
+        np.testing.assert_allclose(other, losses[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_bf16_learns_as_fp32_does(toy: Path, two_ranks: tuple[dict[str, int], str], stage: int) -> None:
+    assert two_ranks[0][f"bf16-{stage}"] == 0
+    losses = [line["loss"] for line in lines(toy, f"bf16-{stage}", "train")]
+    np.testing.assert_allclose(losses, [line["loss"] for line in lines(toy, "world2", "train")], rtol=0.05)
+
+
+@pytest.mark.parametrize("stage", ZERO_STAGES)
+def test_a_run_stopped_at_a_checkpoint_and_resumed_ends_bit_identical(
+    toy: Path, two_ranks: tuple[dict[str, int], str], stage: int
+) -> None:
+    assert two_ranks[0][f"stopped{stage}"] == two_ranks[0][f"resumed{stage}"] == 0
+    whole, resumed = summary(toy, f"zero{stage}"), summary(toy, f"resumed{stage}")
+    assert resumed["weights_digest"] == whole["weights_digest"]
+    assert resumed["top1"] == whole["top1"]
+    resumed_lines = lines(toy, f"resumed{stage}", "train")
+    assert [line["step"] for line in resumed_lines] == list(range(24))
+    assert [line["loss"] for line in resumed_lines] == [line["loss"] for line in lines(toy, f"zero{stage}", "train")]
+
+
+def test_accumulation_and_activation_checkpointing_change_nothing_but_rounding(
+    toy: Path, two_ranks: tuple[dict[str, int], str]
+) -> None:
+    accumulated = [line["loss"] for line in lines(toy, "accumulated", "train")]
+    np.testing.assert_allclose(accumulated, [line["loss"] for line in lines(toy, "world2", "train")], rtol=1e-4)
+
+
+def test_a_train_line_says_what_the_step_was(toy: Path, two_ranks: tuple[dict[str, int], str]) -> None:
+    first, *_, last = lines(toy, "world2", "train")
+    assert (first["step"], first["keep_rate"], first["num_kept"]) == (0, 0.2, 2)
+    assert (last["step"], last["keep_rate"], last["num_kept"]) == (23, 1.0, 16)
+    patch_bytes, id_bytes, label_bytes = 4 * 4 * 3, 4, 8
+    assert first["bytes_per_image"] == 2 * (patch_bytes + id_bytes) + label_bytes
+    for key in ("epoch", "lr", "grad_norm", "step_s", "loader_wait_s", "images_per_s"):
+        assert np.isfinite(first[key])
+
+
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_bad_input_gives_one_clear_error(two_ranks: tuple[dict[str, int], str], name: str) -> None:
+    codes, printed = two_ranks
+    assert codes[name] == 2
+    told = [line for line in printed.splitlines() if line.startswith("error: ") and BAD_INPUTS[name][1] in line]
+    assert len(told) == 1
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_both_values(two_ranks: tuple[dict[str, int], str]) -> None:
+    codes, printed = two_ranks
+    assert codes["another model"] == 2
+    assert "'depth': 2" in printed
+    assert "'depth': 3" in printed
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(two_ranks: tuple[dict[str, int], str]) -> None:
+    codes, printed = two_ranks
+    assert codes["not a checkpoint"] == 2
+    assert "is not a checkpoint" in printed
+
+
+def test_nothing_is_written_for_a_run_that_cannot_start(toy: Path, two_ranks: tuple[dict[str, int], str]) -> None:
+    assert not (toy / "bad").exists()
+
+
+@pytest.fixture(scope="module")
+def one_rank(toy: Path) -> None:
+    """The same run without any launcher."""
+    command = [sys.executable, "-m", "engine.train", *arguments(toy, "world1")]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def four_ranks(toy: Path) -> None:
+    done = deepspeed(4, "--module", "engine.train", *arguments(toy, "world4"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("two_ranks", "one_rank", "four_ranks")
+def test_one_two_and_four_ranks_reach_the_same_loss(toy: Path) -> None:
+    losses = {size: [line["loss"] for line in lines(toy, f"world{size}", "train")] for size in (1, 2, 4)}
+    np.testing.assert_allclose(losses[2], losses[1], rtol=1e-4)
+    np.testing.assert_allclose(losses[4], losses[1], rtol=1e-4)
+
+
+@pytest.mark.usefixtures("two_ranks", "one_rank", "four_ranks")
+def test_every_validation_sample_counts_once_on_any_number_of_ranks(toy: Path) -> None:
+    for size in (1, 2, 4):
+        for line, reference in zip(lines(toy, f"world{size}", "eval"), lines(toy, "world1", "eval"), strict=True):
+            assert line["num_samples"] == NUM_VAL
+            assert line["loss"] == pytest.approx(reference["loss"], rel=1e-3)
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_the_export_classifies_with_plain_timm_as_the_run_says(toy: Path) -> None:
+    model = timm.create_model(f"local-dir:{toy / 'world1' / 'model'}", pretrained=True).eval()
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    images, labels = zip(*(toy_image(10_000 + i) for i in range(NUM_VAL)), strict=True)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        predicted = model((pixels - mean) / std).argmax(1)
+    assert (predicted == torch.tensor(labels)).float().mean().item() == pytest.approx(
+        summary(toy, "world1")["top1"]["1.0"]
+    )
+
+
+def test_the_launcher_ends_with_code_2_and_one_error_line(toy: Path) -> None:
+    done = deepspeed(2, "--module", "engine.train", *arguments(toy, "bad", "--set", "trane.duration=3epochs"))
+    assert done.returncode == 2
+    errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error: ")]
+    assert errors == [f"error: {toy}/toy.yaml: unknown key 'trane'; did you mean 'train'?"]

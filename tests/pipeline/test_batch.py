@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+import torch
+from photographs import jpeg_bytes
+from pixels import at_keep_rate, train_planner
+from shard_files import write_tar
+
+from pipeline.batch import Batch
+from pipeline.config import DataConfig, SelectionConfig
+from pipeline.loader import PatchLoader
+from pipeline.schedule import num_kept_at
+from pipeline.shards import build_index
+
+
+def batch_at_224(folder: Path, keep_rate: float) -> Batch:
+    members = []
+    for number in range(4):
+        members += [(f"{number}.jpg", jpeg_bytes(number, 250, 240)), (f"{number}.cls", b"1")]
+    index = build_index(folder, "train", [write_tar(folder / "train-0.tar", members)])
+    data = DataConfig(train=folder, val=folder, num_classes=2, image_size=224, patch_size=16)
+    selection = SelectionConfig(rule="random")
+    plan = train_planner(index, data, selection=selection, global_batch_size=4).plan(0)
+    plan = at_keep_rate(plan, num_kept_at(keep_rate, data.num_patches), keep_rate)
+    with PatchLoader(
+        index, iter([plan]), data=data, selection=selection, crop="resized", batch_size=4, num_threads=1
+    ) as loader:
+        return next(loader)
+
+
+@pytest.mark.parametrize(("keep_rate", "patches"), [(0.2, 38), (1.0, 196)])
+def test_what_crosses_is_the_kept_patches_in_uint8_and_a_few_bytes_more(
+    tmp_path: Path, keep_rate: float, patches: int
+) -> None:
+    batch = batch_at_224(tmp_path, keep_rate)
+    assert batch.num_images == 4
+    assert batch.num_bytes == 4 * (patches * (16 * 16 * 3 + 4) + 8)
+
+
+def test_an_image_at_keep_rate_0_2_crosses_in_30_000_bytes_at_most(tmp_path: Path) -> None:
+    batch = batch_at_224(tmp_path, 0.2)
+    assert batch.num_bytes / batch.num_images <= 30_000
+
+
+def test_a_batch_moves_whole_and_keeps_its_plan(tmp_path: Path) -> None:
+    batch = batch_at_224(tmp_path, 0.2)
+    moved = batch.to(torch.device("cpu"))
+    for name in ("patches", "ids_keep", "labels", "counted"):
+        assert torch.equal(getattr(moved, name), getattr(batch, name))
+    assert moved.plan is batch.plan
+    assert batch.to(torch.device("meta")).patches.device.type == "meta"

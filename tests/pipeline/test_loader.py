@@ -1,0 +1,357 @@
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nvidia.dali.pipeline import Pipeline
+from photographs import photograph
+from pixels import train_planner
+
+from pipeline.batch import Batch
+from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.loader import PatchLoader, gather_on_device, train_plans, validation_plans
+from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
+from pipeline.selection import gather_patches
+from pipeline.shards import ShardIndex, StaleIndexError, open_index
+
+pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
+
+SELECTION = SelectionConfig(rule="contrast", temperature=0.05)
+RISING = ScheduleConfig(kind="linear", keep_rate=[0.2, 1.0])
+NUM_STEPS = 10
+
+
+def garment_data(folder: Path, **settings: object) -> DataConfig:
+    options: dict = {"image_size": 28, "patch_size": 4, "augment": AugmentConfig(crop="pad")} | settings
+    return DataConfig(train=folder, val=folder, num_classes=10, val_crop_fraction=1.0, **options)
+
+
+@pytest.fixture(scope="module")
+def garments(garment_shards: Path) -> ShardIndex:
+    return open_index(garment_shards, "train")
+
+
+@pytest.fixture
+def own_garments(garment_shards: Path, tmp_path: Path) -> ShardIndex:
+    """A copy that a test may break."""
+    return open_index(shutil.copytree(garment_shards, tmp_path / "garments"), "train")
+
+
+@pytest.fixture(scope="module")
+def planner(garments: ShardIndex) -> TrainPlanner:
+    return train_planner(
+        garments,
+        garment_data(garments.folder),
+        selection=SELECTION,
+        schedule=RISING,
+        global_batch_size=8,
+        total_steps=NUM_STEPS,
+    )
+
+
+def load(
+    index: ShardIndex, plans: Iterator[StepPlan], batch_size: int, *, num_threads: int = 1, **data: object
+) -> PatchLoader:
+    settings = garment_data(index.folder, **data)
+    # Validation plans ask for a resize, and so does this loader for them.
+    crop = "resized" if settings.augment.crop == "resized" else "pad"
+    return PatchLoader(
+        index,
+        plans,
+        data=settings,
+        selection=SELECTION,
+        crop=crop,
+        batch_size=batch_size,
+        num_threads=num_threads,
+    )
+
+
+def in_order(index: ShardIndex, batch_size: int) -> Iterator[StepPlan]:
+    """Samples 0, 1, 2, ... of the data set, so shard after shard."""
+    data = garment_data(index.folder)
+    return validation_plans(ValidationPlanner(index, data, SELECTION, 0.4, batch_size, 0))
+
+
+def load_in_order(index: ShardIndex, batch_size: int, **data: object) -> PatchLoader:
+    return load(index, in_order(index, batch_size), batch_size, augment=AugmentConfig(crop="resized"), **data)
+
+
+def content(batches: list[Batch]) -> list[tuple[int, int, bytes, bytes, bytes]]:
+    """All that a batch holds, row by row: step, row of the global batch, patches, ids, label."""
+    return [
+        (
+            batch.plan.step,
+            batch.plan.first_row + row,
+            batch.patches[row].numpy().tobytes(),
+            batch.ids_keep[row].numpy().tobytes(),
+            batch.labels[row].numpy().tobytes(),
+        )
+        for batch in batches
+        for row in range(batch.num_images)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole_run(garments: ShardIndex, planner: TrainPlanner) -> list[tuple[int, int, bytes, bytes, bytes]]:
+    with load(garments, train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8), 8) as loader:
+        return content(list(loader))
+
+
+# What comes out
+
+
+def test_every_step_comes_once_and_in_order_with_its_own_number_of_patches(
+    garments: ShardIndex, planner: TrainPlanner
+) -> None:
+    plans = train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8)
+    with load(garments, plans, 8) as loader:
+        batches = list(loader)
+    assert [batch.plan.step for batch in batches] == list(range(NUM_STEPS))
+    for step, batch in enumerate(batches):
+        plan = planner.plan(step)
+        num_kept = plan.stage.num_kept
+        assert batch.patches.shape == (8, num_kept, 48)
+        assert batch.patches.dtype == torch.uint8
+        assert batch.ids_keep.shape == (8, num_kept)
+        assert batch.ids_keep.dtype == torch.int32
+        assert (batch.ids_keep.diff(dim=1) > 0).all()
+        assert batch.labels.tolist() == plan.labels.tolist() == garments.label[plan.sample_ids].tolist()
+        assert batch.counted.all()
+    assert len({batch.ids_keep.shape[1] for batch in batches}) == 5
+
+
+def test_patches_lie_in_memory_of_their_own(garments: ShardIndex, planner: TrainPlanner) -> None:
+    with load(garments, train_plans(planner, first_step=0, stop_step=6, micro_batch_size=8), 8) as loader:
+        first = next(loader)
+        before = first.patches.clone(), first.ids_keep.clone()
+        list(loader)
+    assert torch.equal(first.patches, before[0])
+    assert torch.equal(first.ids_keep, before[1])
+
+
+# What must not matter
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("prefetch_batches", [1, 8])
+def test_threads_and_prefetching_do_not_change_a_byte(
+    garments: ShardIndex, planner: TrainPlanner, whole_run: list, num_threads: int, prefetch_batches: int
+) -> None:
+    plans = train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8)
+    with load(garments, plans, 8, num_threads=num_threads, prefetch_batches=prefetch_batches) as loader:
+        assert content(list(loader)) == whole_run
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 2), (2, 4), (2, 1), (4, 2)])
+def test_the_ranks_together_see_the_same_bytes_whatever_their_number(
+    garments: ShardIndex, planner: TrainPlanner, whole_run: list, world_size: int, micro_batch_size: int
+) -> None:
+    rows = []
+    for rank in range(world_size):
+        plans = train_plans(
+            planner,
+            first_step=0,
+            stop_step=NUM_STEPS,
+            micro_batch_size=micro_batch_size,
+            rank=rank,
+            world_size=world_size,
+        )
+        with load(garments, plans, micro_batch_size) as loader:
+            rows += content(list(loader))
+    assert sorted(rows) == whole_run
+
+
+@pytest.mark.parametrize("first_step", [1, 7])
+def test_starting_at_a_step_equals_coming_to_it(
+    garments: ShardIndex, planner: TrainPlanner, whole_run: list, first_step: int
+) -> None:
+    plans = train_plans(planner, first_step=first_step, stop_step=NUM_STEPS, micro_batch_size=8)
+    with load(garments, plans, 8) as loader:
+        assert content(list(loader)) == whole_run[8 * first_step :]
+
+
+# Validation
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_validation_pass_shows_each_sample_once_and_marks_what_fills_up(
+    garment_shards: Path, world_size: int
+) -> None:
+    index = open_index(garment_shards, "val")
+    planner = ValidationPlanner(index, garment_data(garment_shards), SELECTION, 0.4, 7, 0)
+    seen: list[int] = []
+    for rank in range(world_size):
+        plans = validation_plans(planner, rank=rank, world_size=world_size)
+        with load(index, plans, 7, augment=AugmentConfig(crop="resized")) as loader:
+            batches = list(loader)
+        assert len(batches) == planner.num_batches(world_size)
+        for batch in batches:
+            assert batch.num_images == 7
+            seen += batch.plan.sample_ids[batch.counted.numpy()].tolist()
+    assert sorted(seen) == list(range(20))
+
+
+# The end, errors, closing
+
+
+def test_after_the_last_batch_the_iteration_ends_and_stays_ended(garments: ShardIndex, planner: TrainPlanner) -> None:
+    loader = load(garments, train_plans(planner, first_step=0, stop_step=2, micro_batch_size=8), 8)
+    assert len(list(loader)) == 2
+    for _ in range(2):
+        with pytest.raises(StopIteration):
+            next(loader)
+    assert not loader_threads()
+
+
+def test_a_loader_without_plans_ends_at_once(garments: ShardIndex) -> None:
+    with load(garments, iter(()), 8) as loader:
+        assert list(loader) == []
+
+
+def test_a_missing_shard_is_reported_when_its_first_sample_is_due(own_garments: ShardIndex) -> None:
+    (own_garments.folder / "train-000001.tar").unlink()
+    loader = load_in_order(own_garments, 8)
+    assert [next(loader).plan.step for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(FileNotFoundError, match=r"sample '00032' in train-000001\.tar"):
+        next(loader)
+    assert not loader_threads()
+    with pytest.raises(StopIteration):
+        next(loader)
+
+
+def test_a_shard_that_is_shortened_while_it_is_read_is_reported(own_garments: ShardIndex) -> None:
+    loader = load_in_order(own_garments, 1, prefetch_batches=1)
+    next(loader)
+    with open(own_garments.folder / "train-000000.tar", "r+b") as shard:
+        shard.truncate(int(own_garments.offset[31]) + 10)
+    with pytest.raises(StaleIndexError, match=r"sample '00031' in train-000000\.tar.* ends after 10 of them"):
+        list(loader)
+    assert not loader_threads()
+
+
+def test_images_that_cannot_be_decoded_are_named_when_their_batch_is_due(own_garments: ShardIndex) -> None:
+    for sample in (17, 22):
+        shard = own_garments.folder / own_garments.shards[own_garments.shard[sample]].name
+        with open(shard, "r+b") as file:
+            file.seek(int(own_garments.offset[sample]))
+            file.write(bytes(int(own_garments.length[sample])))
+    loader = load_in_order(own_garments, 8)
+    assert [next(loader).plan.step for _ in range(2)] == [0, 1]
+    with pytest.raises(ValueError, match="cannot be decoded") as caught:
+        next(loader)
+    message = str(caught.value)
+    assert "2 image(s) of step 2" in message
+    assert "sample '00017' in train-000000.tar" in message
+    assert "sample '00022' in train-000000.tar" in message
+    assert "00016" not in message
+    assert "\n" not in message
+    assert not loader_threads()
+
+
+def test_an_error_in_a_plan_reaches_the_consumer(garments: ShardIndex, planner: TrainPlanner) -> None:
+    loader = load(garments, train_plans(planner, first_step=8, stop_step=NUM_STEPS + 1, micro_batch_size=8), 8)
+    assert [next(loader).plan.step for _ in range(2)] == [8, 9]
+    with pytest.raises(ValueError, match="steps of this run are 0 to 9"):
+        next(loader)
+
+
+def test_an_error_of_the_graph_itself_reaches_the_consumer(
+    garments: ShardIndex, planner: TrainPlanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Pipeline) -> None:
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(Pipeline, "build", fail)
+    loader = load(garments, train_plans(planner, first_step=0, stop_step=2, micro_batch_size=8), 8)
+    with pytest.raises(RuntimeError, match="no such device"):
+        next(loader)
+
+
+@pytest.mark.parametrize("num_taken", [0, 1, 3])
+def test_closing_in_the_middle_leaves_no_thread(garments: ShardIndex, planner: TrainPlanner, num_taken: int) -> None:
+    plans = train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=1)
+    loader = load(garments, plans, 1, prefetch_batches=1)
+    for _ in range(num_taken):
+        next(loader)
+    loader.close()
+    loader.close()
+    assert not loader_threads()
+    with pytest.raises(StopIteration):
+        next(loader)
+
+
+def test_an_error_in_the_consumer_closes_the_loader(garments: ShardIndex, planner: TrainPlanner) -> None:
+    plans = train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8)
+    with pytest.raises(ZeroDivisionError), load(garments, plans, 8) as loader:
+        next(loader)
+        _ = 1 / 0
+    assert not loader_threads()
+
+
+def loader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "patch-loader"]
+
+
+# Waiting
+
+
+def test_waiting_is_counted_and_only_waiting(garments: ShardIndex, planner: TrainPlanner) -> None:
+    go_on = threading.Event()
+
+    def late() -> Iterator[StepPlan]:
+        go_on.wait()
+        yield from train_plans(planner, first_step=0, stop_step=3, micro_batch_size=8)
+
+    with load(garments, late(), 8) as loader:
+        assert loader.wait_s == 0
+        threading.Timer(0.2, go_on.set).start()
+        next(loader)
+        after_first = loader.wait_s
+        assert after_first >= 0.15
+        list(loader)
+        assert loader.wait_s >= after_first
+
+
+# Gathering on a device
+
+
+def test_gathering_on_a_device_gives_the_patches_that_numpy_gathers() -> None:
+    images = np.stack([photograph(seed, 48, 48) for seed in range(3)])
+    rng = np.random.default_rng(0)
+    for patch_size, num_kept in ((16, 4), (8, 36), (48, 1), (4, 77)):
+        num_patches = (48 // patch_size) ** 2
+        ids = np.stack([np.sort(rng.permutation(num_patches)[:num_kept]) for _ in images]).astype(np.int32)
+        expected = np.stack([gather_patches(image, kept, patch_size) for image, kept in zip(images, ids, strict=True)])
+        gathered = gather_on_device(torch.from_numpy(images), torch.from_numpy(ids), patch_size)
+        assert gathered.dtype == torch.uint8
+        np.testing.assert_array_equal(gathered.numpy(), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+def test_a_loader_on_a_gpu_gives_what_the_cpu_gives(
+    garments: ShardIndex, planner: TrainPlanner, whole_run: list
+) -> None:
+    def run() -> list[tuple[int, int, bytes, bytes, bytes]]:
+        loader = PatchLoader(
+            garments,
+            train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8),
+            data=garment_data(garments.folder, device="gpu"),
+            selection=SELECTION,
+            crop="pad",
+            batch_size=8,
+            num_threads=1,
+            device_id=0,
+        )
+        with loader:
+            batches = list(loader)
+        assert all(batch.patches.is_cuda for batch in batches)
+        return content([batch.to(torch.device("cpu")) for batch in batches])
+
+    rows = run()
+    assert rows == run()
+    # PNG decodes exactly everywhere; sums of squares may round otherwise, and turn a few selections.
+    assert sum(a == b for a, b in zip(rows, whole_run, strict=True)) >= 0.95 * len(rows)

@@ -1,0 +1,179 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.config import ScheduleConfig
+from pipeline.schedule import PatchSchedule
+from tools.schedule import main
+
+BASE: dict[str, Any] = {
+    "data": {"train": "nowhere", "val": "nowhere", "num_train_samples": 90_000, "num_classes": 10},
+    "schedule": {"kind": "cyclic", "keep_rate": [0.2, 1.0]},
+    "model": {"name": "vit_tiny_patch16_224"},
+    "train": {"duration": "3epochs", "global_batch_size": 100},
+    "optim": {"lr": 1e-3},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "preview.yaml"
+    path.write_text(yaml.safe_dump(BASE))
+    return path
+
+
+def previewed(config: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, Any]:
+    arguments = [part for override in overrides for part in ("--set", override)]
+    assert main(["--config", str(config), "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize(("image_size", "kept"), [(224, [38, 78, 117, 157, 196]), (384, [114, 230, 345, 461, 576])])
+@pytest.mark.parametrize("kind", ["cyclic", "linear"])
+def test_the_papers_stages_are_previewed_without_data(
+    config: Path, capsys: pytest.CaptureFixture[str], kind: str, image_size: int, kept: list[int]
+) -> None:
+    shown = previewed(config, capsys, f"schedule.kind={kind}", f"data.image_size={image_size}")
+    assert [stage["num_kept"] for stage in shown["stages"]] == kept
+    assert [stage["keep_rate"] for stage in shown["stages"]] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert [stage["share"] for stage in shown["stages"]] == pytest.approx([0.111, 0.222, 0.222, 0.222, 0.222], abs=2e-3)
+    assert shown["num_patches"] == kept[-1]
+
+
+def test_the_json_holds_the_schedule_and_nothing_else(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = previewed(config, capsys)
+    assert set(shown) == {"total_steps", "num_patches", "mean_keep_rate", "stages", "relative_training_flops"}
+    made = PatchSchedule(ScheduleConfig(kind="cyclic", keep_rate=[0.2, 1.0]), 196, 2700, 900, 100)
+    assert (shown["total_steps"], shown["num_patches"]) == (2700, 196)
+    assert shown["mean_keep_rate"] == pytest.approx(made.mean_keep_rate)
+    keys = {"keep_rate", "num_kept", "share", "num_steps", "first_step", "last_step"}
+    for stage, expected in zip(shown["stages"], made.stages(), strict=True):
+        assert set(stage) == keys
+        assert stage == {key: getattr(expected, key) for key in keys}
+
+
+def test_full_patches_cost_what_full_patches_cost(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = previewed(config, capsys, "schedule.kind=constant", "schedule.keep_rate=1.0")
+    assert shown["relative_training_flops"] == 1.0
+    assert [stage["num_steps"] for stage in shown["stages"]] == [2700]
+
+
+def test_flops_of_a_run_are_the_mean_of_its_stages(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def relative(keep_rate: float) -> float:
+        overrides = ("schedule.kind=constant", f"schedule.keep_rate={keep_rate}")
+        return previewed(config, capsys, *overrides)["relative_training_flops"]
+
+    # Attention grows with the square of the tokens, so a fifth of the patches costs less than a fifth.
+    assert 0.15 < relative(0.2) < 0.2
+    halves = previewed(config, capsys, "schedule.kind=steps", "schedule.keep_rate=[[0, 0.2], [0.5, 0.6]]")
+    assert halves["relative_training_flops"] == pytest.approx((relative(0.2) + relative(0.6)) / 2)
+
+
+def test_the_table_shows_every_stage(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(config)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "cyclic (0.2 to 1); 196 patches, 2,700 steps of 100 images, 900 steps an epoch" in lines[0]
+    assert lines[2].split() == ["keep", "rate", "num_kept", "share", "steps", "first", "step", "last", "step", "FLOPs"]
+    assert [line.split()[:2] for line in lines[3:8]] == [
+        ["0.2", "38"],
+        ["0.4", "78"],
+        ["0.6", "117"],
+        ["0.8", "157"],
+        ["1", "196"],
+    ]
+    assert lines[-1].startswith("mean keep rate 0.64")
+
+
+def test_a_schedule_of_many_stages_is_cut_in_the_table_but_not_in_the_json(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(config), "--set", "schedule.rounding=null"]) == 0
+    assert "... 135 more stages (all of them with --json)" in capsys.readouterr().out
+    assert len(previewed(config, capsys, "schedule.rounding=null")["stages"]) == 159
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["schedule.cooldown=1epochs"],
+        ["schedule.rounding=null"],
+        ["schedule.kind=choice", "schedule.keep_rate=[[0.2, 1], [1.0, 2]]"],
+        ["schedule.kind=constant", "schedule.keep_rate=0.5", "train.duration=1steps"],
+    ],
+)
+def test_every_kind_of_schedule_is_drawn(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str]
+) -> None:
+    arguments = [part for override in overrides for part in ("--set", override)]
+    assert main(["--config", str(config), "--png", str(tmp_path / "schedule.png"), *arguments]) == 0
+    with Image.open(tmp_path / "schedule.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) >= 400
+        assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10, "something is drawn"
+
+
+def test_without_a_stated_number_of_samples_the_training_set_is_counted(
+    config: Path, photo_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = previewed(
+        config,
+        capsys,
+        "data.num_train_samples=null",
+        f"data.train={photo_shards}",
+        "train.global_batch_size=4",
+        "train.duration=5epochs",
+    )
+    assert shown["total_steps"] == 5 * 32 // 4
+
+
+def test_a_training_set_that_is_needed_and_not_there_is_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "shards"
+    arguments = ["--config", str(config), "--set", "data.num_train_samples=null", "--set", f"data.train={missing}"]
+    assert f"shard folder {missing} does not exist" in error_of(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("schedule.keep_rate=[0.0, 1.0]", "a keep rate lies in (0, 1], got 0"),
+        ("schedule.kinds=linear", "unknown key 'schedule.kinds'; did you mean 'kind'?"),
+        ("data.patch_size=15", "patch_size 15 does not divide image_size 224"),
+        ("train.global_batch_size=90001", "global_batch_size 90001 does not fit 90000 training samples"),
+        ("train.duration=0steps", "a run has at least one step, got 0"),
+        ("schedule.cooldown=4epochs", "the cooldown of 4epochs is longer than the run of 2700 steps"),
+        ("model.name=vit_tinny_patch16_224", "timm has no model 'vit_tinny_patch16_224'"),
+        ("data.patch_size=112", "keep rate 0.2 keeps none of 4 patches"),
+    ],
+)
+def test_a_faulty_configuration_is_one_line_and_exit_code_2(
+    config: Path, capsys: pytest.CaptureFixture[str], override: str, part: str
+) -> None:
+    assert part in error_of(["--config", str(config), "--set", override], capsys)
+
+
+def test_a_faulty_command_line_is_one_line_and_exit_code_2(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--config" in error_of([], capsys)
+    assert "--rounding" in error_of(["--config", str(config), "--rounding", "0.1"], capsys)
+    assert "--png writes a .png file" in error_of(["--config", str(config), "--png", "a.pdf"], capsys)
+    folder = tmp_path / "none"
+    assert f"the folder {folder} does not exist" in error_of(
+        ["--config", str(config), "--png", str(folder / "a.png")], capsys
+    )
+    assert "cannot read the configuration" in error_of(["--config", str(tmp_path / "no.yaml")], capsys)

@@ -1,0 +1,163 @@
+"""Preview a run's patch sampling schedule before any image is read.
+
+    python -m tools.schedule --config configs/imagenet_vit_b16_cyclic.yaml --png schedule.png
+
+Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says which).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from engine.config import RunConfig, load_config
+from engine.run_plan import build_schedule
+from pipeline.schedule import PatchSchedule, StageSummary
+from pipeline.shards import open_index
+
+_TABLE_ROWS = 24  # with rounding off, a stage for every number of patches would fill screens
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A schedule laid over its run.
+
+    Attributes:
+        relative_flops: of each stage, a training step's operations over those of a step at full patches.
+    """
+
+    config: RunConfig
+    schedule: PatchSchedule
+    stages: list[StageSummary]
+    relative_flops: list[float]
+
+    @property
+    def relative_training_flops(self) -> float:
+        """Operations of the whole run over those of as many steps at full patches."""
+        return sum(stage.num_steps * flops for stage, flops in zip(self.stages, self.relative_flops, strict=True)) / (
+            self.schedule.total_steps
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "total_steps": self.schedule.total_steps,
+            "num_patches": self.schedule.num_patches,
+            "mean_keep_rate": self.schedule.mean_keep_rate,
+            "relative_training_flops": self.relative_training_flops,
+            "stages": [asdict(stage) for stage in self.stages],
+        }
+
+
+def preview(config: RunConfig) -> Preview:
+    """The schedule of a run. Opens the training index where ``data.num_train_samples`` is not stated.
+
+    Raises:
+        ValueError, OSError: a configuration that cannot be used, or a training set that cannot be opened.
+    """
+    num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
+    schedule = build_schedule(config, num_samples)
+    stages = schedule.stages()
+    flops = _flops_per_image(config, [stage.num_kept for stage in stages])
+    (full,) = _flops_per_image(config, [schedule.num_patches])
+    return Preview(config, schedule, stages, [one / full for one in flops])
+
+
+def _flops_per_image(config: RunConfig, nums_kept: list[int]) -> list[int]:
+    import torch  # here, so that a mistake in the configuration is reported at once
+
+    from engine.model import build_model, training_flops_per_image
+
+    with torch.device("meta"):  # no weights: layer sizes are all that counts
+        model = build_model(
+            config.model.name,
+            image_size=config.data.image_size,
+            patch_size=config.data.patch_size,
+            num_classes=config.data.num_classes,
+            mean=config.data.mean,
+            std=config.data.std,
+            options=config.model.options,
+        )
+    return [training_flops_per_image(model, num_kept) for num_kept in nums_kept]
+
+
+def describe(shown: Preview) -> str:
+    """The preview as a table for people."""
+    config, schedule = shown.config, shown.schedule
+    lines = [
+        f"{config.name}: {_title(config)}; {schedule.num_patches} patches, {schedule.total_steps:,} steps of "
+        f"{schedule.global_batch_size} images, {schedule.steps_per_epoch:,} steps an epoch",
+        "",
+        f"{'keep rate':>9} {'num_kept':>9} {'share':>8} {'steps':>11} {'first step':>11} {'last step':>11} "
+        f"{'FLOPs':>8}",
+    ]
+    rows = [
+        f"{stage.keep_rate:>9.4g} {stage.num_kept:>9} {stage.share:>8.1%} {stage.num_steps:>11,} "
+        f"{stage.first_step:>11,} {stage.last_step:>11,} {flops:>8.1%}"
+        for stage, flops in zip(shown.stages, shown.relative_flops, strict=True)
+    ]
+    if len(rows) > _TABLE_ROWS:
+        half = _TABLE_ROWS // 2
+        rows[half:-half] = [f"{'...':>9} {len(rows) - 2 * half} more stages (all of them with --json)"]
+    return "\n".join(
+        [
+            *lines,
+            *rows,
+            "",
+            f"mean keep rate {schedule.mean_keep_rate:.3f}; training FLOPs {shown.relative_training_flops:.1%} of "
+            "those at full patches",
+        ]
+    )
+
+
+def _title(config: RunConfig) -> str:
+    schedule = config.schedule
+    if schedule.kind in ("linear", "cosine", "cyclic"):
+        low, high = schedule.rates()
+        text = f"{schedule.kind} ({low:g} to {high:g})"
+    else:
+        text = schedule.kind
+    return f"{text}, cooldown {schedule.cooldown}" if schedule.cooldown.amount else text
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="python -m tools.schedule", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="the run's YAML file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="override one key; may be repeated"
+    )
+    parser.add_argument("--json", action="store_true", help="print the preview for programs")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the schedule into this file")
+    options = parser.parse_args(arguments)
+    if options.png is not None and options.png.suffix.lower() != ".png":
+        raise ValueError(f"--png writes a .png file, got {options.png}")
+    if options.png is not None and not options.png.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--png {options.png}: the folder {options.png.parent} does not exist")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the preview of a run's schedule, and draw it if asked."""
+    try:
+        options = _parse(arguments)
+        shown = preview(load_config(options.config, options.set))
+        if options.png is not None:
+            from tools.schedule_plot import draw
+
+            draw(shown.schedule, shown.stages, f"{shown.config.name}: {_title(shown.config)}", options.png)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(json.dumps(shown.as_json(), indent=2) if options.json else describe(shown))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

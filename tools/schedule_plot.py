@@ -1,0 +1,72 @@
+"""The picture of a schedule: keep rate over the run, and how much of the run each stage takes."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.schedule import PatchSchedule, StageSummary
+
+_BLUE, _ORANGE = "#0072B2", "#E69F00"  # of the palette of Okabe & Ito, told apart with any colour vision
+_MAX_POINTS = 200_000  # steps drawn; longer runs are thinned out
+_MAX_LABELLED_STAGES = 12
+
+
+def draw(schedule: PatchSchedule, stages: list[StageSummary], title: str, path: Path) -> None:
+    """Write the picture of a schedule as a PNG file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    figure = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
+    over_steps, shares = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
+    figure.suptitle(f"{title} (mean keep rate {schedule.mean_keep_rate:.3f})")
+    _draw_steps(over_steps, schedule)
+    _draw_shares(shares, stages)
+    over_steps.set_ylim(0, 1.08)
+    figure.savefig(path)
+
+
+def _draw_steps(axes: Axes, schedule: PatchSchedule) -> None:
+    total, per_epoch = schedule.total_steps, schedule.steps_per_epoch
+    steps = np.arange(0, total, -(-total // _MAX_POINTS))
+    rates = schedule.keep_rates(steps)
+    if schedule.config.kind == "choice":
+        axes.plot(steps, rates, linestyle="none", marker="|", markersize=4, color=_BLUE)
+    else:
+        width = 0.5 if schedule.config.kind == "cyclic" and total > 20 * per_epoch else 1.5
+        # The end point gives the last step its width.
+        axes.plot(np.append(steps, total), np.append(rates, rates[-1]), drawstyle="steps-post", color=_BLUE, lw=width)
+    axes.set_xlim(0, total)
+    axes.set_xlabel("step")
+    axes.set_ylabel("keep rate")
+    axes.grid(alpha=0.3)
+    axes.secondary_xaxis("top", functions=(_times(1 / per_epoch), _times(per_epoch))).set_xlabel("epoch")
+
+
+def _times(factor: float) -> Callable[[Any], Any]:
+    return lambda values: np.asarray(values) * factor
+
+
+def _draw_shares(axes: Axes, stages: list[StageSummary]) -> None:
+    rates = [stage.keep_rate for stage in stages]
+    shares = [stage.share for stage in stages]
+    labelled = len(stages) <= _MAX_LABELLED_STAGES
+    gap = min((b - a for a, b in pairwise(rates)), default=0.2)
+    axes.barh(rates, shares, height=0.6 * min(gap, 0.2), color=_ORANGE)
+    if labelled:
+        for stage in stages:
+            axes.annotate(
+                f" {stage.num_kept} patches, {stage.share:.1%}",
+                (stage.share, stage.keep_rate),
+                va="center",
+                fontsize=8,
+            )
+    # Room for the labels beside the longest bar.
+    axes.set_xlim(0, max(shares) * (2.6 if labelled else 1.1))
+    axes.set_xlabel("share of the run")
+    axes.grid(alpha=0.3, axis="x")
