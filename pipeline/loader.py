@@ -91,10 +91,12 @@ class PatchLoader:
         self._thread.start()
 
     def _source(self, _: int) -> SourceArrays:
-        plan = next(self._plans)
-        ids = plan.sample_ids
         try:
+            plan = next(self._plans)
+            ids = plan.sample_ids
             encoded = self._reader.read(ids)
+        except StopIteration:
+            raise
         except Exception as error:
             # DALI reads ahead, and drops what it has read if the source raises: end here, and raise after the rest.
             self._source_error = error

@@ -93,7 +93,7 @@ def test_a_patch_size_that_does_not_divide_the_image_comes_with_sizes_that_do() 
 def test_an_unknown_key_is_an_error_in_every_section(section: type[Settings], settings: dict[str, Any]) -> None:
     section(**settings)
     with pytest.raises(ValidationError) as error:
-        section(**settings, imagesize=8)
+        section(**{**settings, "imagesize": 8})
     (fault,) = error.value.errors()
     assert fault["loc"] == ("imagesize",)
     assert fault["type"] == "extra_forbidden"

@@ -2,6 +2,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,14 +57,12 @@ def load(
     index: ShardIndex, plans: Iterator[StepPlan], batch_size: int, *, num_threads: int = 1, **data: object
 ) -> PatchLoader:
     settings = garment_data(index.folder, **data)
-    # Validation plans ask for a resize, and so does this loader for them.
-    crop = "resized" if settings.augment.crop == "resized" else "pad"
     return PatchLoader(
         index,
         plans,
         data=settings,
         selection=SELECTION,
-        crop=crop,
+        crop=settings.augment.crop,
         batch_size=batch_size,
         num_threads=num_threads,
     )
@@ -284,10 +283,13 @@ def test_closing_in_the_middle_leaves_no_thread(garments: ShardIndex, planner: T
 
 
 def test_an_error_in_the_consumer_closes_the_loader(garments: ShardIndex, planner: TrainPlanner) -> None:
-    plans = train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8)
-    with pytest.raises(ZeroDivisionError), load(garments, plans, 8) as loader:
-        next(loader)
-        _ = 1 / 0
+    def consume() -> None:
+        with load(garments, train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8), 8) as loader:
+            next(loader)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        consume()
     assert not loader_threads()
 
 
@@ -298,21 +300,17 @@ def loader_threads() -> list[threading.Thread]:
 # Waiting
 
 
-def test_waiting_is_counted_and_only_waiting(garments: ShardIndex, planner: TrainPlanner) -> None:
-    go_on = threading.Event()
-
-    def late() -> Iterator[StepPlan]:
-        go_on.wait()
-        yield from train_plans(planner, first_step=0, stop_step=3, micro_batch_size=8)
-
-    with load(garments, late(), 8) as loader:
+def test_the_time_spent_waiting_for_batches_adds_up(
+    garments: ShardIndex, planner: TrainPlanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([10.0, 13.0, 50.0, 50.5])  # two calls of next(), which take 3 and 0.5
+    monkeypatch.setattr("pipeline.loader.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with load(garments, train_plans(planner, first_step=0, stop_step=3, micro_batch_size=8), 8) as loader:
         assert loader.wait_s == 0
-        threading.Timer(0.2, go_on.set).start()
         next(loader)
-        after_first = loader.wait_s
-        assert after_first >= 0.15
-        list(loader)
-        assert loader.wait_s >= after_first
+        assert loader.wait_s == 3
+        next(loader)
+        assert loader.wait_s == 3.5
 
 
 # Gathering on a device

@@ -1,0 +1,167 @@
+"""See one step of a run: which samples it trains on, how each is cropped, and which patches are kept.
+
+    python -m tools.inspect --config configs/fashion_mnist.yaml --step 120 --png step.png
+
+Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says which).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from engine.config import RunConfig, load_config
+from engine.run_plan import build_schedule
+from pipeline.plan import StepPlan, TrainPlanner
+from pipeline.shards import ShardIndex, open_index
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One rank's part of one step, planned as the run itself plans it."""
+
+    config: RunConfig
+    index: ShardIndex
+    plan: StepPlan
+    rank: int
+    world_size: int
+
+    def samples(self) -> list[dict[str, Any]]:
+        """A dictionary per row of the batch, of values that JSON knows."""
+        plan, index = self.plan, self.index
+        return [
+            {
+                "key": index.key(sample_id),
+                "shard": index.shards[index.shard[sample_id]].name,
+                "label": int(label),
+                "crop": crop.tolist(),
+                "flip": bool(flip),
+            }
+            for sample_id, label, crop, flip in zip(plan.sample_ids, plan.labels, plan.crops, plan.flips, strict=True)
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "step": self.plan.step,
+            "epoch": self.plan.epoch,
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "keep_rate": self.plan.stage.keep_rate,
+            "num_kept": self.plan.stage.num_kept,
+            "samples": self.samples(),
+        }
+
+    def title(self) -> str:
+        stage, selection = self.plan.stage, self.config.selection
+        rule = selection.rule + (f" at temperature {selection.temperature:g}" if selection.temperature else "")
+        return (
+            f"{self.config.name}, step {self.plan.step} (epoch {self.plan.epoch}, rank {self.rank} of "
+            f"{self.world_size}): keep rate {stage.keep_rate:g}, num_kept {stage.num_kept} of "
+            f"{self.config.data.num_patches} patches, rule {rule}"
+        )
+
+
+def inspect_step(config: RunConfig, step: int, rank: int = 0, world_size: int = 1) -> Inspection:
+    """Plan a step. Opens the training index and reads no image.
+
+    Raises:
+        ValueError, OSError: a step outside the run, no such rank, a batch that the ranks do not divide, or a training
+            set that cannot be opened.
+    """
+    if world_size < 1:
+        raise ValueError(f"--world is at least 1, got {world_size}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"--rank is 0 to {world_size - 1} with --world {world_size}, got {rank}")
+    index = open_index(config.data.train, "train")
+    schedule = build_schedule(config, index.num_samples)
+    if not 0 <= step < schedule.total_steps:
+        raise ValueError(f"--step {step} is outside the run, whose steps are 0 to {schedule.total_steps - 1}")
+    planner = TrainPlanner(index, config.data, config.selection, schedule, config.train.global_batch_size, config.seed)
+    return Inspection(config, index, planner.plan(step, rank, world_size), rank, world_size)
+
+
+def describe(shown: Inspection) -> str:
+    """The planned samples as a table for people."""
+    names = class_names(shown.index)
+    rows = [("row", "key", "shard", "label", "crop: top", "left", "bottom", "right", "flip", "num_kept")]
+    for row, sample in enumerate(shown.samples(), shown.plan.first_row):
+        rows.append(
+            (
+                str(row),
+                sample["key"],
+                sample["shard"],
+                label_text(sample["label"], names),
+                *(f"{edge:g}" for edge in sample["crop"]),
+                "yes" if sample["flip"] else "no",
+                str(shown.plan.stage.num_kept),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    is_text = (False, True, True, True, False, False, False, False, True, False)
+    lines = [
+        "  ".join(
+            cell.ljust(width) if text else cell.rjust(width)
+            for cell, width, text in zip(cells, widths, is_text, strict=True)
+        ).rstrip()
+        for cells in rows
+    ]
+    return "\n".join([shown.title(), "", *lines])
+
+
+def class_names(index: ShardIndex) -> list[str]:
+    """The classes that the conversion wrote beside the shards; none where it did not."""
+    described = index.folder / "dataset.json"
+    return json.loads(described.read_text()).get("classes") or [] if described.exists() else []
+
+
+def label_text(label: int, names: list[str]) -> str:
+    return f"{label} {names[label]}" if label < len(names) else str(label)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="python -m tools.inspect", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="the run's YAML file")
+    parser.add_argument("--step", type=int, required=True, help="training step, counted from 0")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="override one key; may be repeated"
+    )
+    parser.add_argument("--rank", type=int, default=0, help="whose part of the batch (default: %(default)s)")
+    parser.add_argument("--world", type=int, default=1, help="number of ranks (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the plan for programs")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the images, dropped patches greyed out")
+    options = parser.parse_args(arguments)
+    if options.png is not None and options.png.suffix.lower() != ".png":
+        raise ValueError(f"--png writes a .png file, got {options.png}")
+    if options.png is not None and not options.png.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--png {options.png}: the folder {options.png.parent} does not exist")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the plan of a step, and draw its images if asked."""
+    try:
+        options = _parse(arguments)
+        shown = inspect_step(load_config(options.config, options.set), options.step, options.rank, options.world)
+        if options.png is not None:
+            from tools.inspect_picture import draw  # here, so that a plan is printed without waiting for DALI
+
+            names = class_names(shown.index)
+            labels = [label_text(int(label), names) for label in shown.plan.labels]
+            draw(shown.index, shown.plan, shown.config, shown.title(), labels, options.png)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(json.dumps(shown.as_json(), indent=2) if options.json else describe(shown))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

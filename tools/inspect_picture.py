@@ -1,0 +1,101 @@
+"""The images of a step as the model sees them, drawn: kept patches as they are, dropped ones greyed out."""
+
+import os
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+
+from engine.config import RunConfig
+from pipeline.batch import Batch
+from pipeline.loader import PatchLoader
+from pipeline.plan import StepPlan
+from pipeline.schedule import Stage
+from pipeline.shards import ShardIndex
+
+MAX_IMAGES = 64
+_COLUMNS = 8
+_CELL_INCHES = 1.5
+_DROPPED_GRAY = 225  # what dropped patches fade into,
+_DROPPED_SHARE = 0.72  # and how far
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def draw(index: ShardIndex, plan: StepPlan, config: RunConfig, title: str, labels: list[str], path: Path) -> None:
+    """Run the graph on the first ``MAX_IMAGES`` rows of a plan, on the CPU, and draw them into a PNG.
+
+    Args:
+        labels: text under each image, one per row of the plan.
+
+    Raises:
+        ValueError, OSError: images that cannot be read or decoded, or a file that cannot be written.
+    """
+    shown = plan.rows(0, min(plan.num_rows, MAX_IMAGES))
+    everything = replace(shown, stage=Stage(1.0, config.data.num_patches))
+    batch, full = _load(index, shown, config), _load(index, everything, config)
+    images = greyed_out(full.patches.numpy(), batch.patches.numpy(), batch.ids_keep.numpy(), config.data.patch_size)
+    if shown.num_rows < plan.num_rows:
+        title += f" (the first {shown.num_rows} of {plan.num_rows} images)"
+    _save(images, title, labels[: shown.num_rows], path)
+
+
+def _load(index: ShardIndex, plan: StepPlan, config: RunConfig) -> Batch:
+    with PatchLoader(
+        index,
+        iter([plan]),
+        data=config.data,
+        selection=config.selection,
+        crop=plan.crop,
+        batch_size=plan.num_rows,
+        num_threads=len(os.sched_getaffinity(0)),
+    ) as loader:
+        return next(loader)
+
+
+def greyed_out(full: Pixels, kept: Pixels, ids_keep: npt.NDArray[np.int32], patch_size: int) -> Pixels:
+    """Whole images on which everything but the kept patches has faded to grey.
+
+    Args:
+        full: uint8 [B, N, P*P*3], all patches.
+        kept: uint8 [B, K, P*P*3].
+        ids_keep: int32 [B, K].
+
+    Returns:
+        uint8 [B, S, S, 3].
+    """
+    batch, num_patches, _ = full.shape
+    grid = int(num_patches**0.5)
+    luminance = full.reshape(batch, num_patches, -1, 3).mean(axis=3, keepdims=True)
+    faded = luminance * (1 - _DROPPED_SHARE) + _DROPPED_GRAY * _DROPPED_SHARE
+    patches = np.repeat(faded, 3, axis=3).round().astype(np.uint8).reshape(full.shape)
+    np.put_along_axis(patches, ids_keep[..., None].astype(np.int64), kept, axis=1)
+    tiles = patches.reshape(batch, grid, grid, patch_size, patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
+    return tiles.reshape(batch, grid * patch_size, grid * patch_size, 3)
+
+
+def _save(images: Pixels, title: str, labels: list[str], path: Path) -> None:
+    matplotlib.use("Agg")  # draws into files, without a display
+    from matplotlib import pyplot
+
+    columns = min(_COLUMNS, len(images))
+    rows = -(-len(images) // columns)
+    width = max(columns * _CELL_INCHES, 6)
+    lines = textwrap.wrap(title, int(width * 11))
+    title_inches = 0.2 + 0.2 * len(lines)
+    height = rows * (_CELL_INCHES + 0.25) + title_inches
+    figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, label in zip(axes.flat, images, labels, strict=False):
+        axis.imshow(image, interpolation="nearest" if image.shape[0] < 100 else "antialiased")
+        axis.set_title(textwrap.shorten(label, 24, placeholder="…"), fontsize=7, y=-0.02, verticalalignment="top")
+    figure.suptitle("\n".join(lines), fontsize=9, y=1 - 0.1 / height, verticalalignment="top")
+    figure.subplots_adjust(
+        left=0.01, right=0.99, top=1 - title_inches / height, bottom=0.2 / height, wspace=0.06, hspace=0.16
+    )
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
