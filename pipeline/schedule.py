@@ -2,7 +2,8 @@
 
 The arithmetic of linear, cosine and cyclic is that of McDanel & Huynh, "Accelerating Vision Transformer Training via a
 Patch Sampling Schedule" (arXiv 2208.09520): a *drop* ratio runs from 0.8 to -0.1, is clamped to [0, 1] and rounded to
-the nearest 0.2. The ramp overshoots 0 by half a rounding step so that full patches get as long a stage as the others.
+the nearest 0.2. A step stands for the middle of its stretch of the ramp, so that a cycle falls as it rose. The ramp
+overshoots 0 by half a rounding step so that full patches get as long a stage as the others.
 """
 
 import math
@@ -113,10 +114,10 @@ class PatchSchedule:
         rounding = self.config.rounding
         start, end = 1 - low, 1 - high - (rounding / 2 if rounding and low < high else 0)
         if self.config.kind == "cyclic":
-            phase = (steps % self.steps_per_epoch) / self.steps_per_epoch
+            phase = (steps % self.steps_per_epoch + 0.5) / self.steps_per_epoch
             progress = 1 - np.abs(2 * phase - 1)
         else:
-            progress = steps / max(self.ramp_steps, 1)
+            progress = (steps + 0.5) / max(self.ramp_steps, 1)
         if self.config.kind == "cosine":
             progress = (1 - np.cos(math.pi * progress)) / 2
         drop = np.clip((1 - progress) * start + progress * end, 1 - high, 1 - low)

@@ -21,9 +21,10 @@ def ramp_keep_rates(
     Exact arithmetic (but for the cosine). ``period`` is the run for linear and cosine, the epoch for cyclic. Where the
     drop lies just between two grid points, both neighbours are right.
     """
-    progress = Fraction(step, period)
+    middle = Fraction(1, 2)  # a step stands for the middle of its stretch of the ramp
+    progress = (step + middle) / period
     if kind == "cyclic":
-        progress = Fraction(step % period, period)
+        progress = (step % period + middle) / period
         progress = 2 * progress if progress <= Fraction(1, 2) else 2 - 2 * progress
     if kind == "cosine":
         progress = Fraction((1 - math.cos(math.pi * float(progress))) / 2)

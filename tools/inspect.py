@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says whic
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,7 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(json.dumps(shown.as_json(), indent=2) if options.json else describe(shown))
+    try:
+        print(json.dumps(shown.as_json(), indent=2) if options.json else describe(shown), flush=True)
+    except BrokenPipeError:  # whoever reads, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

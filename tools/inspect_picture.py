@@ -19,8 +19,9 @@ from pipeline.shards import ShardIndex
 MAX_IMAGES = 64
 _COLUMNS = 8
 _CELL_INCHES = 1.5
-_DROPPED_GRAY = 225  # what dropped patches fade into,
-_DROPPED_SHARE = 0.72  # and how far
+# Dropped patches lose their colour and fade into a bluish grey, which no image without colour holds.
+_FADED_COLOR = (172, 188, 216)
+_FADED_SHARE = 0.78
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -70,8 +71,8 @@ def greyed_out(full: Pixels, kept: Pixels, ids_keep: npt.NDArray[np.int32], patc
     batch, num_patches, _ = full.shape
     grid = int(num_patches**0.5)
     luminance = full.reshape(batch, num_patches, -1, 3).mean(axis=3, keepdims=True)
-    faded = luminance * (1 - _DROPPED_SHARE) + _DROPPED_GRAY * _DROPPED_SHARE
-    patches = np.repeat(faded, 3, axis=3).round().astype(np.uint8).reshape(full.shape)
+    faded = luminance * (1 - _FADED_SHARE) + np.array(_FADED_COLOR) * _FADED_SHARE
+    patches = faded.round().astype(np.uint8).reshape(full.shape)
     np.put_along_axis(patches, ids_keep[..., None].astype(np.int64), kept, axis=1)
     tiles = patches.reshape(batch, grid, grid, patch_size, patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
     return tiles.reshape(batch, grid * patch_size, grid * patch_size, 3)
@@ -92,7 +93,8 @@ def _save(images: Pixels, title: str, labels: list[str], path: Path) -> None:
         axis.set_axis_off()
     for axis, image, label in zip(axes.flat, images, labels, strict=False):
         axis.imshow(image, interpolation="nearest" if image.shape[0] < 100 else "antialiased")
-        axis.set_title(textwrap.shorten(label, 24, placeholder="…"), fontsize=7, y=-0.02, verticalalignment="top")
+        text = textwrap.shorten(label, 24, placeholder="…")
+        axis.text(0.5, -0.03, text, transform=axis.transAxes, fontsize=7, ha="center", va="top")
     figure.suptitle("\n".join(lines), fontsize=9, y=1 - 0.1 / height, verticalalignment="top")
     figure.subplots_adjust(
         left=0.01, right=0.99, top=1 - title_inches / height, bottom=0.2 / height, wspace=0.06, hspace=0.16

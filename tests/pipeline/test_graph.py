@@ -118,7 +118,7 @@ def test_images_of_imagenets_sizes_at_224_are_torchvisions(large_photos: ShardIn
 def test_a_centre_crop_sees_the_pixels_around_it_as_torchvision_does(photos: ShardIndex) -> None:
     data = photo_data(photos, 64)
     got = full_images(photos, validation_plan(photos, data, 8), data).astype(int)
-    # Row 2 and 3 are photographs of 97 x 65 and 67 x 101, whose crop does not lie on whole pixels.
+    # Rows 2 and 3 are photographs of 97 x 65 and 67 x 101, whose crop does not lie on whole pixels.
     for row in (2, 3):
         assert np.abs(got[row] - expected_validation_image(photos, row, data)).max() <= 1
 

@@ -1,0 +1,221 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from pixels import full_images
+
+from engine.config import load_config
+from engine.run_plan import build_schedule
+from pipeline.loader import PatchLoader, train_plans
+from pipeline.plan import TrainPlanner
+from pipeline.selection import patchify
+from pipeline.shards import open_index
+from tools.inspect import inspect_step, main
+from tools.inspect_picture import greyed_out
+
+NUM_STEPS = 24  # two epochs of 96 images in batches of 8
+
+
+def write_config(path: Path, shards: Path, **sections: dict) -> Path:
+    values = {
+        "name": "garments",
+        "data": {
+            "train": str(shards),
+            "val": str(shards),
+            "num_classes": 10,
+            "image_size": 28,
+            "patch_size": 4,
+            "augment": {"crop": "pad"},
+        },
+        "schedule": {"kind": "linear", "keep_rate": [0.2, 1.0]},
+        "model": {"name": "vit_tiny_patch16_224"},
+        "train": {"duration": "2epochs", "global_batch_size": 8},
+        "optim": {"lr": 0.001},
+    }
+    path.write_text(yaml.safe_dump(values | sections))
+    return path
+
+
+@pytest.fixture
+def config(garment_shards: Path, tmp_path: Path) -> Path:
+    return write_config(tmp_path / "garments.yaml", garment_shards)
+
+
+def inspect_json(capsys: pytest.CaptureFixture[str], config: Path, *arguments: str) -> dict:
+    assert main(["--config", str(config), "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+# The plan
+
+
+def test_json_has_exactly_the_promised_keys_and_types(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    shown = inspect_json(capsys, config, "--step", "13")
+    assert list(shown) == ["step", "epoch", "rank", "world_size", "keep_rate", "num_kept", "samples"]
+    assert (shown["step"], shown["epoch"], shown["rank"], shown["world_size"]) == (13, 1, 0, 1)
+    assert shown["keep_rate"] == 0.8
+    assert shown["num_kept"] == 39
+    assert len(shown["samples"]) == 8
+    for sample in shown["samples"]:
+        assert list(sample) == ["key", "shard", "label", "crop", "flip"]
+        assert [type(sample[name]) for name in ("key", "shard", "label", "flip")] == [str, str, int, bool]
+        top, left, bottom, right = sample["crop"]
+        assert bottom - top == right - left == 28
+
+
+def test_the_samples_are_those_that_a_run_trains_on(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    run = load_config(config)
+    index = open_index(run.data.train, "train")
+    planner = TrainPlanner(index, run.data, run.selection, build_schedule(run, index.num_samples), 8, run.seed)
+    plans = train_plans(planner, first_step=20, stop_step=21, micro_batch_size=4)
+    with PatchLoader(
+        index, plans, data=run.data, selection=run.selection, crop="pad", batch_size=4, num_threads=1
+    ) as loader:
+        trained = [
+            (index.key(sample_id), int(label), batch.ids_keep.shape[1])
+            for batch in loader
+            for sample_id, label in zip(batch.plan.sample_ids, batch.labels, strict=True)
+        ]
+    shown = inspect_json(capsys, config, "--step", "20")
+    assert [(sample["key"], sample["label"], shown["num_kept"]) for sample in shown["samples"]] == trained
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_ranks_parts_make_up_the_batch(capsys: pytest.CaptureFixture[str], config: Path, world_size: int) -> None:
+    whole = inspect_json(capsys, config, "--step", "5")
+    parts = [
+        inspect_json(capsys, config, "--step", "5", "--world", str(world_size), "--rank", str(rank))
+        for rank in range(world_size)
+    ]
+    assert [sample for part in parts for sample in part["samples"]] == whole["samples"]
+    assert [part["rank"] for part in parts] == list(range(world_size))
+
+
+def test_overrides_apply(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    before = inspect_json(capsys, config, "--step", "5")
+    after = inspect_json(
+        capsys, config, "--step", "5", "--set", "seed=1", "--set", "schedule={kind: constant, keep_rate: 0.5}"
+    )
+    assert after["keep_rate"] == 0.5
+    assert after["samples"] != before["samples"]
+
+
+def test_the_table_names_every_sample(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    shown = inspect_json(capsys, config, "--step", "0")
+    assert main(["--config", str(config), "--step", "0"]) == 0
+    title, _, header, *rows = capsys.readouterr().out.splitlines()
+    assert "step 0" in title
+    assert "keep rate 0.2" in title
+    assert "num_kept 9 of 49" in title
+    assert "rule contrast" in title
+    assert " ".join(header.split()) == "row key shard label crop: top left bottom right flip num_kept"
+        "row",
+        "key",
+        "shard",
+        "label",
+        "crop:",
+        "top",
+        "left",
+        "bottom",
+        "right",
+        "flip",
+        "num_kept",
+    ]
+    assert len(rows) == len(shown["samples"])
+    for row, sample in zip(rows, shown["samples"], strict=True):
+        cells = row.split()
+        assert cells[1:4] == [sample["key"], sample["shard"], str(sample["label"])]
+        assert list(map(float, cells[4:8])) == sample["crop"]
+        assert cells[8:] == ["yes" if sample["flip"] else "no", "9"]
+
+
+def test_reading_a_plan_needs_no_image(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    code = (
+        "import sys; from tools.inspect import main; "
+        f"assert main(['--config', {str(config)!r}, '--step', '0']) == 0; assert 'nvidia.dali' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+# The picture
+
+
+def test_everything_but_the_kept_patches_is_faded(garment_shards: Path, config: Path) -> None:
+    shown = inspect_step(load_config(config), 8)
+    data = shown.config.data
+    full = patchify(full_images(shown.index, shown.plan, data), data.patch_size)
+    ids_keep = np.array([[0, 3, 48]] * len(full), dtype=np.int32)
+    kept = np.take_along_axis(full, ids_keep[..., None], axis=1)
+    drawn = patchify(greyed_out(full, kept, ids_keep, data.patch_size), data.patch_size)
+    for image, original in zip(drawn, full, strict=True):
+        for patch in range(49):
+            if patch in (0, 3, 48):
+                np.testing.assert_array_equal(image[patch], original[patch])
+            else:
+                assert image[patch].min() > 100, "a faded patch has no dark pixels"
+                red, _, blue = image[patch].reshape(-1, 3).T.astype(int)
+                assert (blue > red).all(), "and a colour that these images do not have"
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 72])
+def test_a_picture_of_the_batch_is_drawn(
+    capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path, batch_size: int
+) -> None:
+    png = tmp_path / "step.png"
+    batch = ["--set", f"train.global_batch_size={batch_size}", "--set", "data.device=gpu"]
+    assert main(["--config", str(config), "--step", "1", "--png", str(png), *batch]) == 0
+    with Image.open(png) as image:
+        colors = len(set(image.convert("RGB").resize((200, 200)).get_flattened_data()))
+        assert image.format == "PNG"
+    assert colors > 50
+    assert len(capsys.readouterr().out.splitlines()) == batch_size + 3
+
+
+def test_photographs_are_drawn_too(photo_shards: Path, tmp_path: Path) -> None:
+    data = {"train": str(photo_shards), "val": str(photo_shards), "num_classes": 5, "image_size": 64}
+    config = write_config(tmp_path / "photos.yaml", photo_shards, data=data, selection={"rule": "grid"})
+    assert main(["--config", str(config), "--step", "0", "--png", str(tmp_path / "step.png")]) == 0
+    assert (tmp_path / "step.png").stat().st_size > 10_000
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--step", "24"], "--step 24 is outside the run, whose steps are 0 to 23"),
+        (["--step", "-1"], "--step -1 is outside the run"),
+        (["--step", "1", "--rank", "2", "--world", "2"], "--rank is 0 to 1 with --world 2, got 2"),
+        (["--step", "1", "--rank", "-1"], "--rank is 0 to 0 with --world 1, got -1"),
+        (["--step", "1", "--world", "0"], "--world is at least 1, got 0"),
+        (["--step", "1", "--world", "3"], "global_batch_size 8 is not divided by 3 ranks"),
+        (["--step", "one"], "argument --step: invalid int value: 'one'; see --help"),
+        ([], "required: --step; see --help"),
+        (["--step", "1", "--set", "schedule.keep_rat=1"], "did you mean 'keep_rate'?"),
+        (["--step", "1", "--set", "data.train=/nowhere"], "shard folder /nowhere does not exist"),
+        (["--step", "1", "--png", "step.jpg"], "--png writes a .png file, got step.jpg"),
+        (["--step", "1", "--png", "/nowhere/step.png"], "the folder /nowhere does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], config: Path, arguments: list[str], message: str
+) -> None:
+    assert main(["--config", str(config), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_the_command_exits_with_the_code(config: Path) -> None:
+    command = [sys.executable, "-m", "tools.inspect", "--config", str(config), "--step", "99"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --step 99")
