@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from nvidia.dali import backend
+from nvidia.dali import backend_impl
 from photographs import jpeg_bytes
 from pixels import (
     assemble,
@@ -226,9 +226,9 @@ def test_every_operator_of_the_gpu_graph_exists_for_its_device(
     graph = define_graph(lambda _: (), settings)
     graph._build_graph()  # all of building that needs no GPU
     registered = {
-        "cpu": set(backend.RegisteredCPUOps()),
-        "gpu": set(backend.RegisteredGPUOps()),
-        "mixed": set(backend.RegisteredMixedOps()),
+        "cpu": set(backend_impl.RegisteredCPUOps()),
+        "gpu": set(backend_impl.RegisteredGPUOps()),
+        "mixed": set(backend_impl.RegisteredMixedOps()),
     }
     # The list holds the Python function under its public name alone.
     registered["cpu"].add("DLTensorPythonFunctionImpl")

@@ -3,6 +3,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def planner(garments: ShardIndex) -> TrainPlanner:
 
 
 def load(
-    index: ShardIndex, plans: Iterator[StepPlan], batch_size: int, *, num_threads: int = 1, **data: object
+    index: ShardIndex, plans: Iterator[StepPlan], batch_size: int, *, num_threads: int = 1, **data: Any
 ) -> PatchLoader:
     settings = garment_data(index.folder, **data)
     return PatchLoader(
@@ -74,7 +75,7 @@ def in_order(index: ShardIndex, batch_size: int) -> Iterator[StepPlan]:
     return validation_plans(ValidationPlanner(index, data, SELECTION, 0.4, batch_size, 0))
 
 
-def load_in_order(index: ShardIndex, batch_size: int, **data: object) -> PatchLoader:
+def load_in_order(index: ShardIndex, batch_size: int, **data: Any) -> PatchLoader:
     return load(index, in_order(index, batch_size), batch_size, augment=AugmentConfig(crop="resized"), **data)
 
 
