@@ -42,7 +42,7 @@ def evaluate(model: nn.Module, index: ShardIndex, config: RunConfig, keep_rate: 
             validation_plans(planner, rank=world.rank, world_size=world.size),
             data=config.data,
             selection=config.selection,
-            crop="resized",
+            crop="centre",
             batch_size=config.eval.micro_batch_size,
             num_threads=config.data.num_threads or world.cores,
             device_id=world.local_rank if config.data.device == "gpu" else None,

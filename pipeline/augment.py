@@ -77,8 +77,11 @@ def flip(images: Node, mirrored: Node) -> Node:
 
 
 def patch_contrast(images: Node, image_size: int, patch_size: int) -> Node:
-    """Standard deviation of each patch's values over 255: float32 [G, G], G patches a side."""
+    """Standard deviation of each patch's pixels around its mean colour, over 255: float32 [G, G], G patches a side.
+
+    The root mean square over the channels of each channel's own deviation: a flat patch scores 0 whatever its colour.
+    """
     grid = image_size // patch_size
-    tiles = fn.reshape(images, shape=[grid, patch_size, grid, patch_size * 3])
+    tiles = fn.reshape(images, shape=[grid, patch_size, grid, patch_size, 3])
     means = fn.reductions.mean(tiles, axes=[1, 3], keep_dims=True)
-    return fn.reductions.std_dev(tiles, means, axes=[1, 3]) / 255.0
+    return fn.reductions.rms(fn.reductions.std_dev(tiles, means, axes=[1, 3]), axes=[2]) / 255.0

@@ -86,18 +86,17 @@ def source_arrays(
 
 
 def _window(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the decoded (``resized``) or shifted (``pad``) window, whole pixels: int32 [B, 2] each."""
+    """Corners of the decoded (``resized``, ``centre``) or shifted (``pad``) window, whole pixels: int32 [B, 2] each."""
     crops = plan.crops.astype(np.float64)
     start, stop = crops[:, :2], crops[:, 2:]
-    if plan.crop == "resized":
-        if settings.device_id is not None:  # whole images are decoded there
-            start, stop = np.zeros_like(start), sizes
-        else:
-            margin = _MARGIN_PIXELS * np.maximum((stop - start) / settings.data.image_size, 1)
-            # A crop on whole pixels is cut out before it is resized, as torchvision does: nothing beyond it is seen.
-            margin = np.where((crops == np.round(crops)).all(axis=1, keepdims=True), 0, margin)
-            start = np.maximum(np.floor(start - margin), 0)
-            stop = np.minimum(np.ceil(stop + margin), sizes)
+    if settings.device_id is not None and plan.crop != "pad":  # whole images are decoded there
+        start, stop = np.zeros_like(start), sizes
+    elif plan.crop == "centre":
+        # torchvision resizes the whole image before it cuts: the filter sees what lies beyond the crop. A random crop
+        # is cut out first, and the filter sees nothing beyond it.
+        margin = _MARGIN_PIXELS * np.maximum((stop - start) / settings.data.image_size, 1)
+        start = np.maximum(np.floor(start - margin), 0)
+        stop = np.minimum(np.ceil(stop + margin), sizes)
     return np.round(start).astype(np.int32), np.round(stop).astype(np.int32)
 
 

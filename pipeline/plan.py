@@ -44,8 +44,9 @@ class StepPlan:
         first_row: position of row 0 in the global batch (validation: in the data set).
         sample_ids: int64 [B].
         labels: int64 [B].
-        crops: float32 [B, 4], (top, left, bottom, right). Under ``resized`` in pixels of the stored image; under
-            ``pad`` in pixels of the image resized to ``image_size``, and it may reach beyond the border.
+        crop: how the crops were made: at random (``resized``, ``pad``) or for validation (``centre``).
+        crops: float32 [B, 4], (top, left, bottom, right) in pixels of the stored image; under ``pad`` in pixels of the
+            image resized to ``image_size``, and it may reach beyond the border.
         flips: bool [B], True for the mirror image.
         noise: float32 [B, C] in [0, 1), the selection's random numbers.
         counted: bool [B], False for rows that only fill up a validation batch.
@@ -55,7 +56,7 @@ class StepPlan:
     epoch: int
     stage: Stage
     first_row: int
-    crop: Literal["resized", "pad"]
+    crop: Literal["resized", "pad", "centre"]
     sample_ids: np.ndarray
     labels: np.ndarray
     crops: np.ndarray
@@ -209,7 +210,7 @@ class ValidationPlanner:
             epoch=0,
             stage=Stage(self.keep_rate, num_kept_at(self.keep_rate, self.data.num_patches)),
             first_row=first,
-            crop="resized",
+            crop="centre",
             sample_ids=ids,
             labels=self.samples.label[ids].astype(np.int64),
             crops=centre_crops(

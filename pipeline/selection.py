@@ -101,7 +101,7 @@ def select(
 
     Args:
         scores: float32 [B, N] from the images where the rule has a score (``contrast``: the standard deviation of the
-            patch's values over 255), else None.
+            patch's pixels around its mean colour, over 255), else None.
         noise: float32 [B, N], [B, 1] (``grid``) or [B, 0], uniform in [0, 1).
 
     Returns:

@@ -77,8 +77,12 @@ def patchify(image: np.ndarray, patch_size: int) -> np.ndarray:
 
 
 def contrast(image: np.ndarray, patch_size: int) -> np.ndarray:
-    """Standard deviation of every patch's values over 255: float64 [N]."""
-    return np.array([np.std(patch.astype(np.float64) / 255) for patch in patchify(image, patch_size)])
+    """Standard deviation of every patch's pixels around the patch's mean colour, over 255: float64 [N]."""
+    scores = []
+    for patch in patchify(image, patch_size):
+        pixels = patch.reshape(-1, 3).astype(np.float64) / 255
+        scores.append(np.sqrt(np.mean((pixels - pixels.mean(axis=0)) ** 2)))
+    return np.array(scores)
 
 
 def resized_crop(

@@ -157,8 +157,8 @@ def test_contrast_is_numpys_standard_deviation(image_size: int, patch_size: int)
 
 
 def test_patches_of_one_colour_have_no_contrast_at_all() -> None:
-    for value in (0, 1, 77, 128, 255):
-        image = np.full((224, 224, 3), value, np.uint8)
+    for colour in ((0, 0, 0), (1, 1, 1), (255, 255, 255), (255, 0, 77), (12, 130, 250)):
+        image = np.tile(np.array(colour, np.uint8), (224, 224, 1))
         assert not run(lambda node: augment.patch_contrast(node, 224, 16), image).any()
 
 

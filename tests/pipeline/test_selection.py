@@ -180,7 +180,7 @@ def test_the_contrast_rule_keeps_the_patches_that_vary_most() -> None:
     image = np.full((12, 12, 3), 200, dtype=np.uint8)
     image[4:8, 8:12] = images(1, 4)[0]
     image[8:12, 0:4, 0] = 100
-    image[8:10, 0:4, 0] = 110
+    image[8:10, 0:4, 0] = 160
     scores = reference.contrast(image, 4).astype(np.float32)[None]
     assert select(scores, noise(1, 0), 2, 3, SelectionConfig(rule="contrast")).tolist() == [[5, 6]]
     assert select(scores, noise(1, 0), 4, 3, SelectionConfig(rule="contrast")).tolist() == [[0, 1, 5, 6]]
