@@ -9,7 +9,7 @@ FASHION = Path(__file__).resolve().parents[2] / "configs" / "fashion_mnist.yaml"
 
 
 def config(*overrides: str) -> RunConfig:
-    return load_config(FASHION, list(overrides))
+    return load_config(FASHION, ["train.global_batch_size=128", *overrides])
 
 
 def test_durations_become_steps() -> None:
