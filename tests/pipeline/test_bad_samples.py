@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_images import LATER_DAMAGE, SOUND_OUTSIDE, overwrite, write_photo_shards
+from bad_images import HEIGHT, LATER_DAMAGE, SOUND_OUTSIDE, WIDTH, overwrite, write_photo_shards
 from nvidia.dali.pipeline import Pipeline
 from photographs import jpeg_bytes
 from pixels import train_planner
@@ -113,7 +113,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
     """Images 37, 10, 17 and 24 are damaged inside, where an index does not see it; 31, 38 and 45 after indexing."""
-    replaced = dict(zip((37, 10, 17, 24), SOUND_OUTSIDE.values(), strict=True))
+    replaced = {10: SOUND_OUTSIDE["a truncated PNG"], 17: SOUND_OUTSIDE["a GIF"], 24: SOUND_OUTSIDE["an AVIF"]}
+    replaced[37] = jpeg_bytes(37, WIDTH, HEIGHT)[:-100]
     index = write_photo_shards(tmp_path_factory.mktemp("damaged"), replaced)
     for sample_id, name in ((31, "garbage"), (38, "a JPEG bomb"), (45, "an image of another size")):
         overwrite(index, sample_id, LATER_DAMAGE[name])
