@@ -20,7 +20,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, first_step: int) -> None:
         self.path = path
-        kept = [line for line in read_metrics(path) if _done_before(line, first_step)]
+        kept = [line for line in read_metrics(path) if done_before(line, first_step)]
         temporary = path.with_suffix(".jsonl.tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         temporary.replace(path)
@@ -33,7 +33,8 @@ class MetricsFile:
         self._file.close()
 
 
-def _done_before(line: dict[str, Any], first_step: int) -> bool:
+def done_before(line: dict[str, Any], first_step: int) -> bool:
+    """Whether a line speaks of what a run that starts at ``first_step`` has behind it."""
     # A train line is about step `step`; an eval line is about the weights after `step` steps.
     return line["step"] < first_step if line["event"] == "train" else line["step"] <= first_step
 

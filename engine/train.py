@@ -2,7 +2,8 @@
 
     deepspeed --no_local_rank --module engine.train --config configs/fashion_mnist.yaml
 
-Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says which).
+Exit codes: 0 done, 2 an input that cannot be used, 3 data that turned out to be bad while training: an image that
+cannot be decoded, too many of them, or a shard that changed (one line on stderr says which).
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 import deepspeed
 import torch
 
+from engine.bad_data import one_data_error
 from engine.checkpoint import find_checkpoint, identity, load_checkpoint, read_step
 from engine.config import RunConfig, load_config
 from engine.model import PatchViT, build_model
@@ -157,7 +159,8 @@ def train_run(argv: Sequence[str], world: World) -> None:
     """One run from its command line to its summary. Collective.
 
     Raises:
-        SystemExit: with code 2, on every rank, for an input that cannot be used.
+        SystemExit: with code 2, on every rank, for an input that cannot be used; with code 3 for data that turned out
+            to be bad while training.
     """
     with one_clear_error(world):
         prepared = prepare(argv, world)
@@ -195,7 +198,8 @@ def train_run(argv: Sequence[str], world: World) -> None:
         prepared.folder,
         prepared.identity,
     )
-    accuracies = train(run, prepared.first_step, prepared.stop_step)
+    with one_data_error(world):
+        accuracies = train(run, prepared.first_step, prepared.stop_step)
     finish(run, accuracies, prepared.stop_step)
 
 
