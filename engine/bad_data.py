@@ -140,8 +140,9 @@ class BadSampleLog:
         last = self._lines[-1]
         return (
             f"{num_bad} of the {index.num_samples} samples in {index.folder} ({index.split}) are bad so far "
-            f"(a share of {num_bad / index.num_samples:.3g}), but data.max_bad_share is {max_share:g}; {self._path} names them all, "
-            f"the last: sample '{last['key']}' in {last['shard']} at byte {last['offset']}: {last['cause']}"
+            f"(a share of {num_bad / index.num_samples:.3g}), but data.max_bad_share is {max_share:g}; {self._path} "
+            f"names them all; the last is sample {last['key']!r} in {last['shard']} at byte {last['offset']}: "
+            f"{last['cause']}"
         )
 
 

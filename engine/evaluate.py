@@ -47,7 +47,7 @@ def evaluate(
     )
     was_training = model.training
     model.eval()
-    # correct at 1, correct at 5, loss, samples, bad ones; float64 holds counts exactly and keeps the sum of losses steady.
+    # correct at 1 and at 5, loss, samples, bad ones; float64 holds counts exactly and keeps the sum of losses steady.
     totals = torch.zeros(5, dtype=torch.float64, device=world.device)
     with (
         torch.no_grad(),

@@ -55,7 +55,7 @@ class BadRow:
     substitute_id: int | None
 
     def __str__(self) -> str:
-        return f"sample '{self.key}' in {self.shard} at byte {self.offset}: {self.cause}"
+        return f"sample {self.key!r} in {self.shard} at byte {self.offset}: {self.cause}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ shards by the index's fingerprint.
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,12 +57,30 @@ def read_exclusion(path: Path) -> Exclusion:
         return Exclusion(str(content["fingerprint"]), samples)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path}: not a readable list of excluded samples ({type(error).__name__}: {error}); make it again with: "
-            f"python -m tools.shards verify {path.parent} --exclude, or remove it"
+            f"{path}: not a readable list of excluded samples ({type(error).__name__}: {error}); remove it, and "
+            f"make it again with: python -m tools.shards verify {path.parent} --exclude"
         ) from None
 
 
-def write_exclusion(path: Path, exclusion: Exclusion) -> None:
+def known_samples(path: Path, fingerprint: str) -> tuple[ExcludedSample, ...]:
+    """What a list leaves out of the index with this fingerprint; nothing if there is none, or one for other shards."""
+    if not path.is_file():
+        return ()
+    exclusion = read_exclusion(path)
+    return exclusion.samples if exclusion.fingerprint == fingerprint else ()
+
+
+def add_samples(path: Path, fingerprint: str, samples: Iterable[ExcludedSample]) -> Exclusion:
+    """Puts samples on a list, which is begun anew where it was made for other shards. Returns all it holds."""
+    known = known_samples(path, fingerprint)
+    names = {(sample.shard, sample.key) for sample in known}
+    new = dict.fromkeys(sample for sample in samples if (sample.shard, sample.key) not in names)
+    exclusion = Exclusion(fingerprint, (*known, *new))
+    _write(path, exclusion)
+    return exclusion
+
+
+def _write(path: Path, exclusion: Exclusion) -> None:
     """Replaces the list by a whole new one, a sample a line."""
     lines = ",\n  ".join(json.dumps(asdict(sample)) for sample in exclusion.samples)
     head = json.dumps({"format_version": _FORMAT_VERSION, "fingerprint": exclusion.fingerprint})

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.exclusion import exclusion_path, read_exclusion
+from pipeline.exclusion import ExcludedSample, add_samples, exclusion_path, read_exclusion
 from pipeline.tars import IMAGE_EXTENSIONS, Fault, Row, Scan, scan_shard
 
 FORMAT_VERSION = 1
@@ -143,7 +143,7 @@ class ShardIndex:
     def describe(self, sample_id: int) -> str:
         """Where a sample lies, in words, for error messages."""
         shard = self.shards[self.shard[sample_id]].name
-        return f"sample '{self.key(sample_id)}' in {shard} at byte {self.offset[sample_id]}"
+        return f"sample {self.key(sample_id)!r} in {shard} at byte {self.offset[sample_id]}"
 
 
 def index_path(folder: str | Path, split: str) -> Path:
@@ -181,11 +181,13 @@ def build_index(
     *,
     label_field: str | None = None,
     on_shard: Callable[[Path, Scan], object] | None = None,
+    leave_out_faulty: bool = False,
 ) -> ShardIndex:
     """Walks over the tars' headers once and writes `<folder>/<split>.index`, under a temporary name first.
 
     tar_paths: tars directly in `folder`. label_field: take labels from this field of the samples' `json`
     member (by default from `cls`, else from the field `label`). on_shard: called after each shard.
+    leave_out_faulty: samples with a fault are not indexed, but listed beside the index (see `exclusion.py`).
     Raises BadShardsError with every fault of every shard, FileNotFoundError where there is no tar.
     """
     folder = Path(folder)
@@ -206,7 +208,7 @@ def build_index(
         rows.extend(scan.rows)
         if on_shard is not None:
             on_shard(path, scan)
-    if faults:
+    if not all(leave_out_faulty and fault.key for fault in faults) or not rows:
         raise BadShardsError(faults)
 
     columns = list(zip(*rows, strict=True))
@@ -226,6 +228,9 @@ def build_index(
     }
     path = index_path(folder, split)
     _write_atomically(path, batch, metadata)
+    if faults:
+        left_out = [ExcludedSample(fault.shard, fault.key, fault.reason, None) for fault in faults]
+        add_samples(exclusion_path(folder, split), _fingerprint(shards), left_out)
     return read_index(path)
 
 
