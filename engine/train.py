@@ -2,8 +2,9 @@
 
     deepspeed --no_local_rank --module engine.train --config configs/fashion_mnist.yaml
 
-Exit codes: 0 done, 2 an input that cannot be used, 74 a checkpoint that could not be written (one line on stderr says
-what is wrong).
+Exit codes: 0 done, 2 an input that cannot be used, 3 data that turned out to be bad while training (an image that
+cannot be decoded, too many of them, or a shard that changed), 74 a checkpoint that could not be written. One line on
+stderr says what is wrong.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 import deepspeed
 import torch
 
+from engine.bad_data import one_data_error
 from engine.checkpoint import clear_save_error, load_checkpoint
 from engine.config import RunConfig, load_config
 from engine.model import PatchViT, build_model
@@ -177,7 +179,8 @@ def train_run(argv: Sequence[str], world: World) -> None:
     """One run from its command line to its summary. Collective.
 
     Raises:
-        SystemExit: with code 2, on every rank, for an input that cannot be used.
+        SystemExit: with code 2, on every rank, for an input that cannot be used; with code 3 for data that turned out
+            to be bad while training.
     """
     with one_clear_error(world):
         prepared = prepare(argv, world)
@@ -215,7 +218,7 @@ def train_run(argv: Sequence[str], world: World) -> None:
         prepared.folder,
         prepared.identity,
     )
-    with clear_save_error(world):
+    with one_data_error(world), clear_save_error(world):
         accuracies = train(run, start.step, prepared.stop_step)
     finish(run, accuracies, prepared.stop_step)
 

@@ -1,5 +1,6 @@
 """The training loop."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
+from engine.bad_data import BadSampleLog, read_batches
 from engine.checkpoint import Checkpoints
 from engine.config import RunConfig
 from engine.evaluate import Accuracy, evaluate
@@ -42,19 +44,22 @@ class Run:
 
 def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
     """Train the steps ``first_step`` to ``stop_step - 1``; returns the accuracies after the last one. Collective."""
-    plan, world = run.plan, run.world
+    config, plan, world = run.config, run.plan, run.world
     metrics = MetricsFile(run.folder / "metrics.jsonl", first_step) if world.is_first else None
     progress = Progress(first_step, stop_step, enabled=world.is_first)
     clock = IntervalClock()
+    bad_samples = BadSampleLog(run.folder / "bad_samples.jsonl", first_step, config.data, world)
     accuracies: list[Accuracy] = []
     run.engine.train()
     with training_loader(run, first_step, stop_step) as loader, open_checkpoints(run, metrics) as checkpoints:
+        batches = read_batches(loader)
         for step in range(first_step, stop_step):
             logged = _is_logged(run, step, stop_step)
-            loss, grad_norm, batch = train_step(run, step, loader, measure=logged)
+            loss, grad_norm, batch = train_step(run, step, batches, measure=logged)
             clock.num_steps += 1
             if logged:
                 line = _train_line(run, step, loss, grad_norm, batch, clock, loader)
+                line["bad_samples"] = bad_samples.record(loader.take_bad_rows(), run.train_index, "train")
                 progress.show(line)
                 if metrics is not None:
                     metrics.write(line)
@@ -62,7 +67,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
             progress.advance()
             done = step + 1
             if _is_due(plan.eval_every, done) or done == stop_step:
-                accuracies = evaluate_all(run, done, metrics)
+                accuracies = evaluate_all(run, done, metrics, bad_samples)
                 progress.say_accuracies(done, accuracies)
             if _is_due(plan.checkpoint_every, done) or done == stop_step:
                 checkpoints.save(done)
@@ -111,10 +116,13 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
         batch_size=plan.micro_batch_size,
         num_threads=config.data.num_threads or world.cores,
         device_id=world.local_rank if config.data.device == "gpu" else None,
+        substitutes=run.planner if config.data.on_bad_sample == "skip" else None,
     )
 
 
-def train_step(run: Run, step: int, loader: PatchLoader, *, measure: bool) -> tuple[torch.Tensor, float | None, Batch]:
+def train_step(
+    run: Run, step: int, batches: Iterator[Batch], *, measure: bool
+) -> tuple[torch.Tensor, float | None, Batch]:
     """One optimizer step.
 
     Returns:
@@ -134,7 +142,7 @@ def train_step(run: Run, step: int, loader: PatchLoader, *, measure: bool) -> tu
     step_loss = torch.zeros((), device=run.world.device)
     grad_norm = None
     for micro in range(plan.accumulation_steps):
-        batch = next(loader).to(run.world.device)
+        batch = next(batches).to(run.world.device)
         assert batch.plan.step == step
         logits = engine(batch.patches, batch.ids_keep)
         loss = cross_entropy(logits, batch.labels, label_smoothing=config.train.label_smoothing).mean()
@@ -162,11 +170,12 @@ def _plain_grad_norm(engine: DeepSpeedEngine) -> float | None:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-def evaluate_all(run: Run, done: int, metrics: MetricsFile | None) -> list[Accuracy]:
+def evaluate_all(run: Run, done: int, metrics: MetricsFile | None, bad_samples: BadSampleLog) -> list[Accuracy]:
     """Validation at every configured keep rate after ``done`` steps. Collective."""
     accuracies = []
     for keep_rate in run.config.eval.keep_rates:
-        accuracy = evaluate(run.engine, run.val_index, run.config, keep_rate, run.world)
+        accuracy, bad = evaluate(run.engine, run.val_index, run.config, keep_rate, run.world)
+        bad_samples.record(bad, run.val_index, "eval", done)
         accuracies.append(accuracy)
         if metrics is not None:
             metrics.write({"event": "eval", "step": done, **asdict(accuracy)})
