@@ -1,5 +1,6 @@
 """Validation at any keep rate, every sample exactly once on any number of ranks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +27,18 @@ class Accuracy:
     num_samples: int
 
 
-def evaluate(model: nn.Module, index: ShardIndex, config: RunConfig, keep_rate: float, world: World) -> Accuracy:
-    """One pass over the validation set. Collective: every rank must call it, and gets the same result."""
+def evaluate(
+    model: nn.Module,
+    index: ShardIndex,
+    config: RunConfig,
+    keep_rate: float,
+    world: World,
+    is_interrupted: Callable[[], bool] = lambda: False,
+) -> Accuracy | None:
+    """One pass over the validation set. Collective: every rank must call it, and gets the same result.
+
+    ``is_interrupted`` is asked before each batch, must answer alike on all ranks, and ends the pass with None.
+    """
     planner = ValidationPlanner(
         index, config.data, config.selection, keep_rate, config.eval.micro_batch_size, config.seed
     )
@@ -49,6 +60,9 @@ def evaluate(model: nn.Module, index: ShardIndex, config: RunConfig, keep_rate: 
         ) as loader,
     ):
         for batch in loader:
+            if is_interrupted():
+                model.train(was_training)
+                return None
             batch = batch.to(world.device)
             logits = model(batch.patches, batch.ids_keep)[batch.counted].float()
             labels = batch.labels[batch.counted]

@@ -6,12 +6,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import deepspeed
 import torch
 import torch.distributed as dist
 
 USER_ERROR_EXIT_CODE = 2
+
+# How long ranks wait for each other, when they meet and in every collective. A rank that dies is noticed within seconds
+# and one that stalls is named after engine.stall_report_s, so this is only for a machine that vanishes from the network
+# without closing its connections. It must not end a healthy run whose other ranks wait for one of them: to import
+# everything from cold shared storage, to open a large data set, to convert a checkpoint, to export. DeepSpeed's own
+# variable, in minutes, overrides it.
+COLLECTIVE_TIMEOUT_S = 60 * float(os.environ.get("DEEPSPEED_TIMEOUT", "15"))
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ def join_world() -> World:
     # DeepSpeed's shared-memory all-reduce for CPUs is a C++ extension, compiled for a minute at first use, that leaves
     # segments behind when a rank is killed. Gloo does the same work; CPU runs are for trying things out.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
     local_rank = int(os.environ["LOCAL_RANK"])
     on_gpu = torch.cuda.is_available()
     if on_gpu:

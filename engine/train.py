@@ -2,14 +2,18 @@
 
     deepspeed --no_local_rank --module engine.train --config configs/fashion_mnist.yaml
 
-Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says which).
+Exit codes: 0 done; 1 a rank failed, was lost or had to be ended (stderr names it, and the last checkpoint holds); 2 an
+input that cannot be used (one line on stderr says which); 75 stopped by a signal, with a checkpoint from which the same
+command goes on. What the launcher makes of them: ``engine/stopping.py``.
 """
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,13 +23,17 @@ import torch
 
 from engine.checkpoint import find_checkpoint, identity, load_checkpoint, read_step
 from engine.config import RunConfig, load_config
+from engine.launchers import Launchers
 from engine.model import PatchViT, build_model
 from engine.optim import build_optimizer, param_groups
+from engine.progress import say
 from engine.ranks import World, join_world, leave_world, one_clear_error
 from engine.result import finish
 from engine.run_folder import prepare_folder
 from engine.run_plan import RunPlan, deepspeed_config, plan_run
+from engine.stopping import STOPPED_EXIT_CODE
 from engine.trainer import Run, train
+from engine.watch import Watch
 from pipeline.plan import TrainPlanner
 from pipeline.shards import ShardIndex, open_index
 
@@ -153,8 +161,11 @@ def check_labels(index: ShardIndex, num_classes: int) -> None:
         )
 
 
-def train_run(argv: Sequence[str], world: World) -> None:
+def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = None) -> int:
     """One run from its command line to its summary. Collective.
+
+    Returns:
+        The exit code: 0, or 75 if it was stopped.
 
     Raises:
         SystemExit: with code 2, on every rank, for an input that cannot be used.
@@ -163,6 +174,18 @@ def train_run(argv: Sequence[str], world: World) -> None:
         prepared = prepare(argv, world)
         if world.is_first:
             prepare_folder(prepared.folder, prepared.config, fresh=prepared.checkpoint is None)
+    limits = prepared.config.engine
+    with Watch(
+        world,
+        prepared.folder,
+        stop_grace_s=limits.stop_grace_s,
+        stall_report_s=limits.stall_report_s,
+        launchers=launchers,
+    ) as watch:
+        return _train_prepared(prepared, world, watch)
+
+
+def _train_prepared(prepared: Prepared, world: World, watch: Watch) -> int:
     config = prepared.config
     optimizer = build_optimizer(
         param_groups(
@@ -194,20 +217,33 @@ def train_run(argv: Sequence[str], world: World) -> None:
         prepared.val_index,
         prepared.folder,
         prepared.identity,
+        watch,
     )
     accuracies = train(run, prepared.first_step, prepared.stop_step)
+    if watch.stopping:
+        if world.is_first:
+            checkpoint = find_checkpoint(prepared.folder / "checkpoints")
+            say(f"stopped by {watch.reason}; the same command goes on from {checkpoint} (exit code 75)")
+        return STOPPED_EXIT_CODE
+    watch.enter("finish", prepared.stop_step)
     finish(run, accuracies, prepared.stop_step)
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Meet the other ranks, train, part."""
+    """Meet the other ranks, train, part. A run that was stopped ends without waiting for any thread."""
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         parse_arguments(argv)
     _quiet()
+    launchers = Launchers()
     world = join_world()
-    train_run(argv, world)
+    code = train_run(argv, world, launchers)
     leave_world()
+    if code:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
 
 
 def _quiet() -> None:

@@ -19,8 +19,7 @@ def main() -> None:
     codes = []
     for argv in json.loads(jobs.read_text()):
         try:
-            train_run(argv, world)
-            codes.append(0)
+            codes.append(train_run(argv, world))
         except SystemExit as stop:
             codes.append(stop.code)
     if world.is_first:
