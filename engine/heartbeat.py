@@ -151,10 +151,11 @@ class StallJudge:
 
     Args:
         after_s: how long a rank may stay where it is; it is named then, after twice that time, four times, ...
+        silence_s: a rank that has not beaten for so long is taken for what the others wait for.
     """
 
-    def __init__(self, after_s: float) -> None:
-        self._after_s = after_s
+    def __init__(self, after_s: float, silence_s: float = 4.0) -> None:
+        self._after_s, self._silence_s = after_s, min(silence_s, after_s)
         self._last_moved: dict[int, tuple[int, float]] = {}  # by rank: count of beats, when this was seen to change
         self._said: dict[int, tuple[tuple[int, str], float]] = {}  # by rank: where, and the time it was named with
 
@@ -162,7 +163,7 @@ class StallJudge:
         """Lines to say now. ``now``: seconds on the caller's monotonic clock."""
         running = [beat for beat in beats if not beat.has_ended]
         silent_s = {beat.rank: self._silent_s(beat, now) for beat in running}
-        silent = [beat for beat in running if silent_s[beat.rank] >= self._after_s]
+        silent = [beat for beat in running if silent_s[beat.rank] >= self._silence_s]
         # Whoever waits for a rank that stands still stands still too: the ranks furthest behind are the cause.
         stuck = silent or [beat for beat in running if beat.position == min(other.position for other in running)]
         groups: dict[str, list[tuple[Beat, float]]] = defaultdict(list)

@@ -15,6 +15,7 @@ from engine.processes import ancestors, command_line
 _LAUNCH = "deepspeed.launcher.launch"
 _RUNNER_NAMES = ("deepspeed", "deepspeed.pt", "ds")
 _SECONDS_BETWEEN_LOOKS = 1.0
+_LAST_SECONDS = 30.0
 
 
 def is_launch(command: Sequence[str]) -> bool:
@@ -72,9 +73,12 @@ class Launchers:
             threading.Thread(target=self._look, name="launchers", daemon=True).start()
 
     def when_lost(self, act: Callable[[str], None] | None) -> None:
-        """From now on call ``act`` with a launcher's name when it is found gone; None: end the process, as at first."""
+        """From now on call ``act`` with a launcher's name when it is found gone.
+
+        None: the run is over, and the process gets some seconds to end by itself. At first it is ended at once.
+        """
         with self._lock:
-            self._act = act or _end_now
+            self._act = act or _end_soon
             if self._lost is not None:
                 self._act(self._lost)
 
@@ -89,8 +93,14 @@ class Launchers:
             threading.Event().wait(_SECONDS_BETWEEN_LOOKS)
 
 
+def _end_soon(launcher: str) -> None:
+    timer = threading.Timer(_LAST_SECONDS, _end_now, [launcher])
+    timer.daemon = True
+    timer.start()
+
+
 def _end_now(launcher: str) -> None:
-    """Outside of training there is nothing to save."""
+    """Before training there is nothing to save."""
     try:
         print(f"error: {launcher} is gone; this rank ends too", file=sys.stderr, flush=True)
     finally:

@@ -129,7 +129,7 @@ class Watch:
     # The heartbeat's thread: everything that touches the shared folder.
 
     def _keep_beating(self) -> None:
-        judge = StallJudge(self._stall_report_s)
+        judge = StallJudge(self._stall_report_s, silence_s=4 * self._interval_s)
         while not self._closing.wait(self._interval_s):
             # A disk that is full or slow must not end a run that could go on without heartbeats.
             with suppress(OSError):
