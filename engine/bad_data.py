@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from engine.metrics import done_before, read_metrics
-from engine.ranks import World
+from engine.ranks import AgreedExit, World
 from pipeline.bad_samples import BadRow, BadSampleError
 from pipeline.batch import Batch
 from pipeline.config import DataConfig
@@ -62,9 +62,10 @@ def one_data_error(world: World) -> Iterator[None]:
         if world.is_first or not error.agreed:
             where = "" if error.agreed or world.size == 1 else f"rank {world.rank}: "
             print(f"error: {where}{error}", file=sys.stderr, flush=True)
-        if error.agreed:
-            dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
-        sys.exit(BAD_DATA_EXIT_CODE)
+        if not error.agreed:
+            sys.exit(BAD_DATA_EXIT_CODE)
+        dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
+        raise AgreedExit(BAD_DATA_EXIT_CODE) from None
     except RuntimeError:
         if world.size > 1:
             time.sleep(_SECONDS_BEFORE_FOLLOWING)

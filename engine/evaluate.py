@@ -1,5 +1,6 @@
 """Validation at any keep rate, every sample exactly once on any number of ranks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,11 +34,17 @@ class Accuracy:
 
 
 def evaluate(
-    model: nn.Module, index: ShardIndex, config: RunConfig, keep_rate: float, world: World
-) -> tuple[Accuracy, list[BadRow]]:
+    model: nn.Module,
+    index: ShardIndex,
+    config: RunConfig,
+    keep_rate: float,
+    world: World,
+    is_interrupted: Callable[[], bool] = lambda: False,
+) -> tuple[Accuracy | None, list[BadRow]]:
     """One pass over the validation set, and the bad samples that this rank met.
 
-    Collective: every rank must call it, and gets the same accuracy.
+    Collective: every rank must call it, and gets the same accuracy. ``is_interrupted`` is asked before each batch, must
+    answer alike on all ranks, and ends the pass without an accuracy.
 
     Raises:
         DataError: an image or a shard that cannot be used.
@@ -64,6 +71,9 @@ def evaluate(
         ) as loader,
     ):
         for batch in read_batches(loader):
+            if is_interrupted():
+                model.train(was_training)
+                return None, []
             batch = batch.to(world.device)
             logits = model(batch.patches, batch.ids_keep)[batch.counted].float()
             labels = batch.labels[batch.counted]

@@ -20,6 +20,7 @@ from pipeline.reader import SampleReader
 from pipeline.shards import ShardIndex
 
 _END = object()
+_CLOSE_TIMEOUT_S = 10.0
 
 
 def train_plans(
@@ -184,10 +185,14 @@ class PatchLoader:
         return bad
 
     def close(self) -> None:
-        """Stop the thread and close the shards. Safe to call twice."""
+        """Stop the thread and close the shards. Safe to call twice.
+
+        A thread that hangs in a read is left to itself: it keeps no process alive.
+        """
         self._closing.set()
-        self._thread.join()
-        self._reader.close()
+        self._thread.join(timeout=_CLOSE_TIMEOUT_S)
+        if not self._thread.is_alive():
+            self._reader.close()
 
     def __enter__(self) -> "PatchLoader":
         return self
