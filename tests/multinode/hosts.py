@@ -1,8 +1,9 @@
 """Two hosts on one machine: each is a set of Linux namespaces with its own network, name, processes and mounts.
 
-They are joined by a cable (a veth pair whose ends are both called eth0) and each runs an sshd. They see this machine's
-files, so that /tmp is a folder that both share; what is mounted on one of them is seen there alone. Nothing of it is
-left on this machine once the two processes that hold them are gone, and these do not outlive the tests.
+Each has an eth0, which a cable (a veth pair) joins to a switch (a bridge in a network of its own), and runs an sshd. They
+see this machine's files, so that /tmp is a folder that both share; what is mounted on one of them is seen there alone.
+Nothing of it is left on this machine once the three processes that hold them are gone, and these do not outlive the
+tests.
 """
 
 import os
@@ -64,7 +65,7 @@ def why_impossible() -> str | None:
     missing = [program for program in PROGRAMS if shutil.which(program, path=_search_path()) is None]
     if missing:
         return f"not installed: {', '.join(missing)} (Debian: apt-get install iproute2 openssh-server pdsh)"
-    cable = "ip link add eth7 type veth peer name eth8 && mount -t tmpfs tmpfs /mnt"
+    cable = "ip link add br0 type bridge && ip link add eth7 type veth peer name eth8 && mount -t tmpfs tmpfs /mnt"
     command = ["unshare", *_NAMESPACES, "--fork", "--mount-proc", "sh", "-c", cable]
     tried = subprocess.run(command, capture_output=True, text=True, check=False)
     return f"no namespaces here: {tried.stderr.strip()}" if tried.returncode else None
@@ -72,13 +73,21 @@ def why_impossible() -> str | None:
 
 @dataclass(frozen=True)
 class Host:
-    """One of the two. ``holder`` is the process whose death ends it, ``init`` its first process."""
+    """One of the two.
+
+    Attributes:
+        folder: of the settings that all hosts share.
+        holder: the process that holds the namespaces, as a child of the tests.
+        init: the first process within; they end with it.
+        switch: the process whose network is the switch.
+    """
 
     name: str
     address: str
     folder: Path
     holder: subprocess.Popen[bytes]
     init: int
+    switch: int
 
     def command(self, *words: str | Path) -> list[str]:
         """The command line that runs ``words`` on this host, from this machine."""
@@ -106,6 +115,10 @@ class Host:
         """End every process of this host at once, as a crash does."""
         os.kill(self.init, signal.SIGKILL)
         self.holder.wait(20)
+
+    def unplug(self) -> None:
+        """Pull the cable: connections stay open, and nothing arrives any more."""
+        _in_switch(self.switch, "ip", "link", "set", self.name, "down")
 
     @property
     def is_up(self) -> bool:
@@ -137,21 +150,40 @@ def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
     folder.mkdir(parents=True, exist_ok=True)
     _write_settings(folder)
     hosts: list[Host] = []
+    # Should the tests be killed, the kernel ends the switch and the hosts.
+    switch = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"])
     try:
+        wait_until(lambda: _is_apart(switch.pid), 10)
+        _in_switch(switch.pid, "ip", "link", "add", "br0", "type", "bridge")
+        _in_switch(switch.pid, "ip", "link", "set", "br0", "up")
         for name, address in ADDRESSES.items():
-            hosts.append(_boot(name, address, folder))
+            hosts.append(_boot(name, address, folder, switch.pid))
+            _plug_in(hosts[-1])
         first, second = hosts
-        cable = ["ip", "link", "add", "name", "eth0", "netns", str(first.init)]
-        subprocess.run([*cable, "type", "veth", "peer", "name", "eth0", "netns", str(second.init)], check=True)
-        for host in hosts:
-            host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
-            host.run("ip", "link", "set", "eth0", "up")
         first.run("sh", "-c", "for try in $(seq 50); do ssh host-b true && exit; sleep 0.2; done; exit 1")
         yield first, second
     finally:
         for host in hosts:
             if host.is_up:
                 host.kill()
+        switch.kill()
+        switch.wait()
+
+
+def _is_apart(pid: int) -> bool:
+    return os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net")
+
+
+def _in_switch(switch: int, *words: str) -> None:
+    subprocess.run(["nsenter", "--target", str(switch), "--net", "--", *words], check=True)
+
+
+def _plug_in(host: Host) -> None:
+    cable = ["ip", "link", "add", "name", host.name, "type", "veth", "peer", "name", "eth0", "netns", str(host.init)]
+    _in_switch(host.switch, *cable)
+    _in_switch(host.switch, "ip", "link", "set", host.name, "up", "master", "br0")
+    host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
+    host.run("ip", "link", "set", "eth0", "up")
 
 
 def _write_settings(folder: Path) -> None:
@@ -175,9 +207,8 @@ def write_program(path: Path, shell: str) -> None:
     path.chmod(0o755)
 
 
-def _boot(name: str, address: str, folder: Path) -> Host:
+def _boot(name: str, address: str, folder: Path, switch: int) -> Host:
     script = _BOOT.format(name=name, folder=folder, sshd=shutil.which("sshd", path=_search_path()))
-    # Should the tests be killed, the kernel ends the hosts.
     command = ["setpriv", "--pdeathsig", "KILL", "unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
     with (folder / f"{name}.log").open("w") as log:
         holder = subprocess.Popen(
@@ -186,7 +217,7 @@ def _boot(name: str, address: str, folder: Path) -> Host:
     wait_until(lambda: (folder / f"{name}.booted").exists() or holder.poll() is not None, 20)
     assert holder.poll() is None, (folder / f"{name}.log").read_text()
     init = int(Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text())
-    return Host(name, address, folder, holder, init)
+    return Host(name, address, folder, holder, init, switch)
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float) -> None:
