@@ -110,7 +110,9 @@ def check_same_run_folder(world: World, folder: Path, *, first_step: int) -> Non
     """
     _check_shared(world, folder, VISIBLE_WITHIN_S)
     problem = f"the ranks would go on from different checkpoints of {folder}"
-    _check_same(world, {"steps done": first_step}, problem, "name one checkpoint that every host can read with --resume")
+    _check_same(
+        world, {"steps done": first_step}, problem, "name one checkpoint that every host can read with --resume"
+    )
 
 
 def _check_shared(world: World, folder: Path, within_s: float) -> None:
@@ -124,8 +126,8 @@ def _check_shared(world: World, folder: Path, within_s: float) -> None:
         with one_clear_error(world):
             if not _appears(token, within_s):
                 raise FileNotFoundError(
-                    f"the run folder {folder.absolute()} is not the one that {world.name(0)} writes to: a new file there "
-                    f"was not seen here within {within_s:g} s. All hosts must share the run folder, for checkpoints "
+                    f"the run folder {folder.absolute()} is not the one that {world.name(0)} writes to: a new file "
+                    f"there was not seen here within {within_s:g} s. All hosts must share the run folder, for checkpoints "
                     "are written by all of them; name a shared one with --out"
                 )
         made = False
