@@ -83,8 +83,6 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
                 checkpoints.save(done)
             if logged:
                 clock.reset(loader.wait_s)
-    if first_step == stop_step:  # a finished run, started once more
-        accuracies = evaluate_all(run, stop_step, None)
     progress.close()
     if metrics is not None:
         metrics.close()
