@@ -10,6 +10,7 @@ from engine.config import RunConfig
 from engine.elastic import universal_checkpoint
 from engine.manifest import (
     DamagedError,
+    delete_checkpoint,
     has_manifest,
     newest_valid,
     read_manifest,
