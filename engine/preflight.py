@@ -127,8 +127,8 @@ def _check_shared(world: World, folder: Path, within_s: float) -> None:
             if not _appears(token, within_s):
                 raise FileNotFoundError(
                     f"the run folder {folder.absolute()} is not the one that {world.name(0)} writes to: a new file "
-                    f"there was not seen here within {within_s:g} s. All hosts must share the run folder, for checkpoints "
-                    "are written by all of them; name a shared one with --out"
+                    f"there was not seen here within {within_s:g} s. All hosts must share the run folder, for "
+                    "checkpoints are written by all of them; name a shared one with --out"
                 )
         made = False
     finally:

@@ -45,8 +45,9 @@ def explain(cause: str, timeout_s: float) -> str:
         )
     return (
         f"the {environment.get('WORLD_SIZE')} ranks of the run did not meet at {address}:{port} "
-        f"within {timeout_s:.0f} s. Was the run started on every host, is this the first host's address, is the port free there and open in the "
-        "firewall, and does GLOO_SOCKET_IFNAME (CPU) or NCCL_SOCKET_IFNAME (GPU) name the network between the hosts? "
+        f"within {timeout_s:.0f} s. Was the run started on every host, is this the first host's address, is the port "
+        "free there and open in the firewall, and does GLOO_SOCKET_IFNAME (CPU) or NCCL_SOCKET_IFNAME (GPU) name the "
+        "network between the hosts? "
         f"Cause: {_first_line(cause)}"
     )
 

@@ -1,6 +1,6 @@
 """Two hosts on one machine: each is a set of Linux namespaces with its own network, name, processes and mounts.
 
-Each has an eth0, which a cable (a veth pair) joins to a switch (a bridge in a network of its own), and an sshd. They see
+Each has an sshd, and an eth0 that a cable (a veth pair) joins to a switch (a bridge in a network of its own). They see
 this machine's files, so that /tmp is a folder that both share; what is mounted on one of them is seen there alone.
 Nothing of it is left on this machine once the three processes that hold them are gone, and these do not outlive the
 tests.
