@@ -96,26 +96,17 @@ def flat(config: RunConfig) -> dict[str, Any]:
     return walk(config.model_dump(mode="json"), "")
 
 
-def check_same_run_folder(world: World, folder: Path, *, first_step: int) -> None:
-    """The run folder is one folder, seen by every host, and so is the checkpoint to go on from. Collective.
+def check_same_run_folder(world: World, folder: Path) -> None:
+    """The run folder is one folder, which every host sees. Collective.
 
-    The first rank makes the folder if need be, and a file in it that all must see. A folder that was made for this
-    alone is taken away again where the check fails.
-
-    Args:
-        first_step: what this rank found in its checkpoint, or 0.
+    The first rank makes it if need be, and a file in it that all must see. A folder that was made for this alone is
+    taken away again where the check fails.
 
     Raises:
         SystemExit: with code 2, on every rank.
     """
-    _check_shared(world, folder, VISIBLE_WITHIN_S)
-    problem = f"the ranks would go on from different checkpoints of {folder}"
-    _check_same(
-        world, {"steps done": first_step}, problem, "name one checkpoint that every host can read with --resume"
-    )
-
-
-def _check_shared(world: World, folder: Path, within_s: float) -> None:
+    if world.size == 1:
+        return
     token = folder / f".{_from_first(world, secrets.token_hex(8))}.shared"
     made = world.is_first and not folder.exists()
     try:
@@ -124,10 +115,10 @@ def _check_shared(world: World, folder: Path, within_s: float) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 token.touch()
         with one_clear_error(world):
-            if not _appears(token, within_s):
+            if not _appears(token, VISIBLE_WITHIN_S):
                 raise FileNotFoundError(
                     f"the run folder {folder.absolute()} is not the one that {world.name(0)} writes to: a new file "
-                    f"there was not seen here within {within_s:g} s. All hosts must share the run folder, for "
+                    f"there was not seen here within {VISIBLE_WITHIN_S:g} s. All hosts must share the run folder, for "
                     "checkpoints are written by all of them; name a shared one with --out"
                 )
         made = False
@@ -136,6 +127,22 @@ def _check_shared(world: World, folder: Path, within_s: float) -> None:
             token.unlink(missing_ok=True)
             if made and folder.exists():
                 folder.rmdir()
+
+
+def check_same_start(world: World, checkpoint: Path | None, first_step: int) -> None:
+    """Every rank goes on from the same step, and can read the checkpoint. Collective.
+
+    Raises:
+        SystemExit: with code 2, on every rank.
+    """
+    with one_clear_error(world):
+        if checkpoint is not None and not _appears(checkpoint, VISIBLE_WITHIN_S):
+            raise FileNotFoundError(
+                f"the checkpoint {checkpoint.absolute()} is not to be seen here; every host reads it, so put it into a "
+                "folder that all hosts share"
+            )
+    problem = "the ranks would go on from different steps"
+    _check_same(world, {"steps done": first_step}, problem, "start every host with the same file and arguments")
 
 
 def warn_of_clocks(world: World) -> None:

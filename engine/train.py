@@ -21,7 +21,13 @@ from engine.checkpoint import find_checkpoint, identity, load_checkpoint, read_s
 from engine.config import RunConfig, load_config
 from engine.model import PatchViT, build_model
 from engine.optim import build_optimizer, param_groups
-from engine.preflight import check_same_inputs, check_same_run_folder, check_same_software, warn_of_clocks
+from engine.preflight import (
+    check_same_inputs,
+    check_same_run_folder,
+    check_same_software,
+    check_same_start,
+    warn_of_clocks,
+)
 from engine.ranks import World, join_world, leave_world, one_clear_error
 from engine.result import finish
 from engine.run_folder import prepare_folder
@@ -165,7 +171,8 @@ def train_run(argv: Sequence[str], world: World) -> None:
         prepared = prepare(argv, world)
     indexes = {"data.train": prepared.train_index, "data.val": prepared.val_index}
     check_same_inputs(world, prepared.config, indexes, stop_step=prepared.stop_step)
-    check_same_run_folder(world, prepared.folder, first_step=prepared.first_step)
+    check_same_run_folder(world, prepared.folder)
+    check_same_start(world, prepared.checkpoint, prepared.first_step)
     warn_of_clocks(world)
     with one_clear_error(world):
         if world.is_first:
