@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,24 +83,27 @@ def leave_world() -> None:
 def one_clear_error(world: World) -> Iterator[None]:
     """Turn a user's error on any rank into one line from the first rank and exit code 2 on all of them.
 
+    Any other exception becomes its traceback, from the first rank too, and exit code 1.
     Every rank must pass through, so nothing collective may happen inside.
     """
-    problem: str | None = None
+    problem: tuple[str, int] | None = None
     try:
         yield
     except (ValueError, OSError) as error:
-        problem = str(error)
-    problems: list[str | None] = [None] * world.size
+        problem = str(error), USER_ERROR_EXIT_CODE
+    except Exception as error:
+        problem = "".join(traceback.format_exception(error)).rstrip(), 1
+    problems: list[tuple[str, int] | None] = [None] * world.size
     dist.all_gather_object(problems, problem)
-    found = [(rank, text) for rank, text in enumerate(problems) if text is not None]
+    found = [(rank, *problem) for rank, problem in enumerate(problems) if problem is not None]
     if not found:
         return
+    rank, text, code = found[0]
     if world.is_first:
-        rank, text = found[0]
         where = "" if len(found) == world.size else f"rank {rank}: "
         print(f"error: {where}{text}", file=sys.stderr, flush=True)
     dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
-    sys.exit(USER_ERROR_EXIT_CODE)
+    sys.exit(code)
 
 
 def agree(world: World, flag: bool) -> bool:

@@ -222,7 +222,7 @@ def _train_prepared(prepared: Prepared, world: World, watch: Watch) -> int:
     accuracies = train(run, prepared.first_step, prepared.stop_step)
     if watch.stopping:
         if world.is_first:
-            checkpoint = find_checkpoint(prepared.folder / "checkpoints")
+            checkpoint = find_checkpoint(prepared.folder / "checkpoints") or prepared.checkpoint
             say(f"stopped by {watch.reason}; the same command goes on from {checkpoint} (exit code 75)")
         return STOPPED_EXIT_CODE
     watch.enter("finish", prepared.stop_step)
