@@ -261,7 +261,8 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
     if watch.stopping:
         if world.is_first:
             checkpoints = prepared.folder / "checkpoints"
-            newest = step_folder(checkpoints, steps_in(checkpoints)[-1])
+            steps = steps_in(checkpoints)
+            newest = step_folder(checkpoints, steps[-1]) if steps else start.checkpoint
             say(f"stopped by {watch.reason}; the same command goes on from {newest} (exit code 75)")
         return STOPPED_EXIT_CODE
     watch.enter("finish", prepared.stop_step)
