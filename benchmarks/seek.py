@@ -6,7 +6,7 @@ Each measurement is a fresh process that opens a data set of a billion samples, 
 and plans one step far inside the run: that is a seek, for the step is the loader's whole state. Then it plans random
 steps of the same epoch, each twice: the first time touches rows of the data set for the first time. The data set's
 columns (label, width, height) are either computed, which leaves the planning alone, or mapped files of 4 GB each, as an
-index has them. These are sparse, so a page of them comes from no disk, but the kernel has to provide it when it is first
+index has them. These are sparse, so a page of them comes from no disk, but the kernel has to provide it when first
 touched. What Python and its libraries take before the seek is not counted. Writes benchmarks/results/seek.json.
 """
 
