@@ -1,118 +1,251 @@
-"""Checkpoints: what a run needs to go on as if it had not stopped.
+"""Checkpoints: what a run needs to go on as if it had not stopped, written behind the training loop's back.
 
-The input side needs one number, the step, so a checkpoint is DeepSpeed's (weights, optimizer) and a small
-``meta.json``. DeepSpeed unpickles its files when it loads them: load only checkpoints that you trust.
+The input side needs one number, the step, so a checkpoint is DeepSpeed's state (weights, optimizer) and a manifest. On
+each rank DeepSpeed's state is copied to host memory while training waits; a thread then writes, syncs and hashes the
+files, and when every rank has done so the first one writes the manifest. A save that fails anywhere leaves a folder
+without a manifest, which is never taken up, and the checkpoints before it as they were.
+
+The run folder must be on storage that all ranks share.
 """
 
 import hashlib
-import json
-import os
+import logging
 import shutil
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 from deepspeed.utils import safe_get_full_fp32_param
 
-from engine.config import RunConfig
-from engine.ranks import World
-from pipeline.shards import ShardIndex
+from engine.elastic import remove_universal_checkpoints
+from engine.manifest import (
+    FileFacts,
+    has_manifest,
+    step_folder,
+    steps_in,
+    superseded,
+    write_json,
+    write_manifest,
+)
+from engine.metrics import MetricsFile
+from engine.ranks import World, agree
+from engine.state_files import CopyingEngine, describe, write_state
 
-_POINTER = "latest.json"
-_META = "meta.json"
+POINTER = "latest.json"  # for people and scripts; resuming looks at the manifests
+SAVE_FAILED_EXIT_CODE = 74  # EX_IOERR
+_GRACE_S = 30.0  # for a save under way when the run ends by an error
 
-
-def identity(config: RunConfig, train_index: ShardIndex, world: World) -> dict[str, Any]:
-    """What must not change between a checkpoint and the run that goes on from it, by configuration key."""
-    values = config.model_dump(mode="json")
-    model = {f"model.{key}": values["model"][key] for key in ("name", "options")}
-    data = {
-        f"data.{key}": values["data"][key]
-        for key in ("image_size", "patch_size", "num_classes", "augment", "shuffle", "window_shards", "mean", "std")
-    }
-    return {
-        **model,
-        **data,
-        "data.train (fingerprint)": train_index.fingerprint,
-        "seed": values["seed"],
-        "schedule": values["schedule"],
-        "selection": values["selection"],
-        "train.duration": values["train"]["duration"],
-        "train.global_batch_size": values["train"]["global_batch_size"],
-        "engine.zero_stage": values["engine"]["zero_stage"],
-        "engine.precision": values["engine"]["precision"],
-        "number of ranks": world.size,
-    }
+T = TypeVar("T")
 
 
-def save_checkpoint(
-    engine: DeepSpeedEngine, folder: Path, step: int, meta: dict[str, Any], *, keep_last: int, world: World
-) -> None:
-    """Write a checkpoint of the state after ``step`` steps. Collective.
+class SaveFailedError(RuntimeError):
+    """A checkpoint could not be written; the message is for people. Raised on every rank at the same step."""
 
-    It counts only once the pointer names it, which happens after every rank has written its part.
+
+class Checkpoints:
+    """Saves of one run. Every method is collective, and to be called on every rank at the same step.
+
+    Args:
+        folder: the run's folder of checkpoints, made at the first save.
+        facts: what the manifests say beside step, number of ranks and files.
+        metrics: the first rank's metrics, None elsewhere. They are on the disk before a checkpoint counts.
+        keep_last, keep_every: see ``engine.manifest.superseded``.
     """
-    tag = f"step-{step:08d}"
-    engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
-    dist.barrier()
-    if world.is_first:
-        _write_json(folder / tag / _META, {"step": step, "identity": meta})
-        _write_json(folder / _POINTER, {"tag": tag})
-        for old in sorted(folder.glob("step-*"))[:-keep_last]:
-            shutil.rmtree(old)
-    dist.barrier()
 
+    def __init__(
+        self,
+        engine: DeepSpeedEngine,
+        folder: Path,
+        world: World,
+        *,
+        facts: dict[str, Any],
+        metrics: MetricsFile | None,
+        keep_last: int,
+        keep_every: int | None = None,
+    ) -> None:
+        self._engine, self._folder, self._world, self._facts = engine, folder, world, facts
+        self._metrics, self._keep_last, self._keep_every = metrics, keep_last, keep_every
+        self._copies = CopyingEngine()
+        engine.checkpoint_engine = self._copies
+        # Nothing that runs in a run's place belongs beside its checkpoints.
+        engine._copy_recovery_script = lambda _: None
+        # The thread's own: collectives of two threads in one group would mix.
+        self._group: Any = dist.new_group(backend="gloo")
+        self._thread: threading.Thread | None = None
+        self._outcome: dict[str, Any] | Exception | None = None
 
-def find_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run folder's ``checkpoints``, or None."""
-    pointer = folder / _POINTER
-    if not pointer.exists():
-        return None
-    return folder / json.loads(pointer.read_text())["tag"]
+    def save(self, step: int) -> None:
+        """Take the state after ``step`` steps and begin to write it.
 
-
-def read_step(checkpoint: Path, expected: dict[str, Any]) -> int:
-    """Steps trained before ``checkpoint``.
-
-    Raises:
-        ValueError: it belongs to another run: what differs, with both values.
-        FileNotFoundError: it is no checkpoint.
-    """
-    try:
-        meta = json.loads((checkpoint / _META).read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{checkpoint} is not a checkpoint of this program: it holds no {_META}; give a folder such as "
-            "runs/NAME/checkpoints/step-00000500"
-        ) from None
-    saved = meta["identity"]
-    differences = [
-        f"{key}: {saved.get(key)!r} there, {value!r} here" for key, value in expected.items() if saved.get(key) != value
-    ]
-    if differences:
-        raise ValueError(
-            f"the checkpoint {checkpoint} was made by another run ({'; '.join(differences)}); "
-            "give another --out, or --resume never to start anew"
+        Raises:
+            SaveFailedError: the save before this one failed.
+        """
+        start = time.perf_counter()
+        self.finish()
+        self._engine.save_checkpoint(str(self._folder), tag=step_folder(self._folder, step).name, save_latest=False)
+        files = self._copies.take()
+        stall_s = time.perf_counter() - start
+        self._outcome = None
+        self._thread = threading.Thread(
+            target=self._write, args=(step, files, start, stall_s), name="checkpoint", daemon=True
         )
-    return int(meta["step"])
+        self._thread.start()
+
+    def poll(self) -> None:
+        """Take note of a save that has come to its end, if one was under way.
+
+        Raises:
+            SaveFailedError: it failed.
+        """
+        if self._thread is not None and agree(self._world, not self._thread.is_alive()):
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the save under way, if any.
+
+        Raises:
+            SaveFailedError: it failed.
+        """
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        if self._metrics is not None and self._outcome is not None:
+            self._metrics.write(self._outcome)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()
+            dist.destroy_process_group(self._group)
+        elif self._thread is not None:
+            # Whatever ended the run came after this save: let it count, if the other ranks are there to agree.
+            self._thread.join(_GRACE_S)
+
+    def _write(self, step: int, files: list[tuple[Path, Any]], start: float, stall_s: float) -> None:
+        """The thread's work."""
+        folder = step_folder(self._folder, step)
+        try:
+            self._together(lambda: self._make_room(folder))
+            written = self._together(lambda: {path.name: write_state(path, state) for path, state in files})
+            facts = {name: fact for part in written for name, fact in part.items()}
+            self._together(lambda: self._declare(step, facts))
+            self._outcome = {
+                "event": "checkpoint",
+                "step": step,
+                "stall_s": stall_s,
+                "total_s": time.perf_counter() - start,
+                "num_bytes": sum(fact.num_bytes for fact in facts.values()),
+            }
+        except Exception as error:
+            self._outcome = SaveFailedError(
+                f"the checkpoint of step {step} could not be written: {error}. Earlier checkpoints are as they were; "
+                "mend the cause (make room, or raise the limit), and the same command goes on from the last of them"
+            )
+
+    def _make_room(self, folder: Path) -> None:
+        """An empty folder where an interrupted save, or an earlier course of the run, may have left another."""
+        if self._world.is_first:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+
+    def _declare(self, step: int, files: dict[str, FileFacts]) -> None:
+        if not self._world.is_first:
+            return
+        if self._metrics is not None:
+            self._metrics.sync()
+        folder = step_folder(self._folder, step)
+        write_manifest(folder, {"step": step, "world_size": self._world.size, **self._facts}, files)
+        write_json(self._folder / POINTER, {"tag": folder.name})
+        remove_superseded(self._folder, step, keep_last=self._keep_last, keep_every=self._keep_every)
+
+    def _together(self, work: Callable[[], T]) -> list[T]:
+        """Do ``work`` on every rank and give each one the results of all; if it fails on one, raise on all."""
+        result, problem = None, None
+        try:
+            result = work()
+        except Exception as error:
+            where = f"rank {self._world.rank} ({socket.gethostname()}): " if self._world.size > 1 else ""
+            problem = f"{where}{describe(error)}"
+        everyone: list[Any] = [None] * self._world.size
+        dist.all_gather_object(everyone, (result, problem), group=self._group)
+        problems = [problem for _, problem in everyone if problem is not None]
+        if problems:
+            raise SaveFailedError(problems[0])
+        return [result for result, _ in everyone]
+
+
+def remove_superseded(folder: Path, newest: int, *, keep_last: int, keep_every: int | None) -> None:
+    """Delete what the checkpoint at step ``newest``, just completed, makes superfluous.
+
+    That is the older checkpoints that are not to be kept, what interrupted saves left, and conversions.
+    """
+    older = [step for step in steps_in(folder) if step < newest]
+    complete = [step for step in older if has_manifest(step_folder(folder, step))]
+    superfluous = superseded([*complete, newest], keep_last=keep_last, keep_every=keep_every)
+    for step in (set(older) - set(complete)) | set(superfluous):
+        shutil.rmtree(step_folder(folder, step))
+    remove_universal_checkpoints(folder)
+
+
+@contextmanager
+def clear_save_error(world: World) -> Iterator[None]:
+    """End the run with one line and ``SAVE_FAILED_EXIT_CODE`` on every rank if a checkpoint cannot be written."""
+    try:
+        yield
+    except SaveFailedError as error:
+        if world.is_first:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
+        sys.exit(SAVE_FAILED_EXIT_CODE)
 
 
 def load_checkpoint(engine: DeepSpeedEngine, checkpoint: Path) -> None:
-    """Load weights and optimizer. Collective."""
-    loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+    """Load weights and optimizer, from a checkpoint of this number of ranks or a universal one. Collective.
+
+    DeepSpeed unpickles the files: they have to be held against their manifest before.
+    """
+    # DeepSpeed brings the checkpoint's hyperparameters along, and from the universal form of ZeRO-3 gives all groups
+    # those of the first. They are the configuration's business, which was compared with the checkpoint's.
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in _groups(engine)]
+    clip_grad = getattr(engine.optimizer, "clip_grad", None)
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of the missing Megatron on every rank
+    try:
+        loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
+    finally:
+        logger.setLevel(level)
     if loaded is None:
         raise FileNotFoundError(f"the checkpoint {checkpoint} is not complete: DeepSpeed found no state in it")
+    for group, values in zip(_groups(engine), settings, strict=True):
+        group.update(values)
+    if clip_grad is not None:
+        engine.optimizer.clip_grad = clip_grad
+    # From the universal form of ZeRO-3 all groups share one counter of steps, and each would advance it.
+    for state in engine.basic_optimizer.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].clone()
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _groups(engine: DeepSpeedEngine) -> list[dict[str, Any]]:
+    return engine.optimizer.param_groups
 
 
 def full_weights(engine: DeepSpeedEngine) -> dict[str, torch.Tensor]:

@@ -68,6 +68,9 @@ class CheckpointConfig(Settings):
 
     every: DurationField | None = Field(None, description="null: at the end only")
     keep_last: int = Field(2, ge=1, description="older checkpoints are deleted")
+    keep_every: DurationField | None = Field(
+        None, description="the first checkpoint at or after each multiple of this is never deleted; null: none is kept"
+    )
 
 
 class RunConfig(Settings):

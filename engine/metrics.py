@@ -1,6 +1,7 @@
 """The run's record: one JSON object a line, and what is counted between two lines."""
 
 import json
+import os
 import statistics
 import time
 from collections import defaultdict
@@ -22,19 +23,26 @@ class MetricsFile:
         self.path = path
         kept = [line for line in read_metrics(path) if _done_before(line, first_step)]
         temporary = path.with_suffix(".jsonl.tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        with temporary.open("w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
         self._file = path.open("a", buffering=1)
 
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
 
+    def sync(self) -> None:
+        """Force what was written to the disk."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         self._file.close()
 
 
 def _done_before(line: dict[str, Any], first_step: int) -> bool:
-    # A train line is about step `step`; an eval line is about the weights after `step` steps.
+    # A train line is about step `step`; eval and checkpoint lines are about the weights after `step` steps.
     return line["step"] < first_step if line["event"] == "train" else line["step"] <= first_step
 
 

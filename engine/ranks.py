@@ -3,15 +3,18 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import deepspeed
 import torch
 import torch.distributed as dist
 
 USER_ERROR_EXIT_CODE = 2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,26 @@ def one_clear_error(world: World) -> Iterator[None]:
         print(f"error: {where}{text}", file=sys.stderr, flush=True)
     dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
     sys.exit(USER_ERROR_EXIT_CODE)
+
+
+def on_first_rank(world: World, work: Callable[[], T]) -> T:
+    """What ``work`` returns on the first rank, on every rank. Collective.
+
+    Raises:
+        ValueError: on every rank, with the same message, if ``work`` raised a ValueError or OSError.
+    """
+    outcome: list[tuple[T | None, str | None] | None] = [None]
+    if world.is_first:
+        try:
+            outcome = [(work(), None)]
+        except (ValueError, OSError) as error:
+            outcome = [(None, str(error))]
+    dist.broadcast_object_list(outcome, src=0)
+    assert outcome[0] is not None
+    value, problem = outcome[0]
+    if problem is not None:
+        raise ValueError(problem)
+    return value  # type: ignore[return-value]
 
 
 def agree(world: World, flag: bool) -> bool:

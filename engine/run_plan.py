@@ -17,6 +17,7 @@ class RunPlan:
         micro_batch_size: images per forward pass on one rank.
         accumulation_steps: forward passes per optimizer step.
         eval_every, checkpoint_every: in steps, None for the end of the run only.
+        keep_every: in steps, None if no checkpoint is kept for ever.
     """
 
     schedule: PatchSchedule
@@ -27,6 +28,7 @@ class RunPlan:
     accumulation_steps: int
     eval_every: int | None
     checkpoint_every: int | None
+    keep_every: int | None
 
 
 def build_schedule(config: RunConfig, num_train_samples: int) -> PatchSchedule:
@@ -87,11 +89,15 @@ def plan_run(config: RunConfig, num_train_samples: int, world_size: int) -> RunP
         accumulation_steps=rows // micro,
         eval_every=interval("eval.every", config.eval.every),
         checkpoint_every=interval("checkpoint.every", config.checkpoint.every),
+        keep_every=interval("checkpoint.keep_every", config.checkpoint.keep_every),
     )
 
 
-def deepspeed_config(config: RunConfig, plan: RunPlan) -> dict[str, Any]:
-    """The dictionary DeepSpeed is initialised with; it has no other source than the run's configuration."""
+def deepspeed_config(config: RunConfig, plan: RunPlan, *, load_universal: bool = False) -> dict[str, Any]:
+    """The dictionary DeepSpeed is initialised with; it has no other source than the run's configuration.
+
+    ``load_universal``: the checkpoint to be loaded is a conversion from another number of ranks.
+    """
     result: dict[str, Any] = {
         "train_batch_size": config.train.global_batch_size,
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
@@ -99,6 +105,7 @@ def deepspeed_config(config: RunConfig, plan: RunPlan) -> dict[str, Any]:
         "gradient_clipping": config.train.clip_grad_norm or 0.0,
         "zero_optimization": {"stage": config.engine.zero_stage},
         "steps_per_print": 10**9,
+        "checkpoint": {"load_universal": load_universal},
     }
     if config.engine.precision == "bf16":
         result["bf16"] = {"enabled": True}

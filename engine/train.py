@@ -2,7 +2,8 @@
 
     deepspeed --no_local_rank --module engine.train --config configs/fashion_mnist.yaml
 
-Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says which).
+Exit codes: 0 done, 2 an input that cannot be used, 74 a checkpoint that could not be written (one line on stderr says
+what is wrong).
 """
 
 import argparse
@@ -17,12 +18,13 @@ from typing import Any, NoReturn
 import deepspeed
 import torch
 
-from engine.checkpoint import find_checkpoint, identity, load_checkpoint, read_step
+from engine.checkpoint import clear_save_error, load_checkpoint
 from engine.config import RunConfig, load_config
 from engine.model import PatchViT, build_model
 from engine.optim import build_optimizer, param_groups
-from engine.ranks import World, join_world, leave_world, one_clear_error
+from engine.ranks import World, join_world, leave_world, on_first_rank, one_clear_error
 from engine.result import finish
+from engine.resume import Start, check_allowed_keys, choose_start, identity, set_aside_newer
 from engine.run_folder import prepare_folder
 from engine.run_plan import RunPlan, deepspeed_config, plan_run
 from engine.trainer import Run, train
@@ -54,6 +56,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         metavar="auto|PATH|never",
         help="auto: go on from the run folder's checkpoint, if any; PATH: from that checkpoint; never: start anew",
     )
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on from the checkpoint though this key has another value now; may be repeated",
+    )
     arguments = parser.parse_args(argv)
     if arguments.max_steps is not None and arguments.max_steps < 1:
         raise ValueError(f"--max-steps is at least 1, got {arguments.max_steps}")
@@ -72,8 +81,8 @@ class Prepared:
     model: PatchViT
     identity: dict[str, Any]
     folder: Path
-    checkpoint: Path | None
-    first_step: int
+    resume: str
+    allowed: list[str]
     stop_step: int
 
 
@@ -116,18 +125,9 @@ def prepare(argv: Sequence[str], world: World) -> Prepared:
         options=config.model.options,
     )
     folder = arguments.out or Path("runs") / config.name
-    this_run = identity(config, train_index, world)
-    checkpoint, first_step = None, 0
-    if arguments.resume != "never":
-        named = None if arguments.resume == "auto" else Path(arguments.resume)
-        checkpoint = named or find_checkpoint(folder / "checkpoints")
-        first_step = read_step(checkpoint, this_run) if checkpoint else 0
+    this_run = identity(config, train_index)
+    check_allowed_keys(arguments.allow_change, this_run)
     stop_step = min(plan.total_steps, arguments.max_steps or plan.total_steps)
-    if first_step > stop_step:
-        raise ValueError(
-            f"the checkpoint {checkpoint} is at step {first_step}, past --max-steps {stop_step}; "
-            "give a larger number, or --resume never to start anew"
-        )
     return Prepared(
         config,
         plan,
@@ -137,10 +137,30 @@ def prepare(argv: Sequence[str], world: World) -> Prepared:
         model,
         this_run,
         folder,
-        checkpoint,
-        first_step,
+        arguments.resume,
+        arguments.allow_change,
         stop_step,
     )
+
+
+def find_start(prepared: Prepared, world: World) -> Start:
+    """Where the run starts, its folder made ready for that. For the first rank.
+
+    Raises:
+        ValueError, OSError: there is a checkpoint, but it cannot be used.
+    """
+    checkpoints = prepared.folder / "checkpoints"
+    start = choose_start(
+        prepared.resume,
+        checkpoints,
+        prepared.identity,
+        allowed=prepared.allowed,
+        stop_step=prepared.stop_step,
+        world_size=world.size,
+    )
+    prepare_folder(prepared.folder, prepared.config, fresh=start.checkpoint is None)
+    start.notes.extend(set_aside_newer(checkpoints, start.step))
+    return start
 
 
 def check_labels(index: ShardIndex, num_classes: int) -> None:
@@ -161,8 +181,8 @@ def train_run(argv: Sequence[str], world: World) -> None:
     """
     with one_clear_error(world):
         prepared = prepare(argv, world)
-        if world.is_first:
-            prepare_folder(prepared.folder, prepared.config, fresh=prepared.checkpoint is None)
+    with one_clear_error(world):
+        start = on_first_rank(world, lambda: find_start(prepared, world))
     config = prepared.config
     optimizer = build_optimizer(
         param_groups(
@@ -177,13 +197,13 @@ def train_run(argv: Sequence[str], world: World) -> None:
     engine, *_ = deepspeed.initialize(
         model=prepared.model,
         optimizer=optimizer,
-        config=deepspeed_config(config, prepared.plan),
+        config=deepspeed_config(config, prepared.plan, load_universal=start.is_universal),
         dist_init_required=False,
     )
-    if prepared.checkpoint is not None:
-        load_checkpoint(engine, prepared.checkpoint)
+    if start.checkpoint is not None:
+        load_checkpoint(engine, start.checkpoint)
     if world.is_first:
-        _announce(prepared, world)
+        _announce(prepared, start, world)
     run = Run(
         config,
         prepared.plan,
@@ -195,7 +215,8 @@ def train_run(argv: Sequence[str], world: World) -> None:
         prepared.folder,
         prepared.identity,
     )
-    accuracies = train(run, prepared.first_step, prepared.stop_step)
+    with clear_save_error(world):
+        accuracies = train(run, start.step, prepared.stop_step)
     finish(run, accuracies, prepared.stop_step)
 
 
@@ -216,7 +237,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", module="deepspeed")
 
 
-def _announce(prepared: Prepared, world: World) -> None:
+def _announce(prepared: Prepared, start: Start, world: World) -> None:
     config, plan = prepared.config, prepared.plan
     stages = ", ".join(f"{stage.keep_rate:g} ({stage.share:.1%})" for stage in plan.schedule.stages())
     lines = [
@@ -227,9 +248,7 @@ def _announce(prepared: Prepared, world: World) -> None:
     ]
     if prepared.model.load_report is not None:
         lines.append(str(prepared.model.load_report))
-    if prepared.checkpoint is not None:
-        lines.append(f"going on from {prepared.checkpoint} at step {prepared.first_step}")
-    print("\n".join(lines), flush=True)
+    print("\n".join([*lines, *start.notes]), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
-from engine.checkpoint import save_checkpoint
+from engine.checkpoint import Checkpoints
 from engine.config import RunConfig
 from engine.evaluate import Accuracy, evaluate
 from engine.losses import cross_entropy
@@ -42,13 +42,13 @@ class Run:
 
 def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
     """Train the steps ``first_step`` to ``stop_step - 1``; returns the accuracies after the last one. Collective."""
-    config, plan, world = run.config, run.plan, run.world
+    plan, world = run.plan, run.world
     metrics = MetricsFile(run.folder / "metrics.jsonl", first_step) if world.is_first else None
     progress = Progress(first_step, stop_step, enabled=world.is_first)
     clock = IntervalClock()
     accuracies: list[Accuracy] = []
     run.engine.train()
-    with training_loader(run, first_step, stop_step) as loader:
+    with training_loader(run, first_step, stop_step) as loader, open_checkpoints(run, metrics) as checkpoints:
         for step in range(first_step, stop_step):
             logged = _is_logged(run, step, stop_step)
             loss, grad_norm, batch = train_step(run, step, loader, measure=logged)
@@ -58,22 +58,37 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
                 progress.show(line)
                 if metrics is not None:
                     metrics.write(line)
+                checkpoints.poll()
             progress.advance()
             done = step + 1
             if _is_due(plan.eval_every, done) or done == stop_step:
                 accuracies = evaluate_all(run, done, metrics)
                 progress.say_accuracies(done, accuracies)
             if _is_due(plan.checkpoint_every, done) or done == stop_step:
-                keep_last = config.checkpoint.keep_last
-                save_checkpoint(
-                    run.engine, run.folder / "checkpoints", done, run.identity, keep_last=keep_last, world=world
-                )
+                checkpoints.save(done)
             if logged:
                 clock.reset(loader.wait_s)
     progress.close()
     if metrics is not None:
         metrics.close()
     return accuracies
+
+
+def open_checkpoints(run: Run, metrics: MetricsFile | None) -> Checkpoints:
+    """The run's checkpoints, with all in their manifests that tells whose they are. Collective."""
+    return Checkpoints(
+        run.engine,
+        run.folder / "checkpoints",
+        run.world,
+        facts={
+            "identity": run.identity,
+            "config": run.config.model_dump(mode="json"),
+            "data": {"train": run.train_index.fingerprint, "val": run.val_index.fingerprint},
+        },
+        metrics=metrics,
+        keep_last=run.config.checkpoint.keep_last,
+        keep_every=run.plan.keep_every,
+    )
 
 
 def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:

@@ -1,38 +1,38 @@
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from engine.checkpoint import find_checkpoint, read_step, weights_digest
-
-IDENTITY = {"seed": 0, "model.name": "vit_tiny_patch16_224"}
-
-
-def written(folder: Path, step: int) -> Path:
-    checkpoint = folder / f"step-{step:08d}"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "meta.json").write_text(json.dumps({"step": step, "identity": IDENTITY}))
-    return checkpoint
+from engine.checkpoint import remove_superseded, weights_digest
+from engine.manifest import MANIFEST, step_folder, steps_in
 
 
-def test_an_empty_run_folder_has_no_checkpoint(tmp_path: Path) -> None:
-    assert find_checkpoint(tmp_path / "checkpoints") is None
+def folders(folder: Path, complete: list[int], interrupted: list[int]) -> None:
+    for step in [*complete, *interrupted]:
+        step_folder(folder, step).mkdir(parents=True)
+        if step in complete:
+            (step_folder(folder, step) / MANIFEST).write_text("{}")
 
 
-def test_a_folder_that_the_pointer_does_not_name_is_no_checkpoint_yet(tmp_path: Path) -> None:
-    done, _ = written(tmp_path, 10), written(tmp_path, 20)
-    (tmp_path / "latest.json").write_text(json.dumps({"tag": done.name}))
-    assert find_checkpoint(tmp_path) == done
-
-
-def test_the_step_is_read_where_the_run_is_the_same(tmp_path: Path) -> None:
-    assert read_step(written(tmp_path, 30), IDENTITY) == 30
-
-
-def test_another_run_is_refused_with_key_and_both_values(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="seed: 0 there, 1 here"):
-        read_step(written(tmp_path, 30), {**IDENTITY, "seed": 1})
+@pytest.mark.parametrize(
+    ("complete", "interrupted", "keep_last", "keep_every", "left"),
+    [
+        ([10, 20, 30], [], 2, None, [20, 30]),
+        ([10, 20, 30], [], 1, 10, [10, 20, 30]),
+        ([10, 30], [20], 2, None, [10, 30]),  # what an interrupted save left does not count as one of the last
+        ([30], [10, 20], 1, None, [30]),
+        ([10, 30, 40], [50], 1, None, [30, 40, 50]),  # saved: 30; what is newer is not this save's business
+    ],
+)
+def test_a_save_deletes_what_it_makes_superfluous(
+    tmp_path: Path, complete: list[int], interrupted: list[int], keep_last: int, keep_every: int | None, left: list[int]
+) -> None:
+    folders(tmp_path, complete, interrupted)
+    for name in ("universal-step-00000010", ".universal-step-00000020.partial", "set-aside"):
+        (tmp_path / name).mkdir()
+    remove_superseded(tmp_path, 30, keep_last=keep_last, keep_every=keep_every)
+    assert steps_in(tmp_path) == left
+    assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith("step-")) == ["set-aside"]
 
 
 def test_the_digest_sees_names_shapes_and_every_bit() -> None:

@@ -27,7 +27,10 @@ def test_a_resumed_file_holds_each_step_once(tmp_path: Path) -> None:
     for step in range(7):
         first.write(train_line(step))
     first.write({"event": "eval", "step": 5, "top1": 0.5})
+    first.write({"event": "checkpoint", "step": 5, "stall_s": 0.1})
     first.write({"event": "eval", "step": 7, "top1": 0.6})
+    first.write({"event": "checkpoint", "step": 7, "stall_s": 0.1})
+    first.sync()
     first.close()
     second = MetricsFile(path, 5)
     for step in range(5, 9):
@@ -36,6 +39,7 @@ def test_a_resumed_file_holds_each_step_once(tmp_path: Path) -> None:
     lines = read_metrics(path)
     assert [line["step"] for line in lines if line["event"] == "train"] == list(range(9))
     assert [line["step"] for line in lines if line["event"] == "eval"] == [5]
+    assert [line["step"] for line in lines if line["event"] == "checkpoint"] == [5]
 
 
 def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:

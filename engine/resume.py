@@ -1,0 +1,180 @@
+"""Where a run goes on: which checkpoint is taken up, and whether it is one of this run."""
+
+import difflib
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.config import RunConfig
+from engine.elastic import universal_checkpoint
+from engine.manifest import (
+    DamagedError,
+    has_manifest,
+    newest_valid,
+    read_manifest,
+    step_folder,
+    steps_in,
+    verify_manifest,
+)
+from pipeline.shards import ShardIndex
+
+SET_ASIDE = "set-aside"
+# What DeepSpeed's files are made for: no permission makes them fit another model, precision or division.
+FIXED_KEYS = (
+    *("model.name", "model.options", "data.image_size", "data.patch_size", "data.num_classes"),
+    *("optim.layer_decay", "engine.zero_stage", "engine.precision"),
+)
+_DATA_KEYS = (
+    *("image_size", "patch_size", "num_classes", "mean", "std"),
+    *("augment", "shuffle", "window_shards", "device"),
+)
+_OPTIM_KEYS = ("lr", "final_lr", "weight_decay", "betas", "eps", "warmup", "layer_decay")
+_TRAIN_KEYS = ("duration", "global_batch_size", "label_smoothing", "clip_grad_norm")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the run starts.
+
+    Attributes:
+        checkpoint: what DeepSpeed loads, None for a fresh run. Its hashes were checked.
+        is_universal: whether that is a conversion from another number of ranks.
+        step: steps trained before.
+        notes: lines for the person who started the run.
+    """
+
+    checkpoint: Path | None = None
+    is_universal: bool = False
+    step: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
+    """What decides the result of training, by configuration key. How the work is divided over ranks does not."""
+    values = config.model_dump(mode="json")
+    return {
+        **{f"model.{key}": values["model"][key] for key in ("name", "options", "drop_path", "drop_rate")},
+        **{f"data.{key}": values["data"][key] for key in _DATA_KEYS},
+        "data.train.fingerprint": train_index.fingerprint,
+        "seed": values["seed"],
+        "schedule": values["schedule"],
+        "selection": values["selection"],
+        **{f"train.{key}": values["train"][key] for key in _TRAIN_KEYS},
+        **{f"optim.{key}": values["optim"][key] for key in _OPTIM_KEYS},
+        **{f"engine.{key}": values["engine"][key] for key in ("zero_stage", "precision")},
+    }
+
+
+def check_allowed_keys(allowed: Collection[str], this_run: dict[str, Any]) -> None:
+    """Raise ValueError if a key given to --allow-change is none, or one whose change nothing could make good."""
+    for key in allowed:
+        if key not in this_run:
+            near = difflib.get_close_matches(key, this_run, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"it takes one of {', '.join(this_run)}"
+            raise ValueError(f"--allow-change {key}: no such key; {hint}")
+        if key in FIXED_KEYS:
+            raise ValueError(f"--allow-change {key}: a checkpoint cannot be loaded once this has changed")
+
+
+def check_same_run(
+    checkpoint: Path, saved: dict[str, Any], this_run: dict[str, Any], allowed: Collection[str]
+) -> list[str]:
+    """Lines about the differences that are allowed.
+
+    Raises:
+        ValueError: there are others: each key, with both values.
+    """
+    absent = "(not recorded)"
+    differences = {
+        key: f"{key}: {saved.get(key, absent)!r} there, {this_run.get(key, absent)!r} here"
+        for key in {**this_run, **saved}
+        if saved.get(key, absent) != this_run.get(key, absent)
+    }
+    refused = [text for key, text in differences.items() if key not in allowed]
+    if refused:
+        keys = [key for key in differences if key not in allowed]
+        remedy = "give another --out, or --resume never to start anew"
+        if not set(keys) & set(FIXED_KEYS):
+            flags = " ".join(f"--allow-change {key}" for key in keys)
+            remedy += f", or {flags} to go on with the new value{'s' if len(keys) > 1 else ''}"
+        raise ValueError(f"the checkpoint {checkpoint} was made by another run ({'; '.join(refused)}); {remedy}")
+    return [f"changed since the checkpoint, as allowed: {text}" for text in differences.values()]
+
+
+def choose_start(
+    resume: str, folder: Path, this_run: dict[str, Any], *, allowed: Collection[str], stop_step: int, world_size: int
+) -> Start:
+    """Look for a checkpoint, hold it against its manifest and this run, and convert it where it must be. For one rank.
+
+    Args:
+        resume: ``auto`` (the newest in ``folder`` whose manifest holds), ``never``, or the path of a checkpoint.
+        folder: the run's folder of checkpoints.
+
+    Raises:
+        ValueError: no checkpoint of ``folder`` can be taken up though there are some, the named one is damaged or none,
+            it belongs to another run, or it is past ``stop_step``.
+        OSError: the conversion could not be written.
+    """
+    notes: list[str] = []
+    if resume == "never":
+        return Start()
+    if resume == "auto":
+        checkpoint, passed_over = newest_valid(folder)
+        notes = [f"passed over {path}: {reason}" for path, reason in passed_over.items()]
+        if checkpoint is None:
+            if any(has_manifest(path) for path in passed_over):
+                raise ValueError(
+                    f"none of the checkpoints in {folder} can be taken up ({'; '.join(notes)}); bring a good copy of "
+                    "one back, or give --resume never to start anew"
+                )
+            return Start(notes=notes)
+    else:
+        checkpoint = Path(resume)
+        if not has_manifest(checkpoint):
+            raise FileNotFoundError(
+                f"{checkpoint} is not a checkpoint of this program, or its save was interrupted: it holds no "
+                "manifest.json; give a folder such as runs/NAME/checkpoints/step-00000500"
+            )
+    try:
+        manifest = read_manifest(checkpoint) if resume == "auto" else verify_manifest(checkpoint)
+        saved = manifest["identity"]
+    except DamagedError as reason:
+        raise ValueError(f"the checkpoint {checkpoint} cannot be taken up: {reason}; give another") from None
+    except KeyError:
+        raise ValueError(
+            f"{checkpoint} is a conversion, not a checkpoint; name the one it was made from, which is converted anew"
+        ) from None
+    notes += check_same_run(checkpoint, saved, this_run, allowed)
+    step, saved_ranks = int(manifest["step"]), int(manifest["world_size"])
+    if step > stop_step:
+        raise ValueError(
+            f"the checkpoint {checkpoint} is at step {step}, past the end of this run at step {stop_step}; "
+            "give a larger --max-steps or train.duration, or --resume never to start anew"
+        )
+    notes.append(f"going on from {checkpoint} at step {step}")
+    if saved_ranks == world_size:
+        return Start(checkpoint, False, step, notes)
+    notes[-1] += f", written by {saved_ranks} rank(s)"
+    if this_run["engine.zero_stage"] == 0:  # every rank has the whole state
+        return Start(checkpoint, False, step, notes)
+    return Start(universal_checkpoint(checkpoint, folder), True, step, notes)
+
+
+def set_aside_newer(folder: Path, step: int) -> list[str]:
+    """Move checkpoints past ``step`` out of the way of a run that goes on from there; lines about what was moved.
+
+    They are damaged, or belong to a course that is not followed any further; resuming must not come upon them later.
+    What interrupted saves left is not worth keeping, and goes with the next save.
+    """
+    moved = []
+    for newer in [s for s in steps_in(folder) if s > step and has_manifest(step_folder(folder, s))]:
+        aside = folder / SET_ASIDE / step_folder(folder, newer).name
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = aside.with_name(f"{step_folder(folder, newer).name}-{number}")
+        aside.parent.mkdir(exist_ok=True)
+        step_folder(folder, newer).rename(aside)
+        moved.append(f"set aside {step_folder(folder, newer)}: it is past step {step}; it is now {aside}")
+    return moved

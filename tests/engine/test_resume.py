@@ -1,0 +1,206 @@
+"""Which checkpoint is taken up; nothing is trained here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_data import write_toy_config, write_toy_shards
+
+from engine.config import load_config
+from engine.manifest import MANIFEST, file_facts, files_in, step_folder, steps_in, write_manifest
+from engine.resume import FIXED_KEYS, Start, check_allowed_keys, check_same_run, choose_start, identity, set_aside_newer
+from pipeline.shards import open_index
+
+RUN: dict[str, Any] = {"seed": 0, "model.name": "vit", "optim.lr": 0.1, "engine.zero_stage": 0}
+
+
+def saved(folder: Path, step: int, *, identity: dict[str, Any] = RUN, world_size: int = 2) -> Path:
+    checkpoint = step_folder(folder, step)
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.pt").write_bytes(b"state" * step)
+    files = {name: file_facts(path) for name, path in files_in(checkpoint).items()}
+    write_manifest(checkpoint, {"step": step, "world_size": world_size, "identity": identity}, files)
+    return checkpoint
+
+
+def start(folder: Path, resume: str = "auto", **changes: Any) -> Start:
+    settings = {"this_run": RUN, "allowed": [], "stop_step": 100, "world_size": 2, **changes}
+    return choose_start(resume, folder, settings.pop("this_run"), **settings)
+
+
+def test_a_run_without_checkpoints_starts_anew(tmp_path: Path) -> None:
+    assert start(tmp_path / "checkpoints") == Start(None, False, 0, [])
+
+
+def test_never_looks_at_no_checkpoint(tmp_path: Path) -> None:
+    saved(tmp_path, 10)
+    assert start(tmp_path, "never").step == 0
+
+
+def test_the_newest_checkpoint_is_taken_up(tmp_path: Path) -> None:
+    saved(tmp_path, 10)
+    newest = saved(tmp_path, 20)
+    assert start(tmp_path) == Start(newest, False, 20, [f"going on from {newest} at step 20"])
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_name(tmp_path: Path) -> None:
+    good, bad = saved(tmp_path, 10), saved(tmp_path, 20)
+    (bad / "state.pt").write_bytes(b"stale" * 20)
+    found = start(tmp_path)
+    assert (found.checkpoint, found.step) == (good, 10)
+    assert found.notes[0].startswith(f"passed over {bad}: the content of its file state.pt")
+
+
+def test_a_first_save_that_was_interrupted_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    (saved(tmp_path, 10) / MANIFEST).unlink()
+    found = start(tmp_path)
+    assert (found.checkpoint, found.step) == (None, 0)
+    assert "the save was interrupted" in found.notes[0]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew_by_itself(tmp_path: Path) -> None:
+    (saved(tmp_path, 10) / "state.pt").unlink()
+    with pytest.raises(ValueError, match=r"state\.pt is missing.*--resume never"):
+        start(tmp_path)
+
+
+def test_a_named_checkpoint_is_taken_though_there_are_newer_ones(tmp_path: Path) -> None:
+    older = saved(tmp_path, 10)
+    saved(tmp_path, 20)
+    assert start(tmp_path, str(older)).checkpoint == older
+
+
+def test_a_named_checkpoint_that_is_damaged_is_refused_with_the_reason(tmp_path: Path) -> None:
+    saved(tmp_path, 10)
+    bad = saved(tmp_path, 20)
+    (bad / "state.pt").unlink()
+    with pytest.raises(ValueError, match=r"step-00000020 cannot be taken up: its file state\.pt is missing"):
+        start(tmp_path, str(bad))
+
+
+def test_a_conversion_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "universal-step-00000010"
+    folder.mkdir()
+    write_manifest(folder, {"step": 10, "converted_from": "x"}, {})
+    with pytest.raises(ValueError, match="is a conversion"):
+        start(tmp_path, str(folder))
+
+
+def test_a_checkpoint_past_the_end_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, 20)
+    with pytest.raises(ValueError, match="at step 20, past the end of this run at step 15"):
+        start(tmp_path, stop_step=15)
+
+
+def test_zero_0_needs_no_conversion_for_another_number_of_ranks(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, 10, world_size=4)
+    found = start(tmp_path)
+    assert (found.checkpoint, found.is_universal) == (checkpoint, False)
+    assert found.notes[-1].endswith("at step 10, written by 4 rank(s)")
+
+
+def test_a_change_is_refused_with_key_both_values_and_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as refusal:
+        check_same_run(tmp_path, RUN, {**RUN, "seed": 1, "optim.lr": 0.2}, [])
+    assert "seed: 0 there, 1 here" in str(refusal.value)
+    assert "optim.lr: 0.1 there, 0.2 here" in str(refusal.value)
+    assert "--allow-change seed --allow-change optim.lr" in str(refusal.value)
+
+
+def test_allowed_changes_are_told_and_the_others_still_refused(tmp_path: Path) -> None:
+    changed = {**RUN, "seed": 1, "optim.lr": 0.2}
+    assert check_same_run(tmp_path, RUN, changed, ["seed", "optim.lr"]) == [
+        "changed since the checkpoint, as allowed: seed: 0 there, 1 here",
+        "changed since the checkpoint, as allowed: optim.lr: 0.1 there, 0.2 here",
+    ]
+    with pytest.raises(ValueError) as refusal:
+        check_same_run(tmp_path, RUN, changed, ["seed"])
+    assert "seed" not in str(refusal.value)
+
+
+def test_no_permission_is_offered_where_none_would_help(tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as refusal:
+        check_same_run(tmp_path, RUN, {**RUN, "model.name": "deit", "seed": 1}, [])
+    assert "--allow-change" not in str(refusal.value)
+
+
+def test_keys_that_one_side_does_not_know_are_differences(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data.new: '\(not recorded\)' there, 5 here"):
+        check_same_run(tmp_path, RUN, {**RUN, "data.new": 5}, [])
+    with pytest.raises(ValueError, match=r"data.old: 5 there, '\(not recorded\)' here"):
+        check_same_run(tmp_path, {**RUN, "data.old": 5}, RUN, [])
+
+
+def test_a_key_to_allow_must_exist_and_be_one_that_may_change() -> None:
+    check_allowed_keys(["seed"], RUN)
+    with pytest.raises(ValueError, match="did you mean seed"):
+        check_allowed_keys(["sead"], RUN)
+    for key in ("model.name", "engine.zero_stage"):
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            check_allowed_keys([key], RUN)
+
+
+def test_checkpoints_of_an_abandoned_course_are_set_aside(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        saved(tmp_path, step)
+    (step_folder(tmp_path, 30) / MANIFEST).unlink()
+    assert len(set_aside_newer(tmp_path, 10)) == 1
+    assert steps_in(tmp_path) == [10, 30]
+    assert (tmp_path / "set-aside" / "step-00000020" / MANIFEST).exists()
+    saved(tmp_path, 20)
+    set_aside_newer(tmp_path, 10)
+    assert (tmp_path / "set-aside" / "step-00000020-2" / MANIFEST).exists()
+
+
+# One change of each kind that the result of training depends on, and the key it is told under.
+CHANGES = {
+    "seed=5": "seed",
+    "data.shuffle=window": "data.shuffle",
+    "data.augment.pad_pixels=2": "data.augment",
+    "data.mean=[0.5,0.5,0.5]": "data.mean",
+    "schedule.keep_rate=[0.4,1.0]": "schedule",
+    "selection.rule=grid": "selection",
+    "train.global_batch_size=8": "train.global_batch_size",
+    "train.duration=30steps": "train.duration",
+    "train.label_smoothing=0.1": "train.label_smoothing",
+    "optim.lr=0.004": "optim.lr",
+    "optim.weight_decay=0.1": "optim.weight_decay",
+    "model.drop_path=0.1": "model.drop_path",
+    "model.options.depth=3": "model.options",
+    "engine.zero_stage=2": "engine.zero_stage",
+    "engine.precision=bf16": "engine.precision",
+}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "shards").mkdir()
+    return write_toy_config(folder / "toy.yaml", write_toy_shards(folder / "shards"))
+
+
+def identity_of(toy: Path, *overrides: str) -> dict[str, Any]:
+    return identity(load_config(toy, list(overrides)), open_index(toy.parent / "shards", "train"))
+
+
+@pytest.mark.parametrize("override", CHANGES)
+def test_each_change_that_matters_is_told_by_its_key(toy: Path, override: str) -> None:
+    before, after = identity_of(toy), identity_of(toy, override)
+    assert [key for key in before if before[key] != after[key]] == [CHANGES[override]]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["engine.num_threads=2", "train.micro_batch_size=2", "checkpoint.every=3steps", "eval.keep_rates=[0.6]", "name=x"],
+)
+def test_how_the_work_is_done_may_change(toy: Path, override: str) -> None:
+    assert identity_of(toy) == identity_of(toy, override)
+
+
+def test_the_keys_that_cannot_be_allowed_exist(toy: Path) -> None:
+    assert set(FIXED_KEYS) <= set(identity_of(toy))
+
+
+def test_another_data_set_has_another_fingerprint(toy: Path) -> None:
+    validation = identity(load_config(toy), open_index(toy.parent / "shards", "val"))
+    assert validation["data.train.fingerprint"] != identity_of(toy)["data.train.fingerprint"]
