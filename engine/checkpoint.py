@@ -37,7 +37,7 @@ from engine.manifest import (
     write_manifest,
 )
 from engine.metrics import MetricsFile
-from engine.ranks import World, agree
+from engine.ranks import AgreedExit, World, agree
 from engine.state_files import CopyingEngine, describe, write_state
 
 POINTER = "latest.json"  # for people and scripts; resuming looks at the manifests
@@ -213,7 +213,7 @@ def clear_save_error(world: World) -> Iterator[None]:
         if world.is_first:
             print(f"error: {error}", file=sys.stderr, flush=True)
         dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
-        sys.exit(SAVE_FAILED_EXIT_CODE)
+        raise AgreedExit(SAVE_FAILED_EXIT_CODE) from None
 
 
 def load_checkpoint(engine: DeepSpeedEngine, checkpoint: Path) -> None:

@@ -53,6 +53,10 @@ class EngineConfig(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_activations: bool = False
     num_threads: int | None = Field(None, ge=1, description="torch threads per rank; default: the rank's cores")
+    stop_grace_s: float = Field(
+        60.0, gt=0, description="after a signal to stop: for the next step boundary, and again for the checkpoint there"
+    )
+    stall_report_s: float = Field(300.0, gt=0, description="a rank that has not moved on for this long is named")
 
 
 class EvalConfig(Settings):

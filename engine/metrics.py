@@ -21,7 +21,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, first_step: int) -> None:
         self.path = path
-        kept = [line for line in read_metrics(path) if _done_before(line, first_step)]
+        kept = [line for line in read_metrics(path) if done_before(line, first_step)]
         temporary = path.with_suffix(".jsonl.tmp")
         with temporary.open("w") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
@@ -41,7 +41,8 @@ class MetricsFile:
         self._file.close()
 
 
-def _done_before(line: dict[str, Any], first_step: int) -> bool:
+def done_before(line: dict[str, Any], first_step: int) -> bool:
+    """Whether a line speaks of what a run that starts at ``first_step`` has behind it."""
     # A train line is about step `step`; eval and checkpoint lines are about the weights after `step` steps.
     return line["step"] < first_step if line["event"] == "train" else line["step"] <= first_step
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -9,6 +10,12 @@ from tqdm import tqdm
 from engine.evaluate import Accuracy
 
 _SECONDS_BETWEEN_LINES = 5.0
+
+
+def say(text: str) -> None:
+    """Print a line. That nobody listens any more is no reason to lose a run."""
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 class Progress:
@@ -38,17 +45,17 @@ class Progress:
             self._bar.set_postfix_str(text, refresh=False)
         elif time.monotonic() - self._shown_at >= _SECONDS_BETWEEN_LINES or line["step"] + 1 == self._stop:
             self._shown_at = time.monotonic()
-            self._say(f"step {line['step'] + 1}/{self._stop}  epoch {line['epoch']}  {text}")
+            self.say(f"step {line['step'] + 1}/{self._stop}  epoch {line['epoch']}  {text}")
 
     def say_accuracies(self, step: int, accuracies: list[Accuracy]) -> None:
         parts = "  ".join(f"{a.keep_rate:g}: {a.top1:.2%}" for a in accuracies)
-        self._say(f"validation after step {step}, top-1 by keep rate  {parts}")
+        self.say(f"validation after step {step}, top-1 by keep rate  {parts}")
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         if self._bar is not None:
             self._bar.write(text)
         elif self._enabled:
-            print(text, flush=True)
+            say(text)
 
     def close(self) -> None:
         if self._bar is not None:

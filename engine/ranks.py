@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import deepspeed
@@ -13,6 +14,13 @@ import torch
 import torch.distributed as dist
 
 USER_ERROR_EXIT_CODE = 2
+
+# How long ranks wait for each other, when they meet and in every collective. A rank that dies is noticed within seconds
+# and one that stalls is named after engine.stall_report_s, so this is only for a machine that vanishes from the network
+# without closing its connections. It must not end a healthy run whose other ranks wait for one of them: to import
+# everything from cold shared storage, to open a large data set, to convert a checkpoint, to export. DeepSpeed's own
+# variable, in minutes, overrides it.
+COLLECTIVE_TIMEOUT_S = 60 * float(os.environ.get("DEEPSPEED_TIMEOUT", "15"))
 
 T = TypeVar("T")
 
@@ -52,7 +60,7 @@ def join_world() -> World:
     # DeepSpeed's shared-memory all-reduce for CPUs is a C++ extension, compiled for a minute at first use, that leaves
     # segments behind when a rank is killed. Gloo does the same work; CPU runs are for trying things out.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
     local_rank = int(os.environ["LOCAL_RANK"])
     on_gpu = torch.cuda.is_available()
     if on_gpu:
@@ -71,6 +79,10 @@ def leave_world() -> None:
     """Part from the other ranks, once all are done."""
     dist.barrier()
     dist.destroy_process_group()
+
+
+class AgreedExit(SystemExit):
+    """Every rank ends with this exit code at this place, and one of them has said why."""
 
 
 @contextmanager
@@ -94,7 +106,7 @@ def one_clear_error(world: World) -> Iterator[None]:
         where = "" if len(found) == world.size else f"rank {rank}: "
         print(f"error: {where}{text}", file=sys.stderr, flush=True)
     dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
-    sys.exit(USER_ERROR_EXIT_CODE)
+    raise AgreedExit(USER_ERROR_EXIT_CODE)
 
 
 def on_first_rank(world: World, work: Callable[[], T]) -> T:

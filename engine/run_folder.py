@@ -4,7 +4,7 @@ from pathlib import Path
 
 from engine.config import RunConfig, dump_config
 
-_OWN_ENTRIES = ("config.yaml", "metrics.jsonl", "checkpoints", "summary.json", "model")
+_OWN_ENTRIES = ("config.yaml", "metrics.jsonl", "bad_samples.jsonl", "checkpoints", "summary.json", "model", "ranks")
 
 
 def prepare_folder(folder: Path, config: RunConfig, *, fresh: bool) -> None:

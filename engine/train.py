@@ -2,15 +2,20 @@
 
     deepspeed --no_local_rank --module engine.train --config configs/fashion_mnist.yaml
 
-Exit codes: 0 done, 2 an input that cannot be used, 74 a checkpoint that could not be written (one line on stderr says
-what is wrong).
+Exit codes: 0 done; 1 a rank failed, was lost or had to be ended (stderr names it, and the last checkpoint holds); 2 an
+input that cannot be used; 3 data that turned out to be bad while training: an image that cannot be decoded, too many of
+them, or a shard that changed; 74 a checkpoint that could not be written (one line on stderr says what is wrong); 75
+stopped by a signal, with a checkpoint from which the same command goes on. What the launcher makes of them:
+``engine/stopping.py``.
 """
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,16 +23,22 @@ from typing import Any, NoReturn
 import deepspeed
 import torch
 
+from engine.bad_data import one_data_error
 from engine.checkpoint import clear_save_error, load_checkpoint
 from engine.config import RunConfig, load_config
+from engine.launchers import Launchers
+from engine.manifest import step_folder, steps_in
 from engine.model import PatchViT, build_model
 from engine.optim import build_optimizer, param_groups
+from engine.progress import say
 from engine.ranks import World, join_world, leave_world, on_first_rank, one_clear_error
 from engine.result import finish
 from engine.resume import Start, check_allowed_keys, choose_start, identity, set_aside_newer
 from engine.run_folder import prepare_folder
 from engine.run_plan import RunPlan, deepspeed_config, plan_run
+from engine.stopping import STOPPED_EXIT_CODE
 from engine.trainer import Run, train
+from engine.watch import Watch
 from pipeline.plan import TrainPlanner
 from pipeline.shards import ShardIndex, open_index
 
@@ -173,16 +184,32 @@ def check_labels(index: ShardIndex, num_classes: int) -> None:
         )
 
 
-def train_run(argv: Sequence[str], world: World) -> None:
+def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = None) -> int:
     """One run from its command line to its summary. Collective.
 
+    Returns:
+        The exit code: 0, or 75 if it was stopped.
+
     Raises:
-        SystemExit: with code 2, on every rank, for an input that cannot be used.
+        SystemExit: with code 2, on every rank, for an input that cannot be used; with code 3 for data that turned out
+            to be bad while training.
     """
     with one_clear_error(world):
         prepared = prepare(argv, world)
     with one_clear_error(world):
         start = on_first_rank(world, lambda: find_start(prepared, world))
+    limits = prepared.config.engine
+    with Watch(
+        world,
+        prepared.folder,
+        stop_grace_s=limits.stop_grace_s,
+        stall_report_s=limits.stall_report_s,
+        launchers=launchers,
+    ) as watch:
+        return _train_prepared(prepared, start, world, watch)
+
+
+def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch) -> int:
     config = prepared.config
     optimizer = build_optimizer(
         param_groups(
@@ -214,21 +241,35 @@ def train_run(argv: Sequence[str], world: World) -> None:
         prepared.val_index,
         prepared.folder,
         prepared.identity,
+        watch,
     )
-    with clear_save_error(world):
+    with one_data_error(world), clear_save_error(world):
         accuracies = train(run, start.step, prepared.stop_step)
+    if watch.stopping:
+        if world.is_first:
+            checkpoints = prepared.folder / "checkpoints"
+            newest = step_folder(checkpoints, steps_in(checkpoints)[-1])
+            say(f"stopped by {watch.reason}; the same command goes on from {newest} (exit code 75)")
+        return STOPPED_EXIT_CODE
+    watch.enter("finish", prepared.stop_step)
     finish(run, accuracies, prepared.stop_step)
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Meet the other ranks, train, part."""
+    """Meet the other ranks, train, part. A run that was stopped ends without waiting for any thread."""
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         parse_arguments(argv)
     _quiet()
+    launchers = Launchers()
     world = join_world()
-    train_run(argv, world)
+    code = train_run(argv, world, launchers)
     leave_world()
+    if code:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
 
 
 def _quiet() -> None:

@@ -1,6 +1,7 @@
 """The training loop."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
+from engine.bad_data import BadSampleLog, read_batches
 from engine.checkpoint import Checkpoints
 from engine.config import RunConfig
 from engine.evaluate import Accuracy, evaluate
 from engine.losses import cross_entropy
-from engine.metrics import IntervalClock, MetricsFile
+from engine.metrics import IntervalClock, MetricsFile, read_metrics
 from engine.optim import learning_rate, set_learning_rate
 from engine.progress import Progress
-from engine.ranks import World
+from engine.ranks import World, agree
 from engine.run_plan import RunPlan
+from engine.watch import Watch
 from pipeline import keyed
 from pipeline.batch import Batch
 from pipeline.keyed import Stream
@@ -38,33 +41,45 @@ class Run:
     val_index: ShardIndex
     folder: Path
     identity: dict[str, Any]
+    watch: Watch
 
 
 def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
-    """Train the steps ``first_step`` to ``stop_step - 1``; returns the accuracies after the last one. Collective."""
-    plan, world = run.plan, run.world
+    """Train the steps ``first_step`` to ``stop_step - 1``; returns the accuracies after the last one. Collective.
+
+    When the ranks agree to stop it returns early, with a checkpoint of the last step done and ``run.watch.stopping``.
+    """
+    config, plan, world = run.config, run.plan, run.world
     metrics = MetricsFile(run.folder / "metrics.jsonl", first_step) if world.is_first else None
     progress = Progress(first_step, stop_step, enabled=world.is_first)
     clock = IntervalClock()
-    accuracies: list[Accuracy] = []
+    bad_samples = BadSampleLog(run.folder / "bad_samples.jsonl", first_step, config.data, world)
     run.engine.train()
+    accuracies = _evaluation_left_out(run, first_step, stop_step, metrics, bad_samples)
     with training_loader(run, first_step, stop_step) as loader, open_checkpoints(run, metrics) as checkpoints:
+        batches = read_batches(loader)
         for step in range(first_step, stop_step):
+            if run.watch.stopping:
+                break
             logged = _is_logged(run, step, stop_step)
-            loss, grad_norm, batch = train_step(run, step, loader, measure=logged)
+            loss, grad_norm, batch = train_step(run, step, batches, measure=logged)
             clock.num_steps += 1
             if logged:
                 line = _train_line(run, step, loss, grad_norm, batch, clock, loader)
+                line["bad_samples"] = bad_samples.record(loader.take_bad_rows(), run.train_index, "train")
                 progress.show(line)
                 if metrics is not None:
                     metrics.write(line)
                 checkpoints.poll()
             progress.advance()
             done = step + 1
-            if _is_due(plan.eval_every, done) or done == stop_step:
-                accuracies = evaluate_all(run, done, metrics)
-                progress.say_accuracies(done, accuracies)
-            if _is_due(plan.checkpoint_every, done) or done == stop_step:
+            stopping = run.watch.agree()
+            if (_is_due(plan.eval_every, done) or done == stop_step) and not stopping:
+                accuracies = evaluate_all(run, done, metrics, bad_samples)
+                if accuracies:
+                    progress.say_accuracies(done, accuracies)
+            if _is_due(plan.checkpoint_every, done) or done == stop_step or run.watch.stopping:
+                run.watch.enter("checkpoint", done)
                 checkpoints.save(done)
             if logged:
                 clock.reset(loader.wait_s)
@@ -111,10 +126,13 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
         batch_size=plan.micro_batch_size,
         num_threads=config.data.num_threads or world.cores,
         device_id=world.local_rank if config.data.device == "gpu" else None,
+        substitutes=run.planner if config.data.on_bad_sample == "skip" else None,
     )
 
 
-def train_step(run: Run, step: int, loader: PatchLoader, *, measure: bool) -> tuple[torch.Tensor, float | None, Batch]:
+def train_step(
+    run: Run, step: int, batches: Iterator[Batch], *, measure: bool
+) -> tuple[torch.Tensor, float | None, Batch]:
     """One optimizer step.
 
     Returns:
@@ -134,7 +152,9 @@ def train_step(run: Run, step: int, loader: PatchLoader, *, measure: bool) -> tu
     step_loss = torch.zeros((), device=run.world.device)
     grad_norm = None
     for micro in range(plan.accumulation_steps):
-        batch = next(loader).to(run.world.device)
+        run.watch.enter("loader", step)
+        batch = next(batches).to(run.world.device)
+        run.watch.enter("step", step)
         assert batch.plan.step == step
         logits = engine(batch.patches, batch.ids_keep)
         loss = cross_entropy(logits, batch.labels, label_smoothing=config.train.label_smoothing).mean()
@@ -162,15 +182,37 @@ def _plain_grad_norm(engine: DeepSpeedEngine) -> float | None:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-def evaluate_all(run: Run, done: int, metrics: MetricsFile | None) -> list[Accuracy]:
-    """Validation at every configured keep rate after ``done`` steps. Collective."""
+def evaluate_all(run: Run, done: int, metrics: MetricsFile | None, bad_samples: BadSampleLog) -> list[Accuracy]:
+    """Validation at every configured keep rate after ``done`` steps; none if the ranks stop meanwhile. Collective."""
+
+    def is_interrupted() -> bool:
+        run.watch.enter("eval", done)
+        return run.watch.agree()
+
     accuracies = []
     for keep_rate in run.config.eval.keep_rates:
-        accuracy = evaluate(run.engine, run.val_index, run.config, keep_rate, run.world)
+        accuracy, bad = evaluate(run.engine, run.val_index, run.config, keep_rate, run.world, is_interrupted)
+        if accuracy is None:
+            return []
+        bad_samples.record(bad, run.val_index, "eval", done)
         accuracies.append(accuracy)
-        if metrics is not None:
+    if metrics is not None:
+        for accuracy in accuracies:
             metrics.write({"event": "eval", "step": done, **asdict(accuracy)})
     return accuracies
+
+
+def _evaluation_left_out(
+    run: Run, first_step: int, stop_step: int, metrics: MetricsFile | None, bad_samples: BadSampleLog
+) -> list[Accuracy]:
+    """The evaluation due after ``first_step`` steps, done now if the run stopped before it. Collective."""
+    if first_step == 0 or not (_is_due(run.plan.eval_every, first_step) or first_step == stop_step):
+        return []
+    recorded = [] if metrics is None else read_metrics(metrics.path)
+    lines = [line for line in recorded if line["event"] == "eval" and line["step"] == first_step]
+    if agree(run.world, bool(lines)):
+        return [Accuracy(**{field.name: line[field.name] for field in fields(Accuracy)}) for line in lines]
+    return evaluate_all(run, first_step, metrics, bad_samples)
 
 
 def _is_due(every: int | None, done: int) -> bool:

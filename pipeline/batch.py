@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.bad_samples import BadRow
 from pipeline.plan import StepPlan
 
 
@@ -27,6 +28,7 @@ class Batch:
         labels: int64 [B].
         counted: bool [B], False for rows that only fill up a validation batch.
         plan: the rows' plan; ``plan.step`` is the step the batch belongs to, however early it was prefetched.
+        bad: the rows whose planned samples could not be used; the plan holds their substitutes.
     """
 
     patches: torch.Tensor
@@ -34,6 +36,7 @@ class Batch:
     labels: torch.Tensor
     counted: torch.Tensor
     plan: StepPlan
+    bad: tuple[BadRow, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -52,4 +55,5 @@ class Batch:
             labels=self.labels.to(device, non_blocking=True),
             counted=self.counted.to(device, non_blocking=True),
             plan=self.plan,
+            bad=self.bad,
         )

@@ -111,6 +111,17 @@ class DataConfig(Settings):
     device: Literal["cpu", "gpu"] = Field("cpu", description="where images are decoded and resized")
     num_threads: int | None = Field(None, ge=1, description="decoding threads per rank; default: the rank's cores")
     prefetch_batches: int = Field(4, ge=1, description="batches kept ready ahead of the trainer")
+    on_bad_sample: Literal["fail", "skip"] = Field(
+        "fail",
+        description="an image that cannot be decoded ends the run (fail), or is replaced by a planned substitute in "
+        "training and left out of the counts in validation (skip)",
+    )
+    max_bad_share: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="under on_bad_sample: skip, the run ends once more than this share of a data set's samples was bad",
+    )
 
     @model_validator(mode="after")
     def _patches_tile_the_image(self) -> "DataConfig":

@@ -1,7 +1,7 @@
 """The DALI graph: planned arrays in, kept patches out."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -137,19 +137,19 @@ def define_graph(source: Callable[[int], SourceArrays], settings: GraphSettings)
     return graph()
 
 
-def is_decodable(encoded: np.ndarray) -> bool:
-    """Whether the graph's decoder takes this image file, uint8 [bytes]. Slow: it builds a graph for the one image."""
+def run_once(arrays: SourceArrays, settings: GraphSettings) -> None:
+    """Send rows through a graph of their own and drop what comes out. Slow: it builds the graph.
 
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None)
-    def graph() -> Any:
-        source = fn.external_source(source=lambda _: [encoded], dtype=types.UINT8, ndim=1)
-        return augment.decode_whole(source, "cpu")
+    Raises:
+        RuntimeError: the graph cannot process the rows.
+    """
 
-    try:
-        graph().run()
-    except RuntimeError:
-        return False
-    return True
+    def source(i: int) -> SourceArrays:
+        if i > 0:
+            raise StopIteration
+        return arrays
+
+    build_graph(source, replace(settings, batch_size=len(arrays[0]))).run()
 
 
 def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     KEEP_RATE = 6
     VALIDATION_SELECTION = 7
     MODEL = 8
+    SUBSTITUTE = 9
 
 
 def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np.random.Philox:

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.bad_samples import BadRow, Planner, RowReader, Rows
 from pipeline.batch import Batch
 from pipeline.config import DataConfig, SelectionConfig
-from pipeline.graph import GraphSettings, SourceArrays, build_graph, is_decodable, source_arrays
+from pipeline.graph import GraphSettings, SourceArrays, build_graph
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.reader import SampleReader
 from pipeline.shards import ShardIndex
 
 _END = object()
+_CLOSE_TIMEOUT_S = 10.0
 
 
 def train_plans(
@@ -52,10 +54,11 @@ class PatchLoader:
         plans: micro batches, all of ``batch_size`` rows.
         num_threads: DALI's worker threads.
         device_id: the GPU that decodes under ``data.device: gpu``, else None.
+        substitutes: replaces the samples that cannot be used; None: such a sample is an error.
 
     Raises:
-        What reading raised, or a ValueError that names the images which cannot be decoded; when the batch it belongs to
-        is asked for, after all batches before it.
+        What reading raised, or a BadSampleError that names the images which cannot be decoded; when the batch it
+        belongs to is asked for, after all batches before it.
     """
 
     def __init__(
@@ -69,11 +72,15 @@ class PatchLoader:
         batch_size: int,
         num_threads: int,
         device_id: int | None = None,
+        substitutes: Planner | None = None,
     ) -> None:
         self.wait_s = 0.0  # time the consumer has spent waiting so far
-        self._index, self._plans, self._data = index, plans, data
+        self._bad: list[BadRow] = []  # of the batches given out since take_bad_rows was called
+        self._plans, self._data = plans, data
         self._reader = SampleReader(index)
-        self._issued: deque[StepPlan] = deque()  # plans that DALI has, whose outputs it has not given back
+        # Plans that DALI has, with their rows as read, whose outputs it has not given back.
+        self._issued: deque[tuple[StepPlan, Rows]] = deque()
+        self._again: deque[StepPlan] = deque()  # plans that a graph had taken when it failed
         self._source_error: Exception | None = None
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=data.prefetch_batches)
         self._closing = threading.Event()
@@ -87,23 +94,25 @@ class PatchLoader:
             uniform_size=crop == "pad" and bool(np.all((index.width == size) & (index.height == size))),
             device_id=device_id,
         )
+        self._rows = RowReader(index, self._reader, self._settings, substitutes)
         self._thread = threading.Thread(target=self._produce, name="patch-loader", daemon=True)
         self._thread.start()
 
     def _source(self, _: int) -> SourceArrays:
         try:
-            plan = next(self._plans)
-            ids = plan.sample_ids
-            encoded = self._reader.read(ids)
+            if self._source_error is not None and not self._again:
+                raise StopIteration
+            plan = self._again.popleft() if self._again else next(self._plans)
+            rows = self._rows.read(plan)
         except StopIteration:
             raise
         except Exception as error:
             # DALI reads ahead, and drops what it has read if the source raises: end here, and raise after the rest.
             self._source_error = error
+            self._again.clear()
             raise StopIteration from error
-        self._issued.append(plan)
-        sizes = np.stack([self._index.height[ids], self._index.width[ids]], axis=1)
-        return source_arrays(plan, encoded, self._settings, sizes)
+        self._issued.append((plan, rows))
+        return self._rows.arrays(rows)
 
     def _produce(self) -> None:
         try:
@@ -113,31 +122,22 @@ class PatchLoader:
                     outputs = graph.run()
                 except StopIteration:
                     break
-                except RuntimeError as error:
-                    self._name_undecodable(error)
-                    raise
+                except RuntimeError:
+                    if not any(self._rows.examine(rows) for _, rows in self._issued):
+                        raise
+                    # A graph that has failed loses batches: a new one starts again with all that the old one had.
+                    self._again = deque(plan for plan, _ in self._issued) + self._again
+                    self._issued.clear()
+                    graph = build_graph(self._source, self._settings)
+                    continue
                 self._put(self._batch(outputs))
             self._put(self._source_error or _END)
         except BaseException as error:
             self._put(error)
 
-    def _name_undecodable(self, error: RuntimeError) -> None:
-        """Raise a ValueError with the samples of the failed batch that cannot be decoded, if there are any."""
-        plan = self._issued[0]
-        encoded = self._reader.read(plan.sample_ids)
-        broken = [
-            self._index.describe(sample_id)
-            for sample_id, data in zip(plan.sample_ids, encoded, strict=True)
-            if not is_decodable(data)
-        ]
-        if broken:
-            raise ValueError(
-                f"{self._index.folder}: {len(broken)} image(s) of step {plan.step} cannot be decoded: "
-                f"{'; '.join(broken)}. To find all such images: python -m tools.shards verify {self._index.folder}"
-            ) from error
-
     def _batch(self, outputs: Any) -> Batch:
-        plan = self._issued.popleft()
+        _, rows = self._issued.popleft()
+        plan = rows.plan
         pixels, ids = outputs
         ids_keep = torch.from_numpy(np.array(ids.as_tensor()))
         if self._settings.device_id is None:
@@ -152,6 +152,7 @@ class PatchLoader:
             labels=torch.from_numpy(plan.labels),
             counted=torch.from_numpy(plan.counted),
             plan=plan,
+            bad=rows.bad,
         )
 
     def _put(self, item: Any) -> None:
@@ -171,17 +172,27 @@ class PatchLoader:
         item = self._ready.get()
         self.wait_s += time.perf_counter() - start
         if isinstance(item, Batch):
+            self._bad += item.bad
             return item
         self.close()
         if item is _END:
             raise StopIteration
         raise item
 
+    def take_bad_rows(self) -> list[BadRow]:
+        """The bad rows of all batches given out since the last call."""
+        bad, self._bad = self._bad, []
+        return bad
+
     def close(self) -> None:
-        """Stop the thread and close the shards. Safe to call twice."""
+        """Stop the thread and close the shards. Safe to call twice.
+
+        A thread that hangs in a read is left to itself: it keeps no process alive.
+        """
         self._closing.set()
-        self._thread.join()
-        self._reader.close()
+        self._thread.join(timeout=_CLOSE_TIMEOUT_S)
+        if not self._thread.is_alive():
+            self._reader.close()
 
     def __enter__(self) -> "PatchLoader":
         return self

@@ -31,6 +31,8 @@ class Samples(Protocol):
     def width(self) -> np.ndarray: ...
     @property
     def height(self) -> np.ndarray: ...
+    def sample_ids(self, positions: np.ndarray) -> np.ndarray:
+        """Ids (rows of ``label``, ``width``, ``height``) of the samples at these places, 0 to num_samples - 1."""
 
 
 @dataclass(frozen=True)
@@ -140,36 +142,49 @@ class TrainPlanner:
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         positions = step_of_epoch * self.global_batch_size + first_row + np.arange(num_rows)
-        ids = self._order.sample_ids(epoch, positions)  # type: ignore[attr-defined]
-
-        def draws(stream: Stream, num_columns: int) -> np.ndarray:
-            return keyed.uniform(
-                self.seed, stream, step, first_row=first_row, num_rows=num_rows, num_columns=num_columns
-            )
-
-        augment = self.data.augment
-        if augment.crop == "pad":
-            crops = pad_crops(draws(Stream.CROP, 2), self.data.image_size, augment.pad_pixels)
-        else:
-            crops = resized_crops(
-                self.samples.height[ids],
-                self.samples.width[ids],
-                draws(Stream.CROP, NUM_CROP_DRAWS),
-                augment,
-            )
+        ids = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
+        flips = self._draws(Stream.FLIP, step, first_row, num_rows, 1)[:, 0] < self.data.augment.flip_probability
+        noise_columns = _noise_columns(self.selection, self.data.num_patches)
         return StepPlan(
             step=step,
             epoch=epoch,
             stage=stage,
             first_row=first_row,
-            crop=augment.crop,
+            crop=self.data.augment.crop,
             sample_ids=ids,
             labels=self.samples.label[ids].astype(np.int64),
-            crops=crops,
-            flips=draws(Stream.FLIP, 1)[:, 0] < augment.flip_probability,
-            noise=draws(Stream.SELECTION, _noise_columns(self.selection, self.data.num_patches)),
+            crops=self._crops(step, first_row, ids),
+            flips=flips,
+            noise=self._draws(Stream.SELECTION, step, first_row, num_rows, noise_columns),
             counted=np.ones(num_rows, dtype=bool),
         )
+
+    def substitute(self, sample_id: int, attempt: int) -> int:
+        """The sample that stands in for one that cannot be used; for each attempt, from 0, another one.
+
+        It depends on the seed and the sample alone, so it is the same in every epoch, on every rank and after a resume.
+        """
+        return substitute(self.samples, self.seed, sample_id, attempt)
+
+    def with_samples(self, plan: StepPlan, ids: np.ndarray) -> StepPlan:
+        """The same rows with other samples: their labels, and the crops that the rows' own draws give their sizes."""
+        return replace(
+            plan,
+            sample_ids=ids,
+            labels=self.samples.label[ids].astype(np.int64),
+            crops=self._crops(plan.step, plan.first_row, ids),
+        )
+
+    def _draws(self, stream: Stream, step: int, first_row: int, num_rows: int, num_columns: int) -> np.ndarray:
+        return keyed.uniform(self.seed, stream, step, first_row=first_row, num_rows=num_rows, num_columns=num_columns)
+
+    def _crops(self, step: int, first_row: int, ids: np.ndarray) -> np.ndarray:
+        augment, num_rows = self.data.augment, len(ids)
+        if augment.crop == "pad":
+            draws = self._draws(Stream.CROP, step, first_row, num_rows, 2)
+            return pad_crops(draws, self.data.image_size, augment.pad_pixels)
+        draws = self._draws(Stream.CROP, step, first_row, num_rows, NUM_CROP_DRAWS)
+        return resized_crops(self.samples.height[ids], self.samples.width[ids], draws, augment)
 
 
 @dataclass(frozen=True)
@@ -196,7 +211,7 @@ class ValidationPlanner:
         first = (batch * world_size + rank) * self.micro_batch_size
         positions = first + np.arange(self.micro_batch_size)
         counted = positions < self.samples.num_samples
-        ids = np.where(counted, positions, 0)
+        ids = self.samples.sample_ids(np.where(counted, positions, 0))
         noise = keyed.uniform(
             self.seed,
             Stream.VALIDATION_SELECTION,
@@ -213,16 +228,35 @@ class ValidationPlanner:
             crop="centre",
             sample_ids=ids,
             labels=self.samples.label[ids].astype(np.int64),
-            crops=centre_crops(
-                self.samples.height[ids],
-                self.samples.width[ids],
-                self.data.image_size,
-                self.data.val_crop_fraction,
-            ),
+            crops=self._crops(ids),
             flips=np.zeros(self.micro_batch_size, dtype=bool),
             noise=noise,
             counted=counted,
         )
+
+    def substitute(self, sample_id: int, attempt: int) -> int:
+        """A sample to fill the place of one that cannot be used, as in training."""
+        return substitute(self.samples, self.seed, sample_id, attempt)
+
+    def with_samples(self, plan: StepPlan, ids: np.ndarray) -> StepPlan:
+        """The same rows with other samples, of which those that changed are no longer counted."""
+        return replace(
+            plan,
+            sample_ids=ids,
+            labels=self.samples.label[ids].astype(np.int64),
+            crops=self._crops(ids),
+            counted=plan.counted & (ids == plan.sample_ids),
+        )
+
+    def _crops(self, ids: np.ndarray) -> np.ndarray:
+        heights, widths = self.samples.height[ids], self.samples.width[ids]
+        return centre_crops(heights, widths, self.data.image_size, self.data.val_crop_fraction)
+
+
+def substitute(samples: Samples, seed: int, sample_id: int, attempt: int) -> int:
+    """A sample drawn from the whole data set by (seed, sample_id, attempt)."""
+    word = int(keyed.words(seed, Stream.SUBSTITUTE, sample_id, attempt + 1)[attempt])
+    return int(samples.sample_ids(np.array([word % samples.num_samples]))[0])
 
 
 def steps_per_epoch(num_samples: int, global_batch_size: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.shards import ShardIndex, StaleIndexError
+from pipeline.tars import scan_shard
 
 
 class SampleReader:
@@ -23,19 +24,20 @@ class SampleReader:
         self._index = index
         self._max_open_shards = max_open_shards
         self._descriptors: OrderedDict[int, int] = OrderedDict()
+        self._checked_mtimes_ns = {number: shard.mtime_ns for number, shard in enumerate(index.shards)}
 
     def read(self, sample_ids: npt.NDArray[np.integer]) -> list[npt.NDArray[np.uint8]]:
         """The bytes of each sample's image, in the order given: a list of uint8 arrays, each [length_bytes].
 
-        Raises StaleIndexError (a shard's size is not the indexed one), FileNotFoundError or another OSError
-        (the shard is missing, or cannot be read as far as the index says); each names shard, key and offset.
+        Raises StaleIndexError (a shard is no longer what was indexed: it was shortened, replaced or written to),
+        FileNotFoundError or another OSError (the shard is missing or cannot be read); each names shard, key and offset.
         """
         return [self._read_one(int(sample_id)) for sample_id in sample_ids]
 
     def _read_one(self, sample_id: int) -> npt.NDArray[np.uint8]:
         index = self._index
-        if not 0 <= sample_id < index.num_samples:
-            raise IndexError(f"sample id {sample_id}; {index.folder} holds ids 0 to {index.num_samples - 1}")
+        if not 0 <= sample_id < len(index.shard):
+            raise IndexError(f"sample id {sample_id}; {index.folder} holds ids 0 to {len(index.shard) - 1}")
         offset, length = int(index.offset[sample_id]), int(index.length[sample_id])
         image = np.empty(length, dtype=np.uint8)
         view = image.data
@@ -45,6 +47,8 @@ class SampleReader:
             # One call is the rule; a signal or the kernel's limit of 2 GiB may cut it short.
             while done < length and (count := os.preadv(descriptor, [view[done:]], offset + done)):
                 done += count
+            if done == length:
+                self._check_unchanged(sample_id, descriptor)
         except OSError as error:
             raise type(error)(
                 error.errno, f"cannot read {index.describe(sample_id)}: {error.strerror}", str(index.folder)
@@ -76,6 +80,24 @@ class SampleReader:
         self._descriptors[number] = descriptor
         return descriptor
 
+    def _check_unchanged(self, sample_id: int, descriptor: int) -> None:
+        """Raise StaleIndexError if the shard was written to while it is read, so that the index no longer fits it.
+
+        Damaged images are left to those who decode them; offsets and labels have to be right.
+        """
+        number = int(self._index.shard[sample_id])
+        mtime_ns = os.fstat(descriptor).st_mtime_ns
+        if mtime_ns == self._checked_mtimes_ns[number]:
+            return
+        misfit = _misfit(self._index, number)
+        if misfit:
+            raise StaleIndexError(
+                f"{self._index.folder}: cannot read {self._index.describe(sample_id)}: the shard was written to and no "
+                f"longer fits the index ({misfit}); bring the old content back, or index the new one with: "
+                f"python -m tools.shards index {self._index.folder}"
+            )
+        self._checked_mtimes_ns[number] = mtime_ns
+
     def close(self) -> None:
         """Closes the shards; reading again opens them again."""
         while self._descriptors:
@@ -91,3 +113,20 @@ class SampleReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _misfit(index: ShardIndex, number: int) -> str:
+    """What a shard holds otherwise than the index says, in words; empty if every offset, length and label is right."""
+    scan = scan_shard(index.folder / index.shards[number].name, index.label_field)
+    for fault in scan.faults:
+        if not fault.key:
+            return fault.reason
+    lengths = {(sample.key, member.offset_data): member.size for sample in scan.samples for _, member in sample.members}
+    labels = {(row.key, row.offset): row.label for row in scan.rows}
+    for i in range(*np.searchsorted(index.shard, [number, number + 1]).tolist()):
+        place = (index.key(i), int(index.offset[i]))
+        if lengths.get(place) != index.length[i]:
+            return f"sample '{place[0]}' is not where it was"
+        if labels.get(place, index.label[i]) != index.label[i]:
+            return f"sample '{place[0]}' has label {labels[place]}, but {index.label[i]} in the index"
+    return ""

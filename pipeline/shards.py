@@ -18,7 +18,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.exclusion import ExcludedSample, add_samples, exclusion_path, read_exclusion
 from pipeline.tars import IMAGE_EXTENSIONS, Fault, Row, Scan, scan_shard
 
 FORMAT_VERSION = 1
@@ -95,8 +96,9 @@ class ShardIndex:
     """The samples of one split. The arrays are read-only views of the mapped file, each [num_samples].
 
     shard uint32 (position in `shards`); offset, length int64 (of the image's bytes within the tar);
-    label, width, height int32. `fingerprint` depends on the shards' names and contents alone, so it is the
-    same on every host.
+    label, width, height int32. `fingerprint` depends on the shards' names and contents and on what is excluded
+    alone, so it is the same on every host. `excluded`: int64, ascending ids of samples that are left out; they have
+    a row, but no place among the `num_samples`.
     """
 
     folder: Path
@@ -114,15 +116,24 @@ class ShardIndex:
     height: npt.NDArray[np.int32]
     _keys: Any = field(repr=False)
     _extensions: Any = field(repr=False)
+    excluded: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def num_samples(self) -> int:
-        return len(self.shard)
+        """Samples that are not excluded."""
+        return len(self.shard) - len(self.excluded)
 
     @property
     def shard_sizes(self) -> npt.NDArray[np.int64]:
-        """Samples per shard, int64 [num_shards]."""
-        return np.array([shard.num_samples for shard in self.shards], dtype=np.int64)
+        """Samples per shard that are not excluded, int64 [num_shards]."""
+        sizes = np.array([shard.num_samples for shard in self.shards], dtype=np.int64)
+        return sizes - np.bincount(self.shard[self.excluded], minlength=len(sizes))
+
+    def sample_ids(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Ids of the samples at places 0 to num_samples - 1 of those that are not excluded: int64, ascending."""
+        # Before the j-th excluded id there are that many places.
+        places = self.excluded - np.arange(len(self.excluded))
+        return positions + np.searchsorted(places, positions, side="right")
 
     def key(self, sample_id: int) -> str:
         return self._keys[int(sample_id)].as_py()
@@ -134,7 +145,7 @@ class ShardIndex:
     def describe(self, sample_id: int) -> str:
         """Where a sample lies, in words, for error messages."""
         shard = self.shards[self.shard[sample_id]].name
-        return f"sample '{self.key(sample_id)}' in {shard} at byte {self.offset[sample_id]}"
+        return f"sample {self.key(sample_id)!r} in {shard} at byte {self.offset[sample_id]}"
 
 
 def index_path(folder: str | Path, split: str) -> Path:
@@ -172,11 +183,13 @@ def build_index(
     *,
     label_field: str | None = None,
     on_shard: Callable[[Path, Scan], object] | None = None,
+    leave_out_faulty: bool = False,
 ) -> ShardIndex:
     """Walks over the tars' headers once and writes `<folder>/<split>.index`, under a temporary name first.
 
     tar_paths: tars directly in `folder`. label_field: take labels from this field of the samples' `json`
     member (by default from `cls`, else from the field `label`). on_shard: called after each shard.
+    leave_out_faulty: samples with a fault are not indexed, but listed beside the index (see `exclusion.py`).
     Raises BadShardsError with every fault of every shard, FileNotFoundError where there is no tar.
     """
     folder = Path(folder)
@@ -197,7 +210,7 @@ def build_index(
         rows.extend(scan.rows)
         if on_shard is not None:
             on_shard(path, scan)
-    if faults:
+    if not all(leave_out_faulty and fault.key for fault in faults) or not rows:
         raise BadShardsError(faults)
 
     columns = list(zip(*rows, strict=True))
@@ -217,6 +230,9 @@ def build_index(
     }
     path = index_path(folder, split)
     _write_atomically(path, batch, metadata)
+    if faults:
+        left_out = [ExcludedSample(fault.shard, fault.key, fault.reason, None) for fault in faults]
+        add_samples(exclusion_path(folder, split), _fingerprint(shards), left_out)
     return read_index(path)
 
 
@@ -233,8 +249,8 @@ def open_index(location: str | Path, split: str) -> ShardIndex:
     for name in (split, ALL_SPLIT):
         if index_path(folder, name).is_file():
             index = read_index(index_path(folder, name))
-            _check_shards(index)
-            return index
+            index = replace(index, shards=_check_shards(index))
+            return _exclude(index) if exclusion_path(folder, name).is_file() else index
     if splits := list_splits(folder):
         raise FileNotFoundError(f"{folder}: no split '{split}'; the indexes there are for: {', '.join(splits)}")
     if any(folder.glob("*.tar")):
@@ -295,9 +311,27 @@ def map_file(path: Path) -> mmap.mmap:
     return mapped
 
 
-def _check_shards(index: ShardIndex) -> None:
+def _exclude(index: ShardIndex) -> ShardIndex:
+    path = exclusion_path(index.folder, index.split)
+    exclusion = read_exclusion(path)
+    if exclusion.fingerprint != index.fingerprint:
+        raise StaleIndexError(
+            f"{path}: this list of excluded samples was made for other shards than those of "
+            f"{index.split}{INDEX_SUFFIX}; make it again with: python -m tools.shards verify {index.folder} --exclude, "
+            "or remove it"
+        )
+    if len(exclusion.ids) and exclusion.ids[-1] >= index.num_samples:
+        raise ValueError(f"{path}: sample_id {exclusion.ids[-1]}, but the index holds {index.num_samples} samples")
+    facts = json.dumps([index.fingerprint, exclusion.ids.tolist()])
+    fingerprint = hashlib.sha256(facts.encode()).hexdigest() if len(exclusion.ids) else index.fingerprint
+    return replace(index, excluded=exclusion.ids, fingerprint=fingerprint)
+
+
+def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
+    """The shards with the modification times at which their contents were found to be those of the index."""
     again = _index_command(index.folder)
     rescanned = 0
+    checked = []
     for shard in index.shards:
         path = index.folder / shard.name
         try:
@@ -312,6 +346,7 @@ def _check_shards(index: ShardIndex) -> None:
                 f"{path}: has {stat.st_size} bytes, but had {shard.size_bytes} when it was indexed; "
                 f"if the new content is meant, index it with: {again}"
             )
+        checked.append(replace(shard, mtime_ns=stat.st_mtime_ns))
         if stat.st_mtime_ns == shard.mtime_ns:
             continue
         rescanned += 1
@@ -327,6 +362,7 @@ def _check_shards(index: ShardIndex) -> None:
             f"at every start: {again}",
             stacklevel=3,
         )
+    return tuple(checked)
 
 
 def _fingerprint(shards: list[Shard]) -> str:

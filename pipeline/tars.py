@@ -35,7 +35,7 @@ class Fault:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.shard}: '{self.key}': {self.reason}" if self.key else f"{self.shard}: {self.reason}"
+        return f"{self.shard}: {self.key!r}: {self.reason}" if self.key else f"{self.shard}: {self.reason}"
 
 
 class Row(NamedTuple):
@@ -137,6 +137,8 @@ def _read_sample(file: io.BufferedReader, sample: Sample, label_field: str | Non
         found = ", ".join(extension for extension, _ in sample.members)
         raise ValueError(f"no image ({', '.join(IMAGE_EXTENSIONS)}); its members are: {found}")
     extension, image = images[0]
+    if not _is_utf8(sample.key + extension):
+        raise ValueError("its name is not UTF-8")
     for member in (image, *labels.values()):
         if not member.isreg() or member.issparse():
             raise ValueError(f"{member.name} is a link or a sparse file, not plain data")
@@ -146,6 +148,11 @@ def _read_sample(file: io.BufferedReader, sample: Sample, label_field: str | Non
     width, height = _read_image_size(file, image)
     sha.update(f"{label} {width}x{height}\n".encode())
     return Row(image.offset_data, image.size, label, width, height, sample.key, extension)
+
+
+def _is_utf8(name: str) -> bool:
+    """tarfile keeps bytes that are not UTF-8 as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _read_member(file: io.BufferedReader, member: tarfile.TarInfo, limit: int | None = None) -> bytes:

@@ -13,7 +13,19 @@ SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package)
 
 # A schedule can be previewed, a plan made and shards indexed on a machine that has neither of these.
 HEAVY = ("torch", "nvidia.dali")
-LIGHT_MODULES = ("config", "crops", "keyed", "order", "plan", "reader", "schedule", "selection", "shards", "tars")
+LIGHT_MODULES = (
+    "config",
+    "crops",
+    "exclusion",
+    "keyed",
+    "order",
+    "plan",
+    "reader",
+    "schedule",
+    "selection",
+    "shards",
+    "tars",
+)
 
 
 def imported_modules(source: str, package: str) -> set[str]:

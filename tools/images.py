@@ -9,6 +9,7 @@ from PIL import Image
 # What the loader's decoder (DALI on a CPU) was seen to read, pixel for pixel as Pillow does. An MPO is a JPEG
 # with further pictures behind the first.
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
+LOADABLE_FORMATS = frozenset(_EXTENSIONS)
 FORMATS = ("keep", "jpeg", "png", "webp")
 DEFAULT_QUALITY = 90
 

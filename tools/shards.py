@@ -6,15 +6,18 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pipeline.exclusion import Exclusion, exclusion_path, known_samples
 from pipeline.shards import BadShardsError, ShardIndex, build_index, group_tars
-from pipeline.tars import Scan
+from pipeline.tars import Fault, Scan
 from tools.dali_index import write_dali_index
+from tools.exclude import exclude_faulty, read_bad_samples
 from tools.images import DEFAULT_QUALITY, FORMATS, Encoding
 from tools.stats import collect_stats, describe_stats
-from tools.verify import bar_interval_s, verify_folder
+from tools.verify import bar_interval_s, read_indexes, verify_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,7 +116,15 @@ def _index(options: argparse.Namespace) -> int:
         indexes: list[ShardIndex] = []
         for split, tars in groups.items():
             try:
-                indexes.append(build_index(folder, split, tars, label_field=options.label_field, on_shard=on_shard))
+                index = build_index(
+                    folder,
+                    split,
+                    tars,
+                    label_field=options.label_field,
+                    on_shard=on_shard,
+                    leave_out_faulty=options.exclude,
+                )
+                indexes.append(index)
             except BadShardsError as error:
                 bar.close()
                 for fault in error.faults:
@@ -124,18 +135,32 @@ def _index(options: argparse.Namespace) -> int:
             f"{index.split}: {index.num_samples:,} samples in {len(index.shards)} shards, labels {index.min_label} to "
             f"{index.max_label}"
         )
+        for sample in known_samples(exclusion_path(index.folder, index.split), index.fingerprint):
+            print(f"left out: {Fault(sample.shard, sample.key, sample.reason)}")
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
+    bad_samples = [fault for path in options.bad_samples for fault in read_bad_samples(path)]
+    if bad_samples and not options.exclude:
+        raise ValueError("--bad-samples names samples to leave out; give --exclude with it")
     report = verify_folder(options.folder, workers=options.workers, show_progress=not options.json)
+    lists: dict[Path, Exclusion] = {}
+    if options.exclude:
+        lists = exclude_faulty(read_indexes(options.folder), [*report.faults, *bad_samples])
+        listed = {(sample.shard, sample.key) for exclusion in lists.values() for sample in exclusion.samples}
+        remaining = [fault for fault in report.faults if (fault.shard, fault.key) not in listed]
+        left_out, report = report.faults, replace(report, faults=remaining, num_excluded=len(listed))
     if options.json:
         print(json.dumps(report.as_json(), indent=2))
     else:
-        for fault in report.faults:
+        for fault in left_out if options.exclude else report.faults:
             print(fault)
+        for path, exclusion in lists.items():
+            print(f"{path} lists {len(exclusion.samples)} sample(s), which the loader leaves out")
         found = f"{len(report.faults)} fault(s)" if report.faults else "no fault"
-        print(f"{report.num_samples:,} samples in {report.num_shards} shards: {found}")
+        besides = f" besides {report.num_excluded} excluded sample(s)" if report.num_excluded else ""
+        print(f"{report.num_samples:,} samples in {report.num_shards} shards: {found}{besides}")
     return 1 if report.faults else 0
 
 
@@ -193,10 +218,28 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--split", help="name of the split that --pattern selects (default: taken from the tars' names)")
     one.add_argument("--pattern", help="tars of that split, for example 'imagenet1k-train-*.tar'")
     one.add_argument("--label-field", help="field of the json members that holds the label (default: cls, or label)")
+    one.add_argument(
+        "--exclude",
+        action="store_true",
+        help="leave samples out that have no image, no label or a broken header, and list them (train.exclude)",
+    )
 
     one = add("verify", _verify, "Hold index, tars and every image against one another, and name each fault.")
     one.add_argument("folder", type=Path, metavar="DIR")
     one.add_argument("--json", action="store_true", help="print a report for programs")
+    one.add_argument(
+        "--exclude",
+        action="store_true",
+        help="list the faulty samples beside the index (train.exclude), so that the loader leaves them out",
+    )
+    one.add_argument(
+        "--bad-samples",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="list these as well: bad_samples.jsonl from a run's folder; may be repeated",
+    )
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
 
     one = add("stats", _stats, "Print counts, classes, sizes.")

@@ -14,21 +14,26 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.exclusion import exclusion_path, known_samples, read_exclusion
 from pipeline.shards import ShardIndex, index_path, list_splits, read_index
 from pipeline.tars import Fault, Row, scan_shard
 from tools.dali_index import render_dali_index
-from tools.images import decode
+from tools.images import LOADABLE_FORMATS, decode
 
 DATASET_NAME = "dataset.json"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a verification looked at, and each fault that it found."""
+    """What a verification looked at, and each fault that it found, but for those of `num_excluded` samples.
+
+    They are on the lists of excluded samples, so the loader leaves them out.
+    """
 
     num_shards: int
     num_samples: int
     faults: list[Fault]
+    num_excluded: int = 0
 
     def as_json(self) -> dict[str, Any]:
         return {"ok": not self.faults, **asdict(self)}
@@ -50,6 +55,7 @@ def verify_folder(folder: Path, *, workers: int = 1, show_progress: bool = False
     for index in indexes:
         stated = (dataset or {}).get("splits", {}).get(index.split)
         faults += _compare_with_dataset(index, stated) if stated else []
+        faults += _check_exclusion(index)
         sums = stated["sha256"] if stated else {}
         jobs += [
             _Job(str(folder), index.split, number, sums.get(shard.name)) for number, shard in enumerate(index.shards)
@@ -59,7 +65,13 @@ def verify_folder(folder: Path, *, workers: int = 1, show_progress: bool = False
         for count, found in _run(jobs, workers):
             faults += found
             bar.update(count)
-    return Report(len(jobs), num_samples, faults)
+    known = {
+        (sample.shard, sample.key)
+        for index in indexes
+        for sample in known_samples(exclusion_path(index.folder, index.split), index.fingerprint)
+    }
+    faults = [fault for fault in faults if (fault.shard, fault.key) not in known]
+    return Report(len(jobs), num_samples, faults, len(known))
 
 
 def read_indexes(folder: Path) -> list[ShardIndex]:
@@ -126,7 +138,9 @@ def _verify_shard(job: _Job) -> tuple[int, list[Fault]]:
     with open(path, "rb") as file:
         for row in scan.rows:
             try:
-                decode(os.pread(file.fileno(), row.length, row.offset))
+                image = decode(os.pread(file.fileno(), row.length, row.offset))
+                if image.format not in LOADABLE_FORMATS:
+                    raise ValueError(f"the loader does not decode {image.format} images")
             except ValueError as error:
                 faults.append(Fault(shard.name, row.key, str(error)))
     return len(rows), faults
@@ -169,6 +183,13 @@ def _compare_with_dataset(index: ShardIndex, stated: dict[str, Any]) -> list[Fau
         reason = f"holds label {index.max_label}, but dataset.json has {len(stated['class_counts'])} classes"
         faults.append(Fault(f"{index.split}.index", "", reason))
     return faults
+
+
+def _check_exclusion(index: ShardIndex) -> list[Fault]:
+    path = exclusion_path(index.folder, index.split)
+    if path.is_file() and read_exclusion(path).fingerprint != index.fingerprint:
+        return [Fault(path.name, "", "was made for other shards; --exclude makes it anew")]
+    return []
 
 
 def bar_interval_s() -> float:

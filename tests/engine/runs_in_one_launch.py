@@ -2,21 +2,27 @@
 
     deepspeed ... tests/engine/runs_in_one_launch.py JOBS RESULTS
 
-JOBS is a JSON list of command lines of engine.train; RESULTS gets the list of their exit codes. Accidents can happen
-between the runs: a job can also be one of
+JOBS is a JSON list; RESULTS gets the list of exit codes. A job is a command line of engine.train, or one of
 
+    {"argv": [...], "signal": "SIGTERM", "rank": 1, "after_steps": 5}    a run of which one rank gets a signal
     ["flip-a-byte", FILE]            in the middle of the file
     ["remove", FILE]
     ["limit-files", BYTES, RANK]     no file that this rank writes may grow past BYTES; -1 lifts the limit
 """
 
 import json
+import os
 import resource
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import torch.distributed as dist
 
+from engine.launchers import Launchers
+from engine.metrics import read_metrics
 from engine.ranks import World, join_world, leave_world
 from engine.train import train_run
 
@@ -42,18 +48,30 @@ def limit_files(world: World, num_bytes: str, rank: str) -> None:
 ACCIDENTS = {"flip-a-byte": flip_a_byte, "remove": remove, "limit-files": limit_files}
 
 
+def signal_self(number: signal.Signals, folder: Path, after_steps: int) -> None:
+    while len(read_metrics(folder / "metrics.jsonl")) < after_steps:
+        time.sleep(0.02)
+    os.kill(os.getpid(), number)
+
+
 def main() -> None:
     jobs, results = Path(sys.argv[1]), Path(sys.argv[2])
+    launchers = Launchers()
     world = join_world()
     codes = []
-    for argv in json.loads(jobs.read_text()):
+    for job in json.loads(jobs.read_text()):
+        argv = job if isinstance(job, list) else job["argv"]
+        if isinstance(job, dict) and job["rank"] == world.rank:
+            folder = Path(argv[argv.index("--out") + 1])
+            what = (signal.Signals[job["signal"]], folder, job["after_steps"])
+            threading.Thread(target=signal_self, args=what, daemon=True).start()
         try:
             if argv[0] in ACCIDENTS:
                 ACCIDENTS[argv[0]](world, *argv[1:])
                 dist.barrier()
+                codes.append(0)
             else:
-                train_run(argv, world)
-            codes.append(0)
+                codes.append(train_run(argv, world, launchers))
         except SystemExit as stop:
             codes.append(stop.code)
     if world.is_first:

@@ -19,7 +19,7 @@ from pixels import (
 from shard_files import write_tar
 
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
-from pipeline.graph import GraphSettings, define_graph, input_names, is_decodable
+from pipeline.graph import GraphSettings, define_graph, input_names
 from pipeline.loader import gather_on_device
 from pipeline.plan import StepPlan, ValidationPlanner
 from pipeline.schedule import num_kept_at
@@ -197,23 +197,6 @@ def test_batches_with_different_numbers_of_kept_patches_follow_one_another(photo
         [(alone, ids_alone)] = run_graph(photos, [plan], data)
         np.testing.assert_array_equal(patches, alone)
         np.testing.assert_array_equal(ids_keep, ids_alone)
-
-
-# What can be decoded
-
-
-@pytest.mark.parametrize(
-    ("encoded", "expected"),
-    [
-        (jpeg_bytes(0, 60, 40), True),
-        (jpeg_bytes(0, 60, 40)[:-300], False),
-        (b"", False),
-        (b"no image at all", False),
-    ],
-    ids=["whole", "truncated", "empty", "garbage"],
-)
-def test_it_is_known_whether_an_image_can_be_decoded(encoded: bytes, expected: bool) -> None:
-    assert is_decodable(np.frombuffer(encoded, np.uint8)) == expected
 
 
 # On a GPU

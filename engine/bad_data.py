@@ -1,0 +1,161 @@
+"""What a run does about data that turns out to be bad while it goes on: record it, and end where it is too much."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from engine.metrics import done_before, read_metrics
+from engine.ranks import AgreedExit, World
+from pipeline.bad_samples import BadRow, BadSampleError
+from pipeline.batch import Batch
+from pipeline.config import DataConfig
+from pipeline.loader import PatchLoader
+from pipeline.shards import ShardIndex, StaleIndexError
+
+BAD_DATA_EXIT_CODE = 3
+# A launcher looks once a second which rank has ended, and takes over the exit code of the first it finds.
+_SECONDS_BEFORE_FOLLOWING = 5.0
+
+
+class DataError(Exception):
+    """The run's data cannot be read on; the message is one line for people.
+
+    Args:
+        agreed: every rank raises it at the same place.
+    """
+
+    def __init__(self, message: str, *, agreed: bool = False) -> None:
+        super().__init__(message)
+        self.agreed = agreed
+
+
+def read_batches(loader: PatchLoader) -> Iterator[Batch]:
+    """The loader's batches.
+
+    Raises:
+        DataError: an image or a shard that cannot be used.
+    """
+    try:
+        yield from loader
+    except (BadSampleError, StaleIndexError, OSError) as error:
+        raise DataError(str(error)) from error
+
+
+@contextmanager
+def one_data_error(world: World) -> Iterator[None]:
+    """Turn a DataError into one line and exit code 3.
+
+    Where one rank alone has met it, the others fail in their next exchange with that rank. They wait for a moment
+    before they end, so that the launcher hears first of the rank that knows the cause.
+    """
+    try:
+        yield
+    except DataError as error:
+        if world.is_first or not error.agreed:
+            where = "" if error.agreed or world.size == 1 else f"rank {world.rank}: "
+            print(f"error: {where}{error}", file=sys.stderr, flush=True)
+        if not error.agreed:
+            sys.exit(BAD_DATA_EXIT_CODE)
+        dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
+        raise AgreedExit(BAD_DATA_EXIT_CODE) from None
+    except RuntimeError:
+        if world.size > 1:
+            time.sleep(_SECONDS_BEFORE_FOLLOWING)
+        raise
+
+
+class BadSampleLog:
+    """``bad_samples.jsonl``: each bad sample once, at the step that met it first; written by the first rank.
+
+    A resumed run drops what it will meet again, so the file says the same as that of a run that never stopped.
+
+    Args:
+        first_step: the step the run starts or goes on with.
+        data: says whether there can be bad samples in a run that goes on, and how many.
+    """
+
+    def __init__(self, path: Path, first_step: int, data: DataConfig, world: World) -> None:
+        self._path, self._data, self._world = path, data, world
+        self._lines: list[dict[str, Any]] = []
+        if world.is_first and path.exists():
+            self._lines = [line for line in read_metrics(path) if done_before(line, first_step)]
+            temporary = path.with_suffix(".jsonl.tmp")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
+            temporary.replace(path)
+
+    def record(self, bad: list[BadRow], index: ShardIndex, event: str, step: int | None = None) -> int:
+        """Take note of this rank's bad rows since the last call. Collective.
+
+        Args:
+            index: the data set they belong to.
+            event: ``train`` or ``eval``, as in the metrics.
+            step: steps done before an evaluation; the rows of training know their own.
+
+        Returns:
+            Number of bad rows on all ranks.
+
+        Raises:
+            DataError: on every rank, where more of the data set's samples are bad than allowed.
+        """
+        if self._data.on_bad_sample == "fail":
+            return 0
+        count = torch.tensor([len(bad)], device=self._world.device)
+        dist.all_reduce(count)
+        if not count.item():
+            return 0
+        gathered: list[list[BadRow]] | None = [[]] * self._world.size if self._world.is_first else None
+        dist.gather_object(bad, gathered)
+        problem: list[str | None] = [None]
+        if gathered is not None:
+            rows = sorted((one for part in gathered for one in part), key=lambda one: (one.step, one.row))
+            problem[0] = self._append([_line(one, index, event, step) for one in rows], index, event)
+        dist.broadcast_object_list(problem)
+        if problem[0] is not None:
+            raise DataError(problem[0], agreed=True)
+        return int(count.item())
+
+    def _append(self, lines: list[dict[str, Any]], index: ShardIndex, event: str) -> str | None:
+        """Write those that are new. Returns what is wrong if there are too many of them now."""
+        known = {(line["event"], line["shard"], line["offset"]) for line in self._lines}
+        with self._path.open("a") as file:
+            for line in lines:
+                name = (line["event"], line["shard"], line["offset"])
+                if name not in known:
+                    known.add(name)
+                    self._lines.append(line)
+                    file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        num_bad = sum(line["event"] == event for line in self._lines)
+        max_share = self._data.max_bad_share
+        if num_bad <= max_share * index.num_samples:
+            return None
+        last = self._lines[-1]
+        return (
+            f"{num_bad} of the {index.num_samples} samples in {index.folder} ({index.split}) are bad so far "
+            f"(a share of {num_bad / index.num_samples:.3g}), but data.max_bad_share is {max_share:g}; {self._path} "
+            f"names them all; the last is sample {last['key']!r} in {last['shard']} at byte {last['offset']}: "
+            f"{last['cause']}"
+        )
+
+
+def _line(bad: BadRow, index: ShardIndex, event: str, step: int | None) -> dict[str, Any]:
+    substitute = bad.substitute_id
+    return {
+        "event": event,
+        "step": bad.step if step is None else step,
+        "shard": bad.shard,
+        "key": bad.key,
+        "offset": bad.offset,
+        "cause": bad.cause,
+        "substitute_shard": None if substitute is None else index.shards[index.shard[substitute]].name,
+        "substitute_key": None if substitute is None else index.key(substitute),
+    }
