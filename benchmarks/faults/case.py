@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.faults.one_rank import OneRankRuns
 from benchmarks.toy_runs import ROOT, ToyRun, environment, free_port, settings, write_toy_config, write_toy_shards
 from engine.manifest import newest_valid, read_manifest
 from engine.metrics import read_metrics
+from pipeline.shards import build_index
 
 CHECKPOINT_EVERY, EVAL_EVERY = 10, 15
 _MORE_STEPS = 5  # after the last checkpoint of all runs that are taken up again
@@ -87,6 +89,7 @@ class Bench:
     """Where cases work: a data set, a configuration, a folder for each case, and runs to be resumed in the end."""
 
     folder: Path
+    one_rank: OneRankRuns
     resumes: list[Resume] = field(default_factory=list)
 
     @property
@@ -99,6 +102,16 @@ class Bench:
     def config(self) -> Path:
         path = self.folder / "toy.yaml"
         return path if path.exists() else write_toy_config(path, self.shards)
+
+    def other_shards(self) -> Path:
+        """The data set without its last training shard."""
+        folder = self.folder / "other-shards"
+        if not folder.exists():
+            shutil.copytree(self.shards, folder)
+            *tars, last = sorted(folder.glob("train-*.tar"))
+            last.unlink()
+            build_index(folder, "train", tars)
+        return folder
 
     def arguments(self, **more: Any) -> list[str]:
         """The command line of every run, but for ``more``: one that does not end before a fault does it."""

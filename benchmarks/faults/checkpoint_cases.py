@@ -148,10 +148,10 @@ def _damaged() -> list[Case]:
         steps = steps_in(out / "checkpoints")
         for step in steps:
             flip_a_bit(step_folder(out / "checkpoints", step))
-        with bench.start(out) as run:
-            check_end(checks, run, 2)
-            names = [step_folder(out / "checkpoints", step).name for step in steps]
-            checks.one_line(run.printed, "none of the checkpoints", *names)
+        code, printed = bench.one_rank.run(["--config", str(bench.config), "--out", str(out), *bench.arguments()])
+        checks.code(2, code)
+        names = [step_folder(out / "checkpoints", step).name for step in steps]
+        checks.one_line(printed, "none of the checkpoints", *names)
 
     found.append(
         Case(
@@ -226,8 +226,9 @@ def _other_run(name: str, overrides: list[str], key: str) -> Callable[[Bench, Ch
         if not overrides:
             other = bench.other_shards()
             settings = ["--set", f"data.train={other}"]
-        with bench.start(_trained(bench), *settings, ranks=None) as run:
-            check_end(checks, run, 2)
-            checks.one_line(run.printed, f"{key}: ", " there, ", " here")
+        argv = ["--config", str(bench.config), "--out", str(_trained(bench)), *bench.arguments(), *settings]
+        code, printed = bench.one_rank.run(argv)
+        checks.code(2, code)
+        checks.one_line(printed, f"{key}: ", " there, ", " here")
 
     return run

@@ -1,6 +1,8 @@
 """Processes that are killed, stopped, signalled or that fail."""
 
 import signal
+import socket
+import time
 from collections.abc import Callable
 from signal import Signals
 from typing import Any
@@ -18,8 +20,8 @@ def cases() -> list[Case]:
 
 
 def _kills() -> list[Case]:
-    # Place, rank, at which time that it comes there, the step of the checkpoint that must be there then. Under ZeRO-1 the
-    # first rank writes two files a checkpoint and the second one.
+    # Place, rank, at which time that it comes there, the step of the checkpoint that must be there then. Under ZeRO-1
+    # the first rank writes two files a checkpoint and the second one.
     places = [
         ("before a step", 1, 13, 10, "at an epoch boundary"),
         ("in a step", 0, 25, 20, "in a step"),
@@ -144,8 +146,7 @@ def _twice() -> Case:
             processes = run.processes()
             processes["rank 1"].suspend()  # without it there is no boundary, so the first signal has no end
             processes["rank 0"].terminate()
-            wait_s = 4.0  # a repetition within three seconds is taken for the same wish
-            signal.sigtimedwait([], wait_s)
+            time.sleep(4)  # a repetition within three seconds is taken for the same wish
             processes["rank 0"].terminate()
             run.wait_until(lambda _: not processes["rank 0"].is_running() or run.has_ended, 60)
             processes["rank 1"].resume()
@@ -175,7 +176,7 @@ def _stalled() -> Case:
             run.wait_for_step(before + 5)
             checks.add("after SIGCONT", "the run goes on", f"{run.num_lines} steps, {before} before", True)
             run.send("rank 0", signal.SIGTERM)
-            check_end(checks, run, 75, f"stalled: rank 1 ({_host()}, process {rank.pid})")
+            check_end(checks, run, 75, f"stalled: rank 1 ({socket.gethostname()}, process {rank.pid})")
         bench.resume(checks, out)
 
     return Case(
@@ -206,9 +207,3 @@ def _failing() -> Case:
         f"one traceback that names the rank; all ranks end with code 1; {_RESUMED}",
         run,
     )
-
-
-def _host() -> str:
-    import socket
-
-    return socket.gethostname()

@@ -23,7 +23,7 @@ def main() -> None:
         if world.is_first:
             print("@@ next run", flush=True)
         try:
-            code = train_run(argv, world) or 0
+            code: str | int | None = train_run(argv, world)
         except SystemExit as stop:
             code = stop.code
         sys.stderr.flush()

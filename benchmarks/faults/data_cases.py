@@ -1,0 +1,7 @@
+"""x"""
+
+from benchmarks.faults.case import Case
+
+
+def cases() -> list[Case]:
+    return []
