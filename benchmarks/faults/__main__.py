@@ -16,14 +16,15 @@ import time
 import traceback
 from pathlib import Path
 
-from benchmarks.faults import checkpoint_cases, data_cases, node_cases, process_cases
+from benchmarks.faults import checkpoint_cases, data_cases, node_cases, process_cases, shard_cases
 from benchmarks.faults.case import Bench, Case, Checks, Outcome
 from benchmarks.faults.one_rank import OneRankRuns
 from benchmarks.faults.report import RESULT, write_docs, write_result
 
 
 def all_cases() -> list[Case]:
-    return [*process_cases.cases(), *checkpoint_cases.cases(), *data_cases.cases(), *node_cases.cases()]
+    groups = (process_cases, checkpoint_cases, data_cases, shard_cases, node_cases)
+    return [case for group in groups for case in group.cases()]
 
 
 def run_case(bench: Bench, case: Case) -> Outcome:

@@ -29,7 +29,7 @@ def main() -> None:
         sys.stderr.flush()
         if world.is_first:
             with codes.open("a") as file:
-                file.write(f"{code}\n")
+                file.write(f"{code or 0}\n")
     leave_world()
 
 
