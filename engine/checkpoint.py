@@ -29,6 +29,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 from engine.elastic import remove_universal_checkpoints
 from engine.manifest import (
     FileFacts,
+    delete_checkpoint,
     has_manifest,
     step_folder,
     steps_in,
@@ -153,6 +154,8 @@ class Checkpoints:
                 "num_bytes": sum(fact.num_bytes for fact in facts.values()),
             }
         except Exception as error:
+            if self._world.is_first and not has_manifest(folder):
+                shutil.rmtree(folder, ignore_errors=True)  # it would only take room
             self._outcome = SaveFailedError(
                 f"the checkpoint of step {step} could not be written: {error}. Earlier checkpoints are as they were; "
                 "mend the cause (make room, or raise the limit), and the same command goes on from the last of them"
@@ -162,7 +165,7 @@ class Checkpoints:
         """An empty folder where an interrupted save, or an earlier course of the run, may have left another."""
         if self._world.is_first:
             if folder.exists():
-                shutil.rmtree(folder)
+                delete_checkpoint(folder)
             folder.mkdir(parents=True)
 
     def _declare(self, step: int, files: dict[str, FileFacts]) -> None:
@@ -199,9 +202,12 @@ def remove_superseded(folder: Path, newest: int, *, keep_last: int, keep_every: 
     older = [step for step in steps_in(folder) if step < newest]
     complete = [step for step in older if has_manifest(step_folder(folder, step))]
     superfluous = superseded([*complete, newest], keep_last=keep_last, keep_every=keep_every)
-    for step in (set(older) - set(complete)) | set(superfluous):
-        shutil.rmtree(step_folder(folder, step))
-    remove_universal_checkpoints(folder)
+    try:
+        for step in sorted((set(older) - set(complete)) | set(superfluous)):
+            delete_checkpoint(step_folder(folder, step))
+        remove_universal_checkpoints(folder)
+    except OSError as error:  # no reason to end a run: the next save tries again
+        print(f"warning: an old checkpoint could not be deleted: {describe(error)}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from engine.processes import Process, find_process, this_machine
 DONE, STOPPED, FAILED, LOST_A_PEER = "done", "stopped", "failed", "lost a peer"
 _LAST_WORDS = (DONE, STOPPED, FAILED, LOST_A_PEER)
 _HEADER = "=== launch "
-_TAIL_LINES = 20
+_TAIL_LINES, _LINE_LENGTH = 40, 200
 _NAMED_RANKS = 4
 
 
@@ -115,8 +115,8 @@ def is_gone(beat: Beat) -> bool:
 
 
 def has_fallen_silent(earlier: Beat, later: Beat) -> bool:
-    """Whether a rank neither went on beating between two readings, a few beats apart, nor said that it was ending."""
-    return not later.has_ended and later.count == earlier.count
+    """Whether a rank on another machine did not beat between two readings some beats apart, nor said that it ends."""
+    return not later.has_ended and later.count == earlier.count and later.machine != this_machine()
 
 
 def open_log(folder: Path, beat: Beat) -> int:
@@ -133,7 +133,7 @@ def log_tail(folder: Path, beat: Beat) -> list[str]:
     except OSError:
         return []
     headers = [number for number, line in enumerate(lines) if line.startswith(_HEADER + beat.launch)]
-    return lines[headers[-1] + 1 :][-_TAIL_LINES:] if headers else []
+    return [line[:_LINE_LENGTH] for line in lines[headers[-1] + 1 :][-_TAIL_LINES:]] if headers else []
 
 
 def describe_loss(beat: Beat, tail: list[str], log: Path) -> str:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
-from engine.processes import ancestors, command_line
+from engine.processes import Process, ancestors, command_line, find_process, was_left_behind
 
 _LAUNCH = "deepspeed.launcher.launch"
 _RUNNER_NAMES = ("deepspeed", "deepspeed.pt", "ds")
@@ -54,6 +54,19 @@ def num_followed(ancestors: Sequence[Sequence[str]]) -> int:
     return count
 
 
+def lost_its_launcher(this: Process, above: Sequence[Process], commands: Sequence[Sequence[str]]) -> bool:
+    """Whether a rank's launcher went while the rank was starting.
+
+    Args:
+        above, commands: the rank's ancestors, parent first, and their command lines.
+    """
+    if not {"LOCAL_SIZE", "CROSS_RANK"} <= os.environ.keys():  # deepspeed.launcher.launch sets them
+        return False
+    launch = next((i for i, command in enumerate(commands) if is_launch(command)), 0)
+    chain = [this, *above[: launch + 1]]
+    return any(was_left_behind(child, parent) for child, parent in zip(chain, [*above, None], strict=False))
+
+
 class Launchers:
     """Looks at this rank's launchers once a second, from the moment it is made, on a thread of its own.
 
@@ -65,10 +78,11 @@ class Launchers:
         self._lost: str | None = None
         self._act: Callable[[str], None] = _end_now
         above = ancestors()
-        self._followed = above[: num_followed([command_line(process.pid) for process in above])]
-        started_by_launch = {"RANK", "LOCAL_SIZE", "CROSS_RANK"} <= os.environ.keys()
-        if started_by_launch and not self._followed and os.getppid() == 1:
-            _end_now("the launcher")  # it went while this process was starting
+        commands = [command_line(process.pid) for process in above]
+        self._followed = above[: num_followed(commands)]
+        this = find_process(os.getpid())
+        if this is not None and lost_its_launcher(this, above, commands):
+            _end_now("the launcher")
         if self._followed:
             threading.Thread(target=self._look, name="launchers", daemon=True).start()
 

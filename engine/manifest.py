@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,12 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
         if file_facts(path).sha256 != expected[name]["sha256"]:
             raise DamagedError(f"the content of its file {name} is not what was written (SHA-256 differs)")
     return manifest
+
+
+def delete_checkpoint(folder: Path) -> None:
+    """Delete a checkpoint, or what a save left; whatever interrupts this, no half of it is taken for a checkpoint."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def has_manifest(folder: Path) -> bool:

@@ -11,11 +11,13 @@ class Process:
 
     Attributes:
         started: when, in clock ticks since the machine started, so that setting the clock changes nothing.
+        parent, group: the numbers of its parent and of its process group's leader, as they were when it was looked at.
     """
 
     pid: int
     started: int
     parent: int = 0
+    group: int = 0
 
     @property
     def is_alive(self) -> bool:
@@ -30,7 +32,7 @@ def find_process(pid: int) -> Process | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     state, parent, *rest = text.rpartition(")")[2].split()  # the name before it may hold anything
-    return None if state in "ZX" else Process(pid, int(rest[17]), int(parent))
+    return None if state in "ZX" else Process(pid, int(rest[17]), int(parent), int(rest[0]))
 
 
 def command_line(pid: int) -> list[str]:
@@ -50,6 +52,14 @@ def ancestors() -> list[Process]:
         found.append(process)
         parent = process.parent
     return found
+
+
+def was_left_behind(child: Process, parent: Process | None) -> bool:
+    """Whether ``parent``, the present one, adopted ``child`` after what had started it was gone.
+
+    A child begins in its parent's process group, and may only leave it to lead one.
+    """
+    return child.group not in (0, child.pid) and (parent is None or parent.group != child.group)
 
 
 def this_machine() -> str:

@@ -13,7 +13,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
-USER_ERROR_EXIT_CODE = 2
+from engine.rendezvous import USER_ERROR_EXIT_CODE, meeting
 
 # How long ranks wait for each other, when they meet and in every collective. A rank that dies is noticed within seconds
 # and one that stalls is named after engine.stall_report_s, so this is only for a machine that vanishes from the network
@@ -32,6 +32,7 @@ class World:
     Attributes:
         local_rank, local_size: among the processes on this machine.
         device: where the model lives.
+        hosts: the host name of every rank, in rank order.
     """
 
     rank: int
@@ -39,6 +40,11 @@ class World:
     local_rank: int
     local_size: int
     device: torch.device
+    hosts: tuple[str, ...]
+
+    def name(self, rank: int) -> str:
+        """A rank as messages speak of it: ``rank 3 (host-b)``."""
+        return f"rank {rank} ({self.hosts[rank]})"
 
     @property
     def is_first(self) -> bool:
@@ -60,18 +66,23 @@ def join_world() -> World:
     # DeepSpeed's shared-memory all-reduce for CPUs is a C++ extension, compiled for a minute at first use, that leaves
     # segments behind when a rank is killed. Gloo does the same work; CPU runs are for trying things out.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
     local_rank = int(os.environ["LOCAL_RANK"])
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(local_rank)
-    size = dist.get_world_size()
+    with meeting(COLLECTIVE_TIMEOUT_S):
+        timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
+        size = dist.get_world_size()
+        hosts: list[str] = [""] * size
+        dist.all_gather_object(hosts, socket.gethostname())
     return World(
         rank=dist.get_rank(),
         size=size,
         local_rank=local_rank,
         local_size=int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", size))),
         device=torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"),
+        hosts=tuple(hosts),
     )
 
 
@@ -103,7 +114,8 @@ def one_clear_error(world: World) -> Iterator[None]:
         return
     if world.is_first:
         rank, text = found[0]
-        where = "" if len(found) == world.size else f"rank {rank}: "
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        where = "" if len(found) == world.size else f"{world.name(rank)}{others}: "
         print(f"error: {where}{text}", file=sys.stderr, flush=True)
     dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
     raise AgreedExit(USER_ERROR_EXIT_CODE)

@@ -10,6 +10,7 @@ from engine.config import RunConfig
 from engine.elastic import universal_checkpoint
 from engine.manifest import (
     DamagedError,
+    delete_checkpoint,
     has_manifest,
     newest_valid,
     read_manifest,
@@ -162,19 +163,21 @@ def choose_start(
 
 
 def set_aside_newer(folder: Path, step: int) -> list[str]:
-    """Move checkpoints past ``step`` out of the way of a run that goes on from there; lines about what was moved.
+    """Clear the way past ``step`` for a run that goes on from there; lines about what was moved.
 
-    They are damaged, or belong to a course that is not followed any further; resuming must not come upon them later.
-    What interrupted saves left is not worth keeping, and goes with the next save.
+    Checkpoints past it are damaged, or belong to a course that is not followed any further; resuming must not come upon
+    them later. What interrupted saves left is deleted.
     """
     moved = []
-    for newer in [s for s in steps_in(folder) if s > step and has_manifest(step_folder(folder, s))]:
-        aside = folder / SET_ASIDE / step_folder(folder, newer).name
-        number = 1
+    for newer in [step_folder(folder, number) for number in steps_in(folder) if number > step]:
+        if not has_manifest(newer):
+            delete_checkpoint(newer)
+            continue
+        aside, number = folder / SET_ASIDE / newer.name, 1
         while aside.exists():
             number += 1
-            aside = aside.with_name(f"{step_folder(folder, newer).name}-{number}")
+            aside = aside.with_name(f"{newer.name}-{number}")
         aside.parent.mkdir(exist_ok=True)
-        step_folder(folder, newer).rename(aside)
-        moved.append(f"set aside {step_folder(folder, newer)}: it is past step {step}; it is now {aside}")
+        newer.rename(aside)
+        moved.append(f"{newer} is past step {step} and was moved to {aside}")
     return moved

@@ -30,6 +30,7 @@ from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
 from engine.model import PatchViT, build_model
 from engine.optim import build_optimizer, param_groups
+from engine.preflight import check_same_inputs, check_same_run_folder, check_same_software, warn_of_clocks
 from engine.progress import say
 from engine.ranks import World, join_world, leave_world, on_first_rank, one_clear_error
 from engine.result import finish
@@ -194,10 +195,20 @@ def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = N
         SystemExit: with code 2, on every rank, for an input that cannot be used; with code 3 for data that turned out
             to be bad while training.
     """
+    check_same_software(world)
     with one_clear_error(world):
         prepared = prepare(argv, world)
+    indexes = {"data.train": prepared.train_index, "data.val": prepared.val_index}
+    check_same_inputs(world, prepared.config, indexes, stop_step=prepared.stop_step)
+    check_same_run_folder(world, prepared.folder)
+    warn_of_clocks(world)
     with one_clear_error(world):
         start = on_first_rank(world, lambda: find_start(prepared, world))
+    with one_clear_error(world):
+        if start.checkpoint is not None and not start.checkpoint.exists():
+            raise FileNotFoundError(
+                f"the checkpoint {start.checkpoint} is not to be seen here; all hosts must share it"
+            )
     limits = prepared.config.engine
     with Watch(
         world,

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from engine.ranks import AgreedExit, World
 from engine.stopping import Stopping
 
 _RANKS_PER_SECOND = 64  # beats written in a second by all ranks together: shared storage has better things to do
+_LONGEST_REMARK = 200
 _AFTER_A_LOSS_S = 5.0  # for a rank to end by itself once another is known to be lost
 _LOOK_FOR_A_LOSS_S = 3.0  # a killed process's connections close a moment before it can be seen to be gone
 
@@ -68,7 +68,7 @@ class Watch:
         self._place = ("start", 0, time.monotonic())
         self._interval_s = max(1.0, world.size / _RANKS_PER_SECOND)
         self._closing = threading.Event()
-        self._ending = threading.Lock()
+        self._ending, self._writing = threading.Lock(), threading.Lock()
         self._last_own_stall_s = 0.0
 
     def __enter__(self) -> "Watch":
@@ -81,7 +81,7 @@ class Watch:
         self._beat = first_beat(launch[0], self._world.rank)
         self._report = self._folder / f"failure-{launch[0]}.txt"
         self._log = open_log(self._folder, self._beat)
-        faulthandler.enable(file=self._log, all_threads=True)
+        faulthandler.enable(file=self._log, all_threads=False)
         with suppress(OSError):
             self._write_beat("start")
         self._stopping = Stopping(self._world, self._grace_s, self._cut_short)
@@ -142,10 +142,12 @@ class Watch:
 
     def _write_beat(self, phase: str) -> None:
         _, step, since = self._place
-        self._beat = replace(
-            self._beat, phase=phase, step=step, phase_s=time.monotonic() - since, count=self._beat.count + 1
-        )
-        write_beat(self._folder, self._beat)
+        with self._writing:
+            if self._beat.has_ended:  # those were the last words
+                return
+            now = time.monotonic()
+            self._beat = replace(self._beat, phase=phase, step=step, phase_s=now - since, count=self._beat.count + 1)
+            write_beat(self._folder, self._beat)
 
     def _log_own_stall(self) -> None:
         stood_s = self._beat.phase_s
@@ -170,29 +172,30 @@ class Watch:
     def _fail(self, error: BaseException) -> None:
         """End this process because of an exception. Does not return."""
         trace = "".join(traceback.format_exception(error)).rstrip()
-        lost = self._lost_peer(_LOOK_FOR_A_LOSS_S if _is_about_a_connection(error) else 0)
+        patience_s = max(_LOOK_FOR_A_LOSS_S, 3 * self._interval_s)
+        lost = self._lost_peer(patience_s if _is_about_a_connection(error) else 0)
         if lost is not None:
-            self._end(1, LOST_A_PEER, lambda: f"{lost}\n{self._beat.who} noticed: {_last_line(error)}", trace)
+            self._end(1, LOST_A_PEER, f"{lost}\n{self._name} noticed: {_last_line(error)}", trace)
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else 1
             self._end(code, FAILED, None, f"{self._name} ended the run with exit code {code}")
-        self._end(1, FAILED, lambda: f"{self._name} failed in {self._where}:\n{trace}", trace)
+        self._end(1, FAILED, f"{self._name} failed in {self._where}:\n{trace}", trace)
 
     def _cut_short(self, why: str, code: int) -> None:
         """End this process because it cannot be waited for any longer. Does not return."""
         faulthandler.dump_traceback(self._log)
-        more = f"{self._name} is ended in {self._where}: {why}. The last checkpoint holds"
-        self._end(code, LOST_A_PEER, lambda: more, more)
+        text = f"{self._name} is ended in {self._where}, without a new checkpoint: {why}"
+        self._end(code, LOST_A_PEER, text, text)
 
-    def _end(self, code: int, last_words: str, report: Callable[[], str] | None, log: str) -> None:
+    def _end(self, code: int, last_words: str, report: str | None, log: str) -> None:
         """``report``: what to say on stderr; None if that is done, and nobody else has to."""
         # One thread ends the process; another that comes here meanwhile waits for that.
         self._ending.acquire()
         with suppress(OSError):
             self._note(log)
-        if self._claim(text := report() if report else log) and report:
+        if self._claim(report or log) and report:
             with suppress(OSError):
-                print(f"error: {text}", file=sys.stderr, flush=True)
+                print(f"error: {report}", file=sys.stderr, flush=True)
         with suppress(OSError):
             self._write_beat(last_words)
         with suppress(OSError):
@@ -219,9 +222,8 @@ class Watch:
             if found or time.monotonic() >= until:
                 break
             time.sleep(0.1)
-        if not found and patience_s >= 2 * self._interval_s:
-            later = self._others()
-            found = [beat for rank, beat in later.items() if rank in others and has_fallen_silent(others[rank], beat)]
+        if not found and patience_s:
+            found = [b for rank, b in self._others().items() if rank in others and has_fallen_silent(others[rank], b)]
         if not found:
             return None
         beat = found[0]
@@ -256,7 +258,7 @@ def _clear(folder: Path) -> None:
 
 
 def _last_line(error: BaseException) -> str:
-    return traceback.format_exception_only(error)[-1].strip()
+    return traceback.format_exception_only(error)[-1].strip()[:_LONGEST_REMARK]
 
 
 def _is_about_a_connection(error: BaseException) -> bool:

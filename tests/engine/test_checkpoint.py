@@ -44,3 +44,16 @@ def test_the_digest_sees_names_shapes_and_every_bit() -> None:
     changed = torch.ones(4)
     changed[3] = torch.nextafter(changed[3], torch.tensor(2.0))
     assert digest != weights_digest({"a": torch.zeros(2, 3), "b": changed})
+
+
+def test_a_file_that_cannot_be_deleted_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def busy(path: Path) -> None:
+        raise OSError(16, "Device or resource busy", str(path))
+
+    folders(tmp_path, [10, 20], [])
+    monkeypatch.setattr("engine.manifest.shutil.rmtree", busy)
+    remove_superseded(tmp_path, 20, keep_last=1, keep_every=None)
+    assert "step-00000010: Device or resource busy" in capsys.readouterr().err
+    assert not (step_folder(tmp_path, 10) / MANIFEST).exists()

@@ -74,7 +74,7 @@ def test_the_tail_of_a_log_is_that_of_this_start(tmp_path: Path) -> None:
     assert log_tail(tmp_path, beat(3)) == []
     with log_path(tmp_path, 3).open("a") as file:
         file.writelines(f"line {number}\n" for number in range(100))
-    assert log_tail(tmp_path, beat(3)) == [f"line {number}" for number in range(80, 100)]
+    assert log_tail(tmp_path, beat(3)) == [f"line {number}" for number in range(60, 100)]
     assert log_tail(tmp_path, beat(4)) == []
 
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from engine.launchers import is_launch, is_runner, num_followed
-from engine.processes import ancestors, command_line, find_process
+from engine.launchers import is_launch, is_runner, lost_its_launcher, num_followed
+from engine.processes import Process, ancestors, command_line, find_process, was_left_behind
 
 LAUNCH = ["/venv/bin/python", "-u", "-m", "deepspeed.launcher.launch", "--world_info=e30=", "--module", "engine.train"]
 RUNNER = ["/venv/bin/python3.11", "/venv/bin/deepspeed", "--quiet", "--module", "engine.train"]
@@ -65,6 +65,26 @@ def test_a_process_is_alive_until_it_is_a_zombie() -> None:
     assert not process.is_alive
     assert find_process(child.pid) is None
     assert command_line(child.pid) == []
+
+
+def test_a_child_is_left_behind_when_its_parent_is_not_of_its_group() -> None:
+    launch, runner, init = Process(20, 5, 10, 10), Process(10, 4, 1, 10), Process(1, 0, 0, 1)
+    assert not was_left_behind(launch, runner)
+    assert was_left_behind(launch, init)
+    assert was_left_behind(launch, None)
+    assert not was_left_behind(runner, init)  # it leads its group, as what a shell or a service starts does
+
+
+def test_a_rank_whose_launcher_went_while_it_started_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rank, launch = Process(30, 6, 20, 10), Process(20, 5, 10, 10)
+    runner, init = Process(10, 4, 1, 10), Process(1, 0, 0, 1)
+    for name in ("LOCAL_SIZE", "CROSS_RANK"):
+        monkeypatch.setenv(name, "1")
+    assert not lost_its_launcher(rank, [launch, runner, init], [LAUNCH, RUNNER, SHELL])
+    assert lost_its_launcher(rank, [launch, init], [LAUNCH, ["init"]])
+    assert lost_its_launcher(rank, [init], [["init"]])
+    monkeypatch.delenv("CROSS_RANK")
+    assert not lost_its_launcher(rank, [init], [["init"]])  # nothing says that it had one
 
 
 def test_ancestors_begin_with_the_parent() -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import BackgroundRun, run_jobs
+from launching import ROOT, BackgroundRun, environment, free_port, run_jobs
 from toy_data import write_toy_config, write_toy_shards
 
 from engine.metrics import read_metrics
@@ -215,3 +217,36 @@ def test_an_exception_on_all_ranks_is_reported_once(toy: Path) -> None:
     assert "the loss is " in run.printed
     for rank in (0, 1):
         assert "FloatingPointError" in (run.folder / "ranks" / f"rank-{rank:05d}.log").read_text()
+
+
+def start_hanging(folder: Path, end: str) -> list[subprocess.Popen[str]]:
+    """Two ranks without a launcher, see hanging_rank.py."""
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, Path(__file__).parent / "hanging_rank.py", folder, end]
+    return [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**environment(), **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def test_a_rank_that_hangs_in_a_collective_ends_once_another_is_lost(tmp_path: Path) -> None:
+    killed, failing = start_hanging(tmp_path / "killed", "killed"), start_hanging(tmp_path / "failing", "failing")
+    try:
+        killed[1].wait(timeout=120)
+        killed[0].send_signal(signal.SIGTERM)  # as launch.py does then
+        (_, said), (_, silent), (_, trace) = (ranks.communicate(timeout=60) for ranks in (killed[0], *failing))
+    finally:
+        for rank in killed + failing:
+            rank.kill()
+    assert [rank.returncode for rank in killed + failing] == [1, -signal.SIGKILL, 1, 1]
+    assert f"is ended in phase step of step 7, without a new checkpoint: rank 1 ({os.uname().nodename}, " in said
+    assert f"process {killed[1].pid}) is gone; it was last seen in phase" in said
+    assert "error:" not in silent
+    assert "error: rank 1 (" in trace
+    assert "LookupError: nothing was found" in trace

@@ -308,6 +308,46 @@ def test_an_epoch_has_only_full_batches(num_samples: int, batch: int, steps: int
     assert steps_per_epoch(num_samples, batch) == steps
 
 
+# Substitutes
+
+
+def test_substitutes_are_spread_evenly_and_differ_from_attempt_to_attempt() -> None:
+    planner = train_planner(num_samples=50)
+    drawn = np.array([[planner.substitute(i, attempt) for attempt in range(20)] for i in range(50)])
+    counts = np.bincount(drawn.reshape(-1), minlength=50)
+    assert reference.chi_square(counts, np.full(50, 20.0)) < reference.chi_square_limit(49)
+    assert all(len(set(row)) > 10 for row in drawn.tolist())
+    assert planner.substitute(7, 3) == drawn[7, 3]
+    assert any(train_planner(num_samples=50, seed=1).substitute(i, 0) != drawn[i, 0] for i in range(50))
+
+
+@pytest.mark.parametrize("crop", ["resized", "pad"])
+def test_other_samples_change_their_rows_alone_and_within_these_only_what_is_theirs(crop: str) -> None:
+    planner = train_planner(augment=AugmentConfig(crop=crop))
+    plan = planner.plan(2, 1, 2)
+    ids = plan.sample_ids.copy()
+    ids[[3, 7]] = [91, 92]
+    changed = planner.with_samples(plan, ids)
+    assert changed.labels.tolist() == ids.tolist()
+    for name in ("flips", "noise", "counted"):
+        assert np.array_equal(getattr(changed, name), getattr(plan, name))
+    others = [row for row in range(plan.num_rows) if row not in (3, 7)]
+    assert np.array_equal(changed.crops[others], plan.crops[others])
+    for row in (3, 7):
+        assert_same_rows(planner.with_samples(plan.rows(row, row + 1), ids[row : row + 1]), changed, row)
+    assert_same_rows(planner.with_samples(plan, plan.sample_ids), plan, 0)
+
+
+def test_in_validation_a_replaced_row_is_not_counted() -> None:
+    planner = validation_planner()
+    plan = planner.plan(1)
+    ids = plan.sample_ids.copy()
+    ids[2] = planner.substitute(int(ids[2]), 0)
+    changed = planner.with_samples(plan, ids)
+    assert changed.counted.tolist() == [row != 2 for row in range(8)]
+    assert changed.labels.tolist() == ids.tolist()
+
+
 # Validation
 
 

@@ -1,0 +1,31 @@
+"""Two ranks, of which the first hangs where no Python code runs for a signal, as in a collective of NCCL's.
+
+    RANK=... WORLD_SIZE=2 ... python tests/engine/hanging_rank.py RUN_FOLDER killed|failing
+
+The second is killed, or fails.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from engine.ranks import join_world
+from engine.watch import Watch
+
+
+def main() -> None:
+    world = join_world()
+    with Watch(world, Path(sys.argv[1]), stop_grace_s=300, stall_report_s=300) as watch:
+        watch.enter("step", 7)
+        if world.is_first:
+            mutex, c_library = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+            c_library.pthread_mutex_lock(mutex)
+            c_library.pthread_mutex_lock(mutex)
+        if sys.argv[2] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise LookupError("nothing was found")
+
+
+main()
