@@ -80,10 +80,11 @@ class OneRankRun:
 
 def _serve() -> None:
     """The parent's work: requests come a line at a time."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what an import has to say is no reply
+
     from engine import train  # all that takes long
 
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
     children: set[int] = set()
     for line in sys.stdin:
         request = json.loads(line)
