@@ -51,7 +51,7 @@ def _replace(photos: PhotoSet) -> None:
 def _changing() -> list[Case]:
     """Each under fail and under skip: a shard that changes is no bad sample."""
     ends: dict[str, tuple[Callable[[PhotoSet], object], str, str]] = {
-        "cut to half its length": (_truncate, "code 3 and one line that names shard, key and offset", "shortened"),
+        "cut to half its length": (_truncate, "code 3 and one line that names shard, key and offset", "the shard "),
         "overwritten in place with another": (
             _overwrite,
             "code 3 and one line that names shard, key and offset",
