@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.graph import GraphSettings, SourceArrays, run_once, source_arrays
-from pipeline.image_header import image_size, why_undecodable
+from pipeline.image_header import image_size, is_parsable, why_undecodable
 from pipeline.plan import StepPlan
 from pipeline.reader import SampleReader
 from pipeline.shards import ShardIndex
@@ -132,7 +132,7 @@ class RowReader:
         height, width = self._index.height[sample_id], self._index.width[sample_id]
         if size != (height, width):
             return f"is {size[1]}x{size[0]} pixels by its header, but {width}x{height} in the index"
-        return None
+        return None if is_parsable(image.data) else why_undecodable(image.data)
 
     def _fault_inside(self, plan: StepPlan, image: np.ndarray) -> str | None:
         """What is wrong with one row's image by the graph itself, None where it runs."""

@@ -13,6 +13,7 @@ Orientation tags (EXIF) are ignored: width and height are those of the pixels as
 import hashlib
 import io
 import json
+import mmap
 import os
 import re
 import warnings
@@ -45,6 +46,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _METADATA_KEY = b"samples"
+_READ_AHEAD_UP_TO_BYTES = 1 << 30
 _SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|validation|val|test)(?=[-_.])")
 
 __all__ = [
@@ -262,7 +264,7 @@ def open_index(location: str | Path, split: str) -> ShardIndex:
 def read_index(path: Path) -> ShardIndex:
     """Maps an index file without looking at its tars. Raises ValueError where it cannot be read."""
     try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        with pa.BufferReader(pa.py_buffer(map_file(path))) as source, pa.ipc.open_file(source) as reader:
             metadata = json.loads((reader.schema.metadata or {})[_METADATA_KEY])
             version = metadata["format_version"]
             if version == FORMAT_VERSION:
@@ -295,6 +297,18 @@ def read_index(path: Path) -> ShardIndex:
         _keys=batch.column("key"),
         _extensions=batch.column("extension"),
     )
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """The file as memory, read-only. Raises OSError, or ValueError where it is empty.
+
+    Of a large one a step touches a page here and there, and for each of them the kernel would read megabytes ahead.
+    """
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if len(mapped) > _READ_AHEAD_UP_TO_BYTES:
+        mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
 
 
 def _exclude(index: ShardIndex) -> ShardIndex:

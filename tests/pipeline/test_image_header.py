@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from photographs import photograph
 from PIL import Image
 
-from pipeline.image_header import image_size, why_undecodable
+from pipeline.image_header import image_size, is_parsable, why_undecodable
 
 
 def encode(width: int, height: int, format: str, **options: object) -> bytes:
@@ -68,3 +68,22 @@ def test_the_reason_is_one_line() -> None:
         reason = why_undecodable(memoryview(data))
         assert reason
         assert "\n" not in reason
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000"])
+def test_whole_images_of_all_kinds_that_the_decoder_knows_are_parsable(format: str) -> None:
+    assert is_parsable(memoryview(encode(65, 97, format)))
+    if format == "JPEG":
+        assert is_parsable(memoryview(encode(65, 97, format, progressive=True, icc_profile=bytes(70_000))))
+
+
+@pytest.mark.parametrize("format", ["GIF", "AVIF"])
+def test_formats_that_the_decoder_does_not_know_are_not_parsable(format: str) -> None:
+    assert not is_parsable(memoryview(encode(65, 97, format)))
+
+
+def test_images_whose_parts_lead_nowhere_are_not_parsable() -> None:
+    broken_table = bytearray(WHOLE_JPEG)
+    broken_table[200:400] = bytes(200)
+    for data in (bytes(broken_table), WHOLE_JPEG[:300], WHOLE_PNG[:-3], WHOLE_PNG[:100], b"", b"\xff\xd8", b"garbage"):
+        assert not is_parsable(memoryview(data))
