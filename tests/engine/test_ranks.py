@@ -12,7 +12,7 @@ from engine.ranks import World, one_clear_error
 @pytest.fixture
 def alone() -> Iterator[World]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
+    yield World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"), hosts=("here",))
     dist.destroy_process_group()
 
 
