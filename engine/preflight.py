@@ -97,18 +97,16 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 
 def check_same_run_folder(world: World, folder: Path) -> None:
-    """The run folder is one folder, seen by every host. Collective.
+    """The run folder is one folder, which every host sees. Collective.
 
-    The first rank makes the folder if need be, and a file in it that all must see. A folder that was made for this
-    alone is taken away again where the check fails.
+    The first rank makes it if need be, and a file in it that all must see. A folder that was made for this alone is
+    taken away again where the check fails.
 
     Raises:
         SystemExit: with code 2, on every rank.
     """
-    _check_shared(world, folder, VISIBLE_WITHIN_S)
-
-
-def _check_shared(world: World, folder: Path, within_s: float) -> None:
+    if world.size == 1:
+        return
     token = folder / f".{_from_first(world, secrets.token_hex(8))}.shared"
     made = world.is_first and not folder.exists()
     try:
@@ -117,11 +115,11 @@ def _check_shared(world: World, folder: Path, within_s: float) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 token.touch()
         with one_clear_error(world):
-            if not _appears(token, within_s):
+            if not _appears(token, VISIBLE_WITHIN_S):
                 raise FileNotFoundError(
                     f"the run folder {folder.absolute()} is not the one that {world.name(0)} writes to: a new file "
-                    f"there was not seen here within {within_s:g} s. All hosts must share the run folder, for all of "
-                    "them write their part of a checkpoint; name a shared one with --out"
+                    f"there was not seen here within {VISIBLE_WITHIN_S:g} s. All hosts must share the run folder, for "
+                    "checkpoints are written by all of them; name a shared one with --out"
                 )
         made = False
     finally:
@@ -129,6 +127,22 @@ def _check_shared(world: World, folder: Path, within_s: float) -> None:
             token.unlink(missing_ok=True)
             if made and folder.exists():
                 folder.rmdir()
+
+
+def check_same_start(world: World, checkpoint: Path | None, first_step: int) -> None:
+    """Every rank goes on from the same step, and can read the checkpoint. Collective.
+
+    Raises:
+        SystemExit: with code 2, on every rank.
+    """
+    with one_clear_error(world):
+        if checkpoint is not None and not _appears(checkpoint, VISIBLE_WITHIN_S):
+            raise FileNotFoundError(
+                f"the checkpoint {checkpoint.absolute()} is not to be seen here; every host reads it, so put it into a "
+                "folder that all hosts share"
+            )
+    problem = "the ranks would go on from different steps"
+    _check_same(world, {"steps done": first_step}, problem, "start every host with the same file and arguments")
 
 
 def warn_of_clocks(world: World) -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,25 +101,28 @@ class AgreedExit(SystemExit):
 def one_clear_error(world: World) -> Iterator[None]:
     """Turn a user's error on any rank into one line from the first rank and exit code 2 on all of them.
 
+    Any other exception becomes its traceback, from the first rank too, and exit code 1.
     Every rank must pass through, so nothing collective may happen inside.
     """
-    problem: str | None = None
+    problem: tuple[str, int] | None = None
     try:
         yield
     except (ValueError, OSError) as error:
-        problem = str(error)
-    problems: list[str | None] = [None] * world.size
+        problem = str(error), USER_ERROR_EXIT_CODE
+    except Exception as error:
+        problem = "".join(traceback.format_exception(error)).rstrip(), 1
+    problems: list[tuple[str, int] | None] = [None] * world.size
     dist.all_gather_object(problems, problem)
-    found = [(rank, text) for rank, text in enumerate(problems) if text is not None]
+    found = [(rank, *problem) for rank, problem in enumerate(problems) if problem is not None]
     if not found:
         return
+    rank, text, code = found[0]
     if world.is_first:
-        rank, text = found[0]
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""
         where = "" if len(found) == world.size else f"{world.name(rank)}{others}: "
         print(f"error: {where}{text}", file=sys.stderr, flush=True)
     dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
-    raise AgreedExit(USER_ERROR_EXIT_CODE)
+    raise AgreedExit(code)
 
 
 def on_first_rank(world: World, work: Callable[[], T]) -> T:
@@ -126,18 +130,21 @@ def on_first_rank(world: World, work: Callable[[], T]) -> T:
 
     Raises:
         ValueError: on every rank, with the same message, if ``work`` raised a ValueError or OSError.
+        RuntimeError: on every rank, with the traceback, if it raised anything else.
     """
-    outcome: list[tuple[T | None, str | None] | None] = [None]
+    outcome: list[tuple[T | None, str | None, bool] | None] = [None]
     if world.is_first:
         try:
-            outcome = [(work(), None)]
+            outcome = [(work(), None, True)]
         except (ValueError, OSError) as error:
-            outcome = [(None, str(error))]
+            outcome = [(None, str(error), True)]
+        except Exception:
+            outcome = [(None, traceback.format_exc().rstrip(), False)]
     dist.broadcast_object_list(outcome, src=0)
     assert outcome[0] is not None
-    value, problem = outcome[0]
+    value, problem, is_users = outcome[0]
     if problem is not None:
-        raise ValueError(problem)
+        raise ValueError(problem) if is_users else RuntimeError(problem)
     return value  # type: ignore[return-value]
 
 

@@ -89,5 +89,5 @@ def table(summary: dict[str, Any]) -> str:
             f"{1 - wall_s / full_s:.0%} of the time saved"
         )
     else:
-        rows.append("this schedule has no step at full patches to compare with")
+        rows.append("no step of this run was at full patches, so there is nothing to compare with")
     return "\n".join(rows)

@@ -14,7 +14,7 @@ signal to                     the ranks learn of it through      ranks  launch.p
 a rank, SIGTERM or SIGUSR1    the signal                         75     75         75
 launch.py, SIGTERM            SIGTERM from launch.py             75     1          1
 launch.py, SIGUSR1, SIGKILL   the launcher that is gone          75     killed     **0**
-deepspeed, any of the three   the launcher that is gone          75     75         killed
+deepspeed, any of these       the launcher that is gone          75     75         killed
 process group (Ctrl-C)        SIGINT, and SIGTERM to rank 0      75     1          killed
 a rank, SIGKILL               the closed connection, launch.py   1      1 or 247   1 or 247
 ============================  =================================  =====  =========  ===========

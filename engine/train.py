@@ -30,7 +30,13 @@ from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
 from engine.model import PatchViT, build_model
 from engine.optim import build_optimizer, param_groups
-from engine.preflight import check_same_inputs, check_same_run_folder, check_same_software, warn_of_clocks
+from engine.preflight import (
+    check_same_inputs,
+    check_same_run_folder,
+    check_same_software,
+    check_same_start,
+    warn_of_clocks,
+)
 from engine.progress import say
 from engine.ranks import World, join_world, leave_world, on_first_rank, one_clear_error
 from engine.result import finish
@@ -204,11 +210,7 @@ def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = N
     warn_of_clocks(world)
     with one_clear_error(world):
         start = on_first_rank(world, lambda: find_start(prepared, world))
-    with one_clear_error(world):
-        if start.checkpoint is not None and not start.checkpoint.exists():
-            raise FileNotFoundError(
-                f"the checkpoint {start.checkpoint} is not to be seen here; all hosts must share it"
-            )
+    check_same_start(world, start.checkpoint, start.step)
     limits = prepared.config.engine
     with Watch(
         world,
@@ -259,7 +261,8 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
     if watch.stopping:
         if world.is_first:
             checkpoints = prepared.folder / "checkpoints"
-            newest = step_folder(checkpoints, steps_in(checkpoints)[-1])
+            steps = steps_in(checkpoints)
+            newest = step_folder(checkpoints, steps[-1]) if steps else start.checkpoint
             say(f"stopped by {watch.reason}; the same command goes on from {newest} (exit code 75)")
         return STOPPED_EXIT_CODE
     watch.enter("finish", prepared.stop_step)

@@ -80,6 +80,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
                     progress.say_accuracies(done, accuracies)
             if _is_due(plan.checkpoint_every, done) or done == stop_step or run.watch.stopping:
                 run.watch.enter("checkpoint", done)
+                bad_samples.record(loader.take_bad_rows(), run.train_index, "train")  # those since the last line
                 checkpoints.save(done)
             if logged:
                 clock.reset(loader.wait_s)

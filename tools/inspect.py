@@ -7,17 +7,17 @@ Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says whic
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from engine.command_line import Parser
 from engine.config import RunConfig, load_config
 from engine.run_plan import build_schedule
 from pipeline.plan import StepPlan, TrainPlanner
 from pipeline.shards import ShardIndex, open_index
+from tools.command import add_picture_argument, show
 
 
 @dataclass(frozen=True)
@@ -122,49 +122,32 @@ def label_text(label: int, names: list[str]) -> str:
     return f"{label} {names[label]}" if label < len(names) else str(label)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m tools.inspect", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="the run's YAML file")
+    parser = Parser(prog="python -m tools.inspect", description=(__doc__ or "").split("\n")[0])
+    parser.add_run_arguments()
     parser.add_argument("--step", type=int, required=True, help="training step, counted from 0")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=VALUE", help="override one key; may be repeated"
-    )
     parser.add_argument("--rank", type=int, default=0, help="whose part of the batch (default: %(default)s)")
     parser.add_argument("--world", type=int, default=1, help="number of ranks (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the plan for programs")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the images, dropped patches greyed out")
-    options = parser.parse_args(arguments)
-    if options.png is not None and options.png.suffix.lower() != ".png":
-        raise ValueError(f"--png writes a .png file, got {options.png}")
-    if options.png is not None and not options.png.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--png {options.png}: the folder {options.png.parent} does not exist")
-    return options
+    add_picture_argument(parser, "draw the images, dropped patches greyed out")
+    return parser.parse_args(arguments)
+
+
+def _shown(arguments: Sequence[str] | None) -> str:
+    options = _parse(arguments)
+    shown = inspect_step(load_config(options.config, options.set), options.step, options.rank, options.world)
+    if options.png is not None:
+        from tools.inspect_picture import draw  # here, so that a plan is printed without waiting for DALI
+
+        names = class_names(shown.index)
+        labels = [label_text(int(label), names) for label in shown.plan.labels]
+        draw(shown.index, shown.plan, shown.config, shown.title(), labels, options.png)
+    return json.dumps(shown.as_json(), indent=2) if options.json else describe(shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan of a step, and draw its images if asked."""
-    try:
-        options = _parse(arguments)
-        shown = inspect_step(load_config(options.config, options.set), options.step, options.rank, options.world)
-        if options.png is not None:
-            from tools.inspect_picture import draw  # here, so that a plan is printed without waiting for DALI
-
-            names = class_names(shown.index)
-            labels = [label_text(int(label), names) for label in shown.plan.labels]
-            draw(shown.index, shown.plan, shown.config, shown.title(), labels, options.png)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    try:
-        print(json.dumps(shown.as_json(), indent=2) if options.json else describe(shown), flush=True)
-    except BrokenPipeError:  # whoever reads, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return show(lambda: _shown(arguments))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from engine.command_line import Parser
 from engine.config import RunConfig, load_config
 from engine.run_plan import build_schedule
 from pipeline.schedule import PatchSchedule, StageSummary
 from pipeline.shards import open_index
+from tools.command import add_picture_argument, show
 
 _TABLE_ROWS = 24  # with rounding off, a stage for every number of patches would fill screens
 
@@ -122,41 +123,27 @@ def _title(config: RunConfig) -> str:
     return f"{text}, cooldown {schedule.cooldown}" if schedule.cooldown.amount else text
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m tools.schedule", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="the run's YAML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=VALUE", help="override one key; may be repeated"
-    )
+    parser = Parser(prog="python -m tools.schedule", description=(__doc__ or "").split("\n")[0])
+    parser.add_run_arguments()
     parser.add_argument("--json", action="store_true", help="print the preview for programs")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the schedule into this file")
-    options = parser.parse_args(arguments)
-    if options.png is not None and options.png.suffix.lower() != ".png":
-        raise ValueError(f"--png writes a .png file, got {options.png}")
-    if options.png is not None and not options.png.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--png {options.png}: the folder {options.png.parent} does not exist")
-    return options
+    add_picture_argument(parser, "draw the schedule into this file")
+    return parser.parse_args(arguments)
+
+
+def _shown(arguments: Sequence[str] | None) -> str:
+    options = _parse(arguments)
+    shown = preview(load_config(options.config, options.set))
+    if options.png is not None:
+        from tools.schedule_plot import draw
+
+        draw(shown.schedule, shown.stages, f"{shown.config.name}: {_title(shown.config)}", options.png)
+    return json.dumps(shown.as_json(), indent=2) if options.json else describe(shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the preview of a run's schedule, and draw it if asked."""
-    try:
-        options = _parse(arguments)
-        shown = preview(load_config(options.config, options.set))
-        if options.png is not None:
-            from tools.schedule_plot import draw
-
-            draw(shown.schedule, shown.stages, f"{shown.config.name}: {_title(shown.config)}", options.png)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(json.dumps(shown.as_json(), indent=2) if options.json else describe(shown))
-    return 0
+    return show(lambda: _shown(arguments))
 
 
 if __name__ == "__main__":

@@ -40,4 +40,4 @@ def test_the_table_shows_every_rate_trained_or_validated() -> None:
 def test_without_a_full_patch_stage_there_is_nothing_to_compare_with() -> None:
     summary = summarise(LINES[:1], ACCURACIES, steps=10, global_batch_size=100, digest="abc")
     assert summary["full_patches_train_wall_s"] is None
-    assert "no step at full patches" in table(summary)
+    assert "nothing to compare with" in table(summary)

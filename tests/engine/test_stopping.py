@@ -5,18 +5,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from launching import ROOT, BackgroundRun, environment, free_port, run_jobs
 from toy_data import write_toy_config, write_toy_shards
 
 from engine.metrics import read_metrics
-from engine.stopping import Deadline, describe_wish, encode_wish
+from engine.ranks import World
+from engine.stopping import Deadline, Stopping, describe_wish, encode_wish
 
 
 def test_a_wish_to_stop_says_which_signal_reached_which_rank() -> None:
@@ -52,6 +55,64 @@ def test_a_lost_rank_shortens_the_grace_and_never_lengthens_it() -> None:
     deadline.signal(signal.SIGTERM, now=18)
     deadline.no_later_than(90)
     assert deadline.at == 20
+
+
+@pytest.fixture
+def ended() -> list[tuple[str, int]]:
+    """Filled with the reason and the exit code when a rank would have been ended by force."""
+    return []
+
+
+@pytest.fixture
+def stopping(ended: list[tuple[str, int]]) -> Iterator[Stopping]:
+    """A rank by itself, with half a second's grace."""
+    alone = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    stopping = Stopping(alone, 0.5, lambda why, code: ended.append((why, code)))
+    yield stopping
+    stopping.close()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def wait_until(what: Callable[[], object]) -> None:
+    until = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_signal_stops_a_rank_at_the_next_boundary(stopping: Stopping) -> None:
+    stopping.agree()
+    assert not stopping.stopping
+    os.kill(os.getpid(), signal.SIGUSR1)
+    wait_until(lambda: stopping.is_asked)
+    assert not stopping.stopping
+    stopping.agree()
+    assert stopping.stopping
+    assert stopping.reason == "SIGUSR1 to rank 0"
+
+
+def test_a_rank_that_reaches_no_boundary_is_ended(stopping: Stopping, ended: list[tuple[str, int]]) -> None:
+    stopping.lose_launcher()
+    wait_until(lambda: ended)
+    assert ended[0] == ("it was asked to stop, and no step boundary came within engine.stop_grace_s, 0.5 s", 1)
+
+
+def test_a_checkpoint_that_takes_too_long_ends_a_rank(stopping: Stopping, ended: list[tuple[str, int]]) -> None:
+    stopping.lose_launcher()
+    stopping.agree()
+    wait_until(lambda: ended)
+    assert ended[0] == (
+        "it was asked to stop, and saving the checkpoint took longer than engine.stop_grace_s, 0.5 s",
+        1,
+    )
+
+
+def test_a_rank_whose_peer_is_lost_ends_and_says_why(stopping: Stopping, ended: list[tuple[str, int]]) -> None:
+    stopping.lose_peer("rank 1 is gone", within_s=0.1)
+    wait_until(lambda: ended)
+    assert ended[0] == ("rank 1 is gone", 1)
 
 
 def signal_launch(number: signal.Signals) -> Callable[[BackgroundRun], None]:
@@ -208,21 +269,10 @@ def test_a_stalled_rank_is_named_and_a_killed_one_ends_the_run(toy: Path) -> Non
     assert last_checkpoint(run.folder) % 5 == 0
 
 
-def test_an_exception_on_all_ranks_is_reported_once(toy: Path) -> None:
-    argv = ["--config", str(toy / "toy.yaml"), "--set", "optim.lr=1e30", "--set", "train.clip_grad_norm=null"]
-    with BackgroundRun(2, toy / "failed", *argv) as run:
-        assert run.wait_for_end() == 1
-    assert run.printed.count("Traceback") == 1
-    assert run.printed.count("error: rank ") == 1
-    assert "the loss is " in run.printed
-    for rank in (0, 1):
-        assert "FloatingPointError" in (run.folder / "ranks" / f"rank-{rank:05d}.log").read_text()
-
-
-def start_hanging(folder: Path, end: str) -> list[subprocess.Popen[str]]:
-    """Two ranks without a launcher, see hanging_rank.py."""
+def start_without_launcher(folder: Path, end: str) -> list[subprocess.Popen[str]]:
+    """Two ranks without a launcher, see ending_rank.py."""
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, Path(__file__).parent / "hanging_rank.py", folder, end]
+    command = [sys.executable, Path(__file__).parent / "ending_rank.py", folder, end]
     return [
         subprocess.Popen(
             command,
@@ -236,7 +286,7 @@ def start_hanging(folder: Path, end: str) -> list[subprocess.Popen[str]]:
 
 
 def test_a_rank_that_hangs_in_a_collective_ends_once_another_is_lost(tmp_path: Path) -> None:
-    killed, failing = start_hanging(tmp_path / "killed", "killed"), start_hanging(tmp_path / "failing", "failing")
+    killed, failing = (start_without_launcher(tmp_path / end, end) for end in ("killed", "failing"))
     try:
         killed[1].wait(timeout=120)
         killed[0].send_signal(signal.SIGTERM)  # as launch.py does then
@@ -250,3 +300,16 @@ def test_a_rank_that_hangs_in_a_collective_ends_once_another_is_lost(tmp_path: P
     assert "error:" not in silent
     assert "error: rank 1 (" in trace
     assert "LookupError: nothing was found" in trace
+
+
+def test_an_exception_on_all_ranks_is_reported_once(tmp_path: Path) -> None:
+    ranks = start_without_launcher(tmp_path, "both-failing")
+    try:
+        printed = "".join(rank.communicate(timeout=120)[1] for rank in ranks)
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    assert printed.count("Traceback") == printed.count("error: rank ") == 1
+    for number in (0, 1):
+        assert "LookupError: nothing was found" in (tmp_path / "ranks" / f"rank-{number:05d}.log").read_text()

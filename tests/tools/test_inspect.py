@@ -187,7 +187,7 @@ def test_photographs_are_drawn_too(photo_shards: Path, tmp_path: Path) -> None:
         ([], "required: --step; see --help"),
         (["--step", "1", "--set", "schedule.keep_rat=1"], "did you mean 'keep_rate'?"),
         (["--step", "1", "--set", "data.train=/nowhere"], "shard folder /nowhere does not exist"),
-        (["--step", "1", "--png", "step.jpg"], "--png writes a .png file, got step.jpg"),
+        (["--step", "1", "--png", "step.jpg"], "argument --png: this writes a .png file, got step.jpg"),
         (["--step", "1", "--png", "/nowhere/step.png"], "the folder /nowhere does not exist"),
     ],
 )

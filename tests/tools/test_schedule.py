@@ -171,7 +171,9 @@ def test_a_faulty_command_line_is_one_line_and_exit_code_2(
 ) -> None:
     assert "--config" in error_of([], capsys)
     assert "--rounding" in error_of(["--config", str(config), "--rounding", "0.1"], capsys)
-    assert "--png writes a .png file" in error_of(["--config", str(config), "--png", "a.pdf"], capsys)
+    assert "argument --png: this writes a .png file, got a.pdf" in error_of(
+        ["--config", str(config), "--png", "a.pdf"], capsys
+    )
     folder = tmp_path / "none"
     assert f"the folder {folder} does not exist" in error_of(
         ["--config", str(config), "--png", str(folder / "a.png")], capsys

@@ -1,8 +1,8 @@
-"""Two ranks, of which the first hangs where no Python code runs for a signal, as in a collective of NCCL's.
+"""Two ranks of a run, of which the second is killed, or fails, or both fail.
 
-    RANK=... WORLD_SIZE=2 ... python tests/engine/hanging_rank.py RUN_FOLDER killed|failing
+    RANK=... WORLD_SIZE=2 ... python tests/engine/ending_rank.py RUN_FOLDER killed|failing|both-failing
 
-The second is killed, or fails.
+Else the first hangs where no Python code runs for a signal, as in a collective of NCCL's.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ def main() -> None:
     world = join_world()
     with Watch(world, Path(sys.argv[1]), stop_grace_s=300, stall_report_s=300) as watch:
         watch.enter("step", 7)
-        if world.is_first:
+        if world.is_first and sys.argv[2] != "both-failing":
             mutex, c_library = ctypes.create_string_buffer(64), ctypes.CDLL(None)
             c_library.pthread_mutex_lock(mutex)
             c_library.pthread_mutex_lock(mutex)

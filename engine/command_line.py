@@ -1,0 +1,23 @@
+"""What the command lines of a run and of the tools about runs have in common."""
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ValueError where argparse would print its usage and exit: callers put errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+    def add_run_arguments(self) -> None:
+        """``--config`` and ``--set``, which together name a run."""
+        self.add_argument("--config", type=Path, required=True, help="the run's YAML file")
+        self.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="A.B=VALUE",
+            help="override one key; may be repeated; the value is YAML",
+        )
