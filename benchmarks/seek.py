@@ -194,6 +194,7 @@ def main() -> None:
         "hardware": describe_hardware(),
         "num_samples": NUM_SAMPLES,
         "num_shards": NUM_SHARDS,
+        "num_epochs": NUM_EPOCHS,
         "global_batch_size": GLOBAL_BATCH_SIZE,
         "limits": LIMITS,
         "measurements": measurements,

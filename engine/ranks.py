@@ -13,6 +13,7 @@ from typing import TypeVar
 import deepspeed
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from engine.rendezvous import USER_ERROR_EXIT_CODE, meeting
 
@@ -71,8 +72,12 @@ def join_world() -> World:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(local_rank)
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
+    # Groups made later, most of them by DeepSpeed's ZeRO, take torch's own limit, half an hour for gloo, unless that is
+    # changed: when the network fails it is one of these groups in which ranks wait.
+    distributed_c10d.default_pg_timeout = timeout
+    distributed_c10d.default_pg_nccl_timeout = timeout
     with meeting(COLLECTIVE_TIMEOUT_S):
-        timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
         size = dist.get_world_size()
         hosts: list[str] = [""] * size

@@ -1,14 +1,18 @@
 """The table's raw result, and the page that is written from it."""
 
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.case import Outcome
 from benchmarks.hardware import describe_hardware
 
-RESULT = Path("benchmarks/results/faults.json")
+RESULTS = Path("benchmarks/results")
+RESULT = RESULTS / "faults.json"
 DOCS = Path("docs/reliability.md")
+
+_PROMISES = Path(__file__).with_name("promises.md")
 
 
 def write_result(outcomes: list[Outcome], minutes: float) -> dict[str, Any]:
@@ -21,10 +25,95 @@ def write_result(outcomes: list[Outcome], minutes: float) -> dict[str, Any]:
         "num_ok": sum(outcome.checks.ok for outcome in outcomes),
         "cases": [outcome.as_json() for outcome in outcomes],
     }
-    RESULT.parent.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 
 def write_docs(result: dict[str, Any]) -> None:
-    pass
+    """Write the page from the raw results that there are."""
+    parts = [_PROMISES.read_text(), *_killed_at_random(), *_seeking(), *_table(result)]
+    DOCS.parent.mkdir(exist_ok=True)
+    DOCS.write_text("\n".join(parts))
+    print(f"{DOCS} is written")
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    machine = result["hardware"]
+    lines = [
+        "## The fault table",
+        "",
+        f"{result['num_ok']} of {result['num_cases']} cases went as expected, in {result['minutes']:.0f} minutes on "
+        f"{machine['cores']} cores ({machine['cpu']}; {machine['system']}). Everything that was expected and observed "
+        f"is in [`{RESULT}`](../{RESULT}); the column *observed* is a digest of it. Seconds are from the start of the "
+        "processes to the last check, without the resume that follows: the runs of the first two groups are taken up "
+        "again together in the end, against one that was left in peace.",
+    ]
+    for group, cases in groupby(result["cases"], key=lambda case: case["group"]):
+        lines += ["", f"### {group[0].upper()}{group[1:]}", ""]
+        lines += ["| fault | how | expected | observed | | s |", "|---|---|---|---|---|---|"]
+        for case in cases:
+            cells = [case["name"], case["injection"], case["expected"], _observed(case)]
+            cells += ["ok" if case["ok"] else "**not**", f"{case['seconds']:.0f}"]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return [*lines, ""]
+
+
+def _observed(case: dict[str, Any]) -> str:
+    """What was found, in one cell: what went wrong, or else codes, checkpoints and the like."""
+    wrong = [check for check in case["checks"] if not check["ok"]]
+    if wrong:
+        return "; ".join(f"{check['what']}: {check['observed'][:80]}" for check in wrong)
+    short = [check for check in case["checks"] if check["what"] not in _LONG and len(check["observed"]) <= 40]
+    return "; ".join(f"{check['what']} {check['observed']}" for check in short)
+
+
+# Messages of the program: long, full of paths, and said to be there by "ok".
+_LONG = {"message", "error line", "error lines", "error lines that say so", "message at resuming", "tracebacks"}
+
+
+def _killed_at_random() -> list[str]:
+    path = RESULTS / "kill_and_resume.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    runs, equal = result["num_runs"], result["num_weights_equal"]
+    orphans = runs - result["num_no_orphans"]
+    return [
+        "## Killed at random",
+        "",
+        f"`{result['command']}`: {runs} runs of {result['steps']} steps on {result['ranks']} ranks were killed "
+        f"{result['num_kills']} times in all, at random moments (every process at once, a rank, `launch.py` or "
+        f"`deepspeed`), and started again until done. **{equal} of {runs}** ended with the digest of the run that was "
+        f"left in peace, {result['num_losses_equal']} with the same loss at every step and "
+        f"{result['num_evaluations_equal']} with the same evaluations. Processes stayed behind in {orphans} of them. "
+        f"Raw result: [`{path}`](../{path}).",
+        "",
+    ]
+
+
+def _seeking() -> list[str]:
+    path = RESULTS / "seek.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    lines = [
+        "## Seeking",
+        "",
+        f"`{result['command']}`: the way to a step in the midst of {result['num_epochs']} epochs over "
+        f"{result['num_samples']:,} samples in {result['num_shards']:,} shards, and the planning of steps of "
+        f"{result['global_batch_size']:,} samples there (median, smallest and largest of random steps of an epoch). "
+        "*Mapped* columns are read from files; at a row's first touch the kernel has to map a page. "
+        f"Raw result: [`{path}`](../{path}).",
+        "",
+        "| columns | shuffle | rule | seek, s | memory, MiB | plan a step, ms | at first touch, ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in result["measurements"]:
+        plan, first = found["plan_ms"], found["plan_first_touch_ms"]
+        lines.append(
+            f"| {found['columns']} | {found['shuffle']} | {found['rule']} | {found['seek_s']:.3f} | "
+            f"{found['seek_memory_mib']:.0f} | {plan['median']:.1f} ({plan['min']:.1f} to {plan['max']:.1f}) | "
+            f"{first['median']:.1f} |"
+        )
+    return [*lines, ""]
