@@ -30,8 +30,7 @@ def main() -> None:
             subprocess.run(["bash", "-ec", job["before"]], check=True)
         dist.barrier()
         try:
-            train_run(job["argv"], world)
-            codes.append(0)
+            codes.append(train_run(job["argv"], world) or 0)
         except SystemExit as stop:
             codes.append(stop.code)
         dist.barrier()

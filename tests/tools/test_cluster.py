@@ -15,7 +15,7 @@ from deepspeed.launcher.runner import fetch_hostfile
 from launching import ROOT, environment
 
 CLUSTER = ROOT / "tools" / "cluster"
-SCRIPTS = [CLUSTER / "node.sh", CLUSTER / "slurm.sbatch"]
+NODE, SLURM, HOSTS, BOUND_SSH = (CLUSTER / name for name in ("node.sh", "slurm.sbatch", "hosts.sh", "bound/ssh"))
 
 # A launcher as deepspeed is one: runner, launch, rank. It notes its arguments, and the rank ends with 75 on SIGUSR1.
 FAKE_DEEPSPEED = """
@@ -68,7 +68,7 @@ def node_variables(**more: str) -> dict[str, str]:
     return {"NUM_NODES": "3", "NODE_RANK": "1", "RANKS_PER_NODE": "4", "MASTER_ADDR": "host-a", **more}
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("script", [NODE, SLURM, HOSTS, BOUND_SSH], ids=lambda path: path.name)
 def test_scripts_have_no_fault_that_a_linter_sees(script: Path) -> None:
     linter = ["shellcheck"] if shutil.which("shellcheck") else ["bash", "-n"]
     done = subprocess.run([*linter, script], capture_output=True, text=True, check=False)
@@ -76,7 +76,7 @@ def test_scripts_have_no_fault_that_a_linter_sees(script: Path) -> None:
 
 
 def test_a_node_is_started_without_ssh_and_its_exit_code_is_the_runs(notes: Path) -> None:
-    process = start(notes, SCRIPTS[0], "--config", "a file.yaml", **node_variables(ENDS_WITH="2"))
+    process = start(notes, NODE, "--config", "a file.yaml", **node_variables(ENDS_WITH="2"))
     assert process.wait(20) == 2
     arguments = (notes / "arguments").read_text().splitlines()
     for words in (["--no_ssh", "--node_rank", "1"], ["--master_addr", "host-a", "--master_port", "29500"]):
@@ -88,7 +88,7 @@ def test_a_node_is_started_without_ssh_and_its_exit_code_is_the_runs(notes: Path
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_a_node_reaches_its_ranks_and_their_code_comes_back(notes: Path, number: int) -> None:
-    process = start(notes, SCRIPTS[0], **node_variables())
+    process = start(notes, NODE, **node_variables())
     wait_for(notes / "rank-is-up")
     process.send_signal(number)
     assert process.wait(20) == 75
@@ -97,7 +97,7 @@ def test_a_signal_to_a_node_reaches_its_ranks_and_their_code_comes_back(notes: P
 def test_a_node_that_is_not_told_its_number_says_so(notes: Path) -> None:
     variables = node_variables()
     del variables["NODE_RANK"]
-    assert start(notes, SCRIPTS[0], **variables).wait(20) != 0
+    assert start(notes, NODE, **variables).wait(20) != 0
     assert not (notes / "arguments").exists()
 
 
@@ -110,12 +110,38 @@ def test_slurm_queues_a_job_again_only_if_it_was_stopped(notes: Path, code: int,
     )
     slurm = {"SLURM_SUBMIT_DIR": str(notes / "project"), "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "host-[a-b]"}
     slurm |= {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8", "ENDS_WITH": str(code)}
-    assert start(notes, SCRIPTS[1], "--config", "x.yaml", **slurm).wait(20) == code
+    assert start(notes, SLURM, "--config", "x.yaml", **slurm).wait(20) == code
     assert (notes / "requeued").exists() == queued_again
     if queued_again:
         assert (notes / "requeued").read_text() == "requeue 41\n"
     assert (notes / "hostfile").read_text() == "node-0 slots=8\nnode-1 slots=8\n"
     assert "20041" in (notes / "arguments").read_text().splitlines()
+
+
+def test_the_hosts_of_a_hostfile_are_started_with_ssh_and_pdsh_that_end_with_the_launcher(notes: Path) -> None:
+    hostfile = str(CLUSTER / "hostfile.example")
+    assert start(notes, HOSTS, "--config", "x.yaml", HOSTFILE=hostfile, ENDS_WITH="2").wait(20) == 2
+    arguments = (notes / "arguments").read_text().splitlines()
+    assert "--no_ssh" not in arguments
+    assert arguments[-4:] == ["--module", "engine.train", "--config", "x.yaml"]
+    assert (notes / "hostfile").read_text() == Path(hostfile).read_text()
+
+
+@pytest.mark.parametrize("name", ["ssh", "pdsh"])
+def test_a_connection_ends_when_what_started_it_is_killed(tmp_path: Path, name: str) -> None:
+    write_program(tmp_path / "bin" / name, f"echo $$ > {tmp_path}/{name} && exec sleep 60")
+    bound = CLUSTER / "bound"
+    path = os.pathsep.join([str(bound), str(tmp_path / "bin"), os.environ["PATH"]])
+    caller = subprocess.Popen(["bash", "-c", f"{name} host-a & wait"], env={**os.environ, "PATH": path})
+    wait_for(tmp_path / name)
+    connection = Path("/proc") / (tmp_path / name).read_text().strip() / "cmdline"
+    assert connection.read_bytes()
+    caller.kill()
+    caller.wait()
+    deadline = time.monotonic() + 20
+    while connection.exists() and connection.read_bytes():  # a zombie has no command line
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def kubernetes() -> dict[str, dict[str, Any]]:
