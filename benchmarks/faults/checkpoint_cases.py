@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.faults.case import Bench, Case, Checks, check_checkpoint, check_end
+from benchmarks.faults.case import Bench, Case, Checks, check_checkpoint, check_end, last_step
 from engine.manifest import newest_valid, step_folder, steps_in
 
 GROUP = "checkpoints"
@@ -32,18 +32,17 @@ def mounted(folder: Path, *options: str) -> Iterator[None]:
 
 def _full_disks() -> list[Case]:
     resumed = "the earlier checkpoint holds; with room made, the same command goes on to the weights of a run in peace"
-    found = []
-    for rank, number in ((0, 3), (1, 2)):
-        found.append(
-            Case(
-                GROUP,
-                f"disk full on rank {rank} in a save",
-                "the checkpoints lie on a tmpfs of 16 MiB; before the rank writes its part of the second one the rest "
-                "of the tmpfs is filled up",
-                f"every rank ends with code 74 and one line that names rank {rank}, the file and the cause; {resumed}",
-                _full_disk(rank, number),
-            )
+    found = [
+        Case(
+            GROUP,
+            f"disk full on rank {rank} in a save",
+            "a killed run is started again with its checkpoints on a tmpfs of 16 MiB; before the rank writes its part of "
+            "the next one, the rest of the tmpfs is filled up",
+            f"every rank ends with code 74 and one line that names rank {rank}, the file and the cause; {resumed}",
+            _full_disk(rank),
         )
+        for rank in (0, 1)
+    ]
     found.append(
         Case(
             GROUP,
@@ -53,33 +52,58 @@ def _full_disks() -> list[Case]:
             _limited,
         )
     )
+    found.append(
+        Case(
+            GROUP,
+            "disk full under the whole run folder",
+            "the run folder is a tmpfs of 16 MiB, which is filled up in a step",
+            f"every rank ends, with a message that names the cause; {resumed}",
+            _no_room_at_all,
+        )
+    )
     return found
 
 
-def _full_disk(rank: int, number: int) -> Callable[[Bench, Checks], None]:
+def _full_disk(rank: int) -> Callable[[Bench, Checks], None]:
     def run(bench: Bench, checks: Checks) -> None:
         out = bench.out(f"disk full on rank {rank}")
         disk = bench.folder / f"disk-{rank}"
+        shutil.copytree(_trained(bench), out)
+        newest = last_step(out)
         with mounted(disk, "-o", "size=16m"):
-            out.mkdir()
-            (disk / "checkpoints").mkdir()
+            shutil.move(out / "checkpoints", disk / "checkpoints")
             (out / "checkpoints").symlink_to(disk / "checkpoints")
             ballast = disk / "ballast"
             fault = {
-                **{"rank": rank, "at": "before a rank writes its part", "number": number},
+                **{"rank": rank, "at": "before a rank writes its part", "number": 1},
                 **{"do": "fill disk", "ballast": str(ballast)},
             }
             with bench.start(out, fault=fault) as run:
-                run.wait(300)
                 check_end(checks, run, _SAVE_FAILED)
                 checks.one_line(run.printed, f"rank {rank} (", "No space left on device", "step-000000")
-                check_checkpoint(checks, out, 10)
+                check_checkpoint(checks, out, newest)
             ballast.unlink()
             (out / "checkpoints").unlink()
             shutil.copytree(disk / "checkpoints", out / "checkpoints")
         bench.resume(checks, out)
 
     return run
+
+
+def _no_room_at_all(bench: Bench, checks: Checks) -> None:
+    out = bench.out("no room at all")
+    disk = bench.folder / "whole-disk"
+    with mounted(disk, "-o", "size=16m"):
+        ballast = disk / "ballast"
+        fault = {"rank": 0, "at": "in a step", "number": 15, "do": "fill disk", "ballast": str(ballast)}
+        with bench.start(disk / "run", fault=fault) as run:
+            run.wait(300)
+            code = run.process.returncode
+            check_end(checks, run, code if code in (1, _SAVE_FAILED) else 1, "No space left on device")
+            check_checkpoint(checks, disk / "run", 10)
+        ballast.unlink()
+        shutil.copytree(disk / "run", out)
+    bench.resume(checks, out)
 
 
 def _limited(bench: Bench, checks: Checks) -> None:
