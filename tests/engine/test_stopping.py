@@ -66,7 +66,7 @@ def ended() -> list[tuple[str, int]]:
 @pytest.fixture
 def stopping(ended: list[tuple[str, int]]) -> Iterator[Stopping]:
     """A rank by itself, with half a second's grace."""
-    alone = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"))
+    alone = World(rank=0, size=1, local_rank=0, local_size=1, device=torch.device("cpu"), hosts=("here",))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     stopping = Stopping(alone, 0.5, lambda why, code: ended.append((why, code)))
     yield stopping
