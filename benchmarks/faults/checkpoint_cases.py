@@ -36,8 +36,8 @@ def _full_disks() -> list[Case]:
         Case(
             GROUP,
             f"disk full on rank {rank} in a save",
-            "a killed run is started again with its checkpoints on a tmpfs of 16 MiB; before the rank writes its part of "
-            "the next one, the rest of the tmpfs is filled up",
+            "a killed run is started again with its checkpoints on a tmpfs of 16 MiB; before the rank writes its part "
+            "of the next one, the rest of the tmpfs is filled up",
             f"every rank ends with code 74 and one line that names rank {rank}, the file and the cause; {resumed}",
             _full_disk(rank),
         )
