@@ -152,7 +152,7 @@ def _wrong_at_the_start() -> list[Case]:
             code, printed = bench.one_rank.run(photos.argv(*more))
             checks.code(2, code)
             checks.one_line(printed, says)
-            checks.equal("run folder", False, photos.out.exists())
+            checks.equal("run folder made", False, photos.out.exists())
 
         return Case(
             GROUP, name, "before the start", "code 2, one line that names what is wrong, nothing is written", run
@@ -180,7 +180,7 @@ def _refused_by_the_index() -> list[Case]:
             done = tool("tools.shards", "index", folder)
             checks.code(2, done.returncode)
             checks.one_line(done.stdout.replace("\r", "\n"), "'bad'" if "'bad'" in done.stdout else "bad", says)
-            checks.equal("index", False, (folder / "train.index").exists())
+            checks.equal("index made", False, (folder / "train.index").exists())
 
         return Case(
             GROUP,
