@@ -12,6 +12,7 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -124,9 +125,10 @@ def check_same_run_folder(world: World, folder: Path) -> None:
         made = False
     finally:
         if world.is_first:
-            token.unlink(missing_ok=True)
-            if made and folder.exists():
-                folder.rmdir()
+            with suppress(OSError):  # a folder that cannot be written is what the error is about
+                token.unlink(missing_ok=True)
+                if made and folder.exists():
+                    folder.rmdir()
 
 
 def check_same_start(world: World, checkpoint: Path | None, first_step: int) -> None:

@@ -40,7 +40,7 @@ def run_case(bench: Bench, case: Case) -> Outcome:
 
 def say(number: int, total: int, outcome: Outcome) -> None:
     """A line of progress, and what is not as expected."""
-    verdict = "ok " if outcome.checks.ok else "NOT"
+    verdict = "ok " if outcome.checks.ok else "NOT" if outcome.checks.found else "..."  # known once it is resumed
     print(
         f"{number:3}/{total} {verdict} {outcome.seconds:5.1f} s  {outcome.case.group}: {outcome.case.name}", flush=True
     )
