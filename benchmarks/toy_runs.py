@@ -156,7 +156,7 @@ class ToyRun:
         for process in self.processes().values():
             process.kill()
 
-    def wait(self, timeout_s: float = 180) -> int | None:
+    def wait(self, timeout_s: float = 300) -> int | None:
         """The exit code of the process that was started (negative: by that signal); None: it goes on."""
         try:
             return self.process.wait(timeout_s)
