@@ -23,7 +23,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def deepspeed(ranks: int, *arguments: str | Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+def deepspeed(ranks: int, *arguments: str | Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
     """Run ``deepspeed ARGUMENTS`` on ``ranks`` ranks from the project's root and wait for it."""
     command = ["deepspeed", "--quiet", "--no_local_rank", "--num_accelerators", str(ranks)]
     command += ["--master_port", str(free_port()), *map(str, arguments)]
