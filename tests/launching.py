@@ -35,7 +35,7 @@ def command_of(ranks: int, *arguments: str | Path) -> list[str]:
     return [*command, "--master_port", str(free_port()), *map(str, arguments)]
 
 
-def deepspeed(ranks: int, *arguments: str | Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+def deepspeed(ranks: int, *arguments: str | Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
     """Run ``deepspeed ARGUMENTS`` on ``ranks`` ranks from the project's root and wait for it."""
     return subprocess.run(
         command_of(ranks, *arguments),
