@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,18 +137,18 @@ def shell_environment(folder: Path) -> dict[str, str]:
         "PATH": f"{folder}/bin{os.pathsep}{_search_path()}",
         "PYTHONPATH": str(ROOT),
         "DS_ENV_FILE": f"{folder}/deepspeed_env",
-        "GLOO_SOCKET_IFNAME": "eth0",
-        "OMP_NUM_THREADS": "1",
-        # DeepSpeed's smallest; a rank whose peers vanished from the network waits this long.
-        "DEEPSPEED_TIMEOUT": "1",
+        **dict(line.split("=", 1) for line in (folder / "deepspeed_env").read_text().splitlines()),
     }
 
 
 @contextmanager
-def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
-    """host-a and host-b, who reach each other by name over ssh. All their processes are gone afterwards."""
+def two_hosts(folder: Path, time_limit_min: int = 5) -> Iterator[tuple[Host, Host]]:
+    """host-a and host-b, who reach each other by name over ssh. All their processes are gone afterwards.
+
+    ``time_limit_min`` is DeepSpeed's, for ranks that wait for each other; 1 is its smallest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_settings(folder)
+    _write_settings(folder, time_limit_min)
     hosts: list[Host] = []
     # Should the tests be killed, the kernel ends the switch and the hosts.
     switch = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"])
@@ -188,7 +188,7 @@ def _plug_in(host: Host) -> None:
     host.run("sh", "-c", "echo 6 > /proc/sys/net/ipv4/tcp_retries2")
 
 
-def _write_settings(folder: Path) -> None:
+def _write_settings(folder: Path, time_limit_min: int) -> None:
     for key in ("key", "host_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
     (folder / "sshd_config").write_text(_SSHD.format(folder=folder))
@@ -196,10 +196,9 @@ def _write_settings(folder: Path) -> None:
     names = "".join(f"{address} {name}\n" for name, address in ADDRESSES.items())
     (folder / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
     (folder / "hostfile").write_text("".join(f"{name} slots=1\n" for name in ADDRESSES))
-    # pdsh hands on neither of these by itself.
-    handed_on = ("GLOO_SOCKET_IFNAME", "OMP_NUM_THREADS", "DEEPSPEED_TIMEOUT")
-    environment = shell_environment(folder)
-    (folder / "deepspeed_env").write_text("".join(f"{name}={environment[name]}\n" for name in handed_on))
+    # In the shell of host-a, and handed on to all hosts by the launcher.
+    variables = {"GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": 1, "DEEPSPEED_TIMEOUT": time_limit_min}
+    (folder / "deepspeed_env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     write_program(folder / "bin" / "ssh", f'exec {shutil.which("ssh")} -F {folder}/ssh_config "$@"')
 
 
@@ -239,8 +238,3 @@ def deepspeed_command(folder: Path, *arguments: str | Path, port: int = 29500) -
     """The command of a user on the first host who starts one rank on each host through pdsh and ssh."""
     command = ["deepspeed", "--quiet", "--hostfile", f"{folder}/hostfile", "--master_port", str(port)]
     return [*command, "--no_local_rank", *map(str, arguments)]
-
-
-def start_on_all(hosts: Sequence[Host], *words: str, variables: Sequence[Mapping[str, str]]) -> list[subprocess.Popen]:
-    """The same command once on every host, each with variables of its own."""
-    return [host.start(*words, **own) for host, own in zip(hosts, variables, strict=True)]

@@ -21,7 +21,7 @@ from toy_data import write_toy_config, write_toy_shards
 
 from pipeline.shards import build_index
 
-START_S = 240  # on a machine that does other things as well, two ranks take a while to start
+START_S = 400  # on a machine that does other things as well, two ranks take a while to start
 # Long enough to be interrupted.
 LONG_RUN = ["--set", "train.duration=120steps", "--set", "checkpoint.every=5steps"]
 HAS_ELASTIC_RESUME = find_spec("engine.elastic") is not None
@@ -34,7 +34,7 @@ RANKS_OF_THE_HOST_LEFT_OVER = [
 IMPOSSIBLE = why_impossible()
 pytestmark = [
     pytest.mark.multinode,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(IMPOSSIBLE is not None, reason=f"two hosts on one machine: {IMPOSSIBLE}"),
 ]
 
@@ -108,7 +108,10 @@ def digest(toy: Path, out: str) -> str:
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = START_S) -> tuple[int, str]:
-    printed, _ = process.communicate(timeout=timeout_s)
+    try:
+        printed, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired as late:
+        raise AssertionError(f"still running after {timeout_s:g} s: {late.output!r}") from None
     return process.returncode, printed
 
 
@@ -131,7 +134,7 @@ def leaves_nothing(*hosts: Host) -> None:
 def slow_ends(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list]]:
     """Two runs that end by time limits: one that finds its port taken, and one whose second host loses its cable."""
     folder = tmp_path_factory.mktemp("slow")
-    with two_hosts(folder / "port") as busy, two_hosts(folder / "cable") as cut:
+    with two_hosts(folder / "port", 1) as busy, two_hosts(folder / "cable", 1) as cut:
         listen = (
             "import socket, time; s = socket.create_server(('', 29500)); print('taken', flush=True); time.sleep(900)"
         )
