@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -210,9 +211,12 @@ def run_command(command: list[str], timeout_s: float, **env: str) -> subprocess.
     try:
         printed, _ = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
+        os.killpg(process.pid, signal.SIGKILL)
         printed, _ = process.communicate()
         return subprocess.CompletedProcess(command, 124, printed)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     return subprocess.CompletedProcess(command, process.returncode, printed)
 
 
