@@ -30,6 +30,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _take_interrupts() -> None:
+    """As under a terminal; what a shell starts in the background, tests perhaps, begins with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def command_of(ranks: int, *arguments: str | Path) -> list[str]:
     command = ["deepspeed", "--quiet", "--no_local_rank", "--num_accelerators", str(ranks)]
     return [*command, "--master_port", str(free_port()), *map(str, arguments)]
@@ -71,6 +76,7 @@ class BackgroundRun:
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_take_interrupts,
             )
 
     @property
