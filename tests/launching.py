@@ -30,11 +30,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _take_interrupts() -> None:
-    """As under a terminal; what a shell starts in the background, tests perhaps, begins with SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def command_of(ranks: int, *arguments: str | Path) -> list[str]:
     command = ["deepspeed", "--quiet", "--no_local_rank", "--num_accelerators", str(ranks)]
     return [*command, "--master_port", str(free_port()), *map(str, arguments)]
@@ -69,14 +64,15 @@ class BackgroundRun:
         self._mark = secrets.token_hex(8)
         with self._printed.open("w") as sink:
             self.launcher = subprocess.Popen(
-                command_of(ranks, "--module", "engine.train", "--out", folder, *arguments),
+                # What a shell starts in the background, tests perhaps, begins with SIGINT ignored.
+                ["env", "--default-signal=INT"]
+                + command_of(ranks, "--module", "engine.train", "--out", folder, *arguments),
                 cwd=ROOT,
                 env={**environment(), "BACKGROUND_RUN": self._mark},
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_take_interrupts,
             )
 
     @property
