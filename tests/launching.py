@@ -65,8 +65,11 @@ class BackgroundRun:
         with self._printed.open("w") as sink:
             self.launcher = subprocess.Popen(
                 # What a shell starts in the background, tests perhaps, begins with SIGINT ignored.
-                ["env", "--default-signal=INT"]
-                + command_of(ranks, "--module", "engine.train", "--out", folder, *arguments),
+                [
+                    "env",
+                    "--default-signal=INT",
+                    *command_of(ranks, "--module", "engine.train", "--out", folder, *arguments),
+                ],
                 cwd=ROOT,
                 env={**environment(), "BACKGROUND_RUN": self._mark},
                 stdin=subprocess.DEVNULL,
