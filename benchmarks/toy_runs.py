@@ -126,7 +126,7 @@ class ToyRun:
         is_rank = "RANK" in environ and (parent is None or parent.pid == 1 or _LAUNCH in parent.cmdline())
         return f"rank {environ['RANK']}" if is_rank else f"other {process.pid}"
 
-    def wait_until(self, condition: Callable[["ToyRun"], bool], timeout_s: float = 120) -> None:
+    def wait_until(self, condition: Callable[["ToyRun"], bool], timeout_s: float = 300) -> None:
         """Look again and again while the run goes on.
 
         Raises:
@@ -138,7 +138,7 @@ class ToyRun:
                 f"what was waited for did not come within {timeout_s:g} s; the run {state}: {self.tail()}"
             )
 
-    def wait_for_step(self, step: int, timeout_s: float = 120) -> None:
+    def wait_for_step(self, step: int, timeout_s: float = 300) -> None:
         """Until the metrics hold step number ``step`` (from 0)."""
         self.wait_until(lambda run: run.num_lines > step, timeout_s)
 
