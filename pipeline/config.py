@@ -147,16 +147,36 @@ class DataConfig(Settings):
 class SelectionConfig(Settings):
     """Which patches are kept."""
 
-    rule: Literal["random", "grid", "contrast"] = "contrast"
+    rule: Literal["random", "grid", "contrast", "magnitude"] = Field(
+        "contrast", description="magnitude is the paper's; it looks through the model, the others at pixels or at none"
+    )
     temperature: float = Field(
         0.0, ge=0, description="0: the best patches; larger: sampled, with chances that grow with the score"
     )
+    estimate: Literal["none", "rows", "sketch"] = Field(
+        "none",
+        description="for magnitude. none: the exact rule; rows: over some rows of the embedding; sketch: in its main "
+        "directions",
+    )
+    estimate_size: int = Field(32, ge=1, description="rows, or directions, of the estimate")
+    snapshot_at: Literal["start", "epoch", "stage"] = Field(
+        "epoch",
+        description="for magnitude: when the pipeline gets the model's embedding anew; at the start only, at each "
+        "epoch, or wherever the schedule changes its stage",
+    )
 
     @model_validator(mode="after")
-    def _temperature_needs_a_score(self) -> "SelectionConfig":
-        if self.temperature > 0 and self.rule != "contrast":
+    def _fits_the_rule(self) -> "SelectionConfig":
+        if self.temperature > 0 and self.rule not in ("contrast", "magnitude"):
             raise ValueError(f"rule {self.rule!r} has no score that a temperature could soften; leave it at 0")
+        if self.estimate != "none" and self.rule != "magnitude":
+            raise ValueError(f"estimate {self.estimate!r} is of the rule 'magnitude'; rule {self.rule!r} has none")
         return self
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the rule looks through the model, so that the pipeline needs snapshots of its embedding."""
+        return self.rule == "magnitude"
 
 
 class ScheduleConfig(Settings):

@@ -14,6 +14,7 @@ from pipeline.plan import StepPlan
 from pipeline.selection import gather_patches, select
 
 SourceArrays = tuple[list[np.ndarray], ...]  # the inputs of ``input_names``, one array per row each
+Scorer = Callable[[list[np.ndarray]], np.ndarray]  # images uint8 [S, S, 3] to float32 [B, N], by a model's embedding
 
 # Every planned input: its DALI type and number of dimensions.
 _INPUTS = {
@@ -100,18 +101,26 @@ def _window(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> tuple
     return np.round(start).astype(np.int32), np.round(stop).astype(np.int32)
 
 
-def build_graph(source: Callable[[int], SourceArrays], settings: GraphSettings) -> Pipeline:
+def build_graph(
+    source: Callable[[int], SourceArrays], settings: GraphSettings, scorer: Scorer | None = None
+) -> Pipeline:
     """The graph of ``define_graph``, ready to run."""
-    pipeline = define_graph(source, settings)
+    pipeline = define_graph(source, settings, scorer)
     pipeline.build()
     return pipeline
 
 
-def define_graph(source: Callable[[int], SourceArrays], settings: GraphSettings) -> Pipeline:
+def define_graph(
+    source: Callable[[int], SourceArrays], settings: GraphSettings, scorer: Scorer | None = None
+) -> Pipeline:
     """The graph fed by ``source(i)``, i = 0, 1, 2, ...; StopIteration from the source ends it.
 
+    Args:
+        scorer: for rules that look through the model, on a CPU.
+
     Outputs of ``run()``: on a CPU (patches uint8 [B, K, P*P*3], ids_keep int32 [B, K]); with a GPU (images uint8
-    [B, S, S, 3] on the GPU, ids_keep int32 [B, K] on the CPU), whose patches are gathered on the GPU.
+    [B, S, S, 3] on the GPU, ids_keep int32 [B, K] on the CPU), whose patches are gathered on the GPU, or for a rule
+    that looks through the model (images, noise float32 [B, C] on the CPU), whose patches are also selected there.
     """
 
     @pipeline_def(
@@ -132,7 +141,7 @@ def define_graph(source: Callable[[int], SourceArrays], settings: GraphSettings)
         )
         inputs = dict(zip(names, nodes, strict=True))
         images = _images(inputs, settings)
-        return _selected(images, inputs["noise"], inputs["num_kept"], settings)
+        return _selected(images, inputs["noise"], inputs["num_kept"], settings, scorer)
 
     return graph()
 
@@ -149,7 +158,10 @@ def run_once(arrays: SourceArrays, settings: GraphSettings) -> None:
             raise StopIteration
         return arrays
 
-    build_graph(source, replace(settings, batch_size=len(arrays[0]))).run()
+    def score_alike(images: list[np.ndarray]) -> np.ndarray:
+        return np.zeros((len(images), settings.data.num_patches), dtype=np.float32)
+
+    build_graph(source, replace(settings, batch_size=len(arrays[0])), score_alike).run()
 
 
 def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
@@ -169,13 +181,18 @@ def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
     return augment.flip(images, inputs["flip"])
 
 
-def _selected(images: Any, noise: Any, num_kept: Any, settings: GraphSettings) -> tuple[Any, Any]:
+def _selected(
+    images: Any, noise: Any, num_kept: Any, settings: GraphSettings, scorer: Scorer | None
+) -> tuple[Any, Any]:
     data, selection = settings.data, settings.selection
-    scored = selection.rule == "contrast"
-    scores = augment.patch_contrast(images, data.image_size, data.patch_size) if scored else noise
+    if selection.needs_model and settings.device_id is not None:
+        return images, noise
+    assert scorer is not None or not selection.needs_model
+    by_contrast = selection.rule == "contrast"
+    scores = augment.patch_contrast(images, data.image_size, data.patch_size) if by_contrast else noise
 
     def rank(scores: list[np.ndarray], noise: list[np.ndarray], num_kept: list[np.ndarray]) -> list[np.ndarray]:
-        table = np.stack(scores).reshape(len(scores), -1) if scored else None
+        table = np.stack(scores).reshape(len(scores), -1) if by_contrast or selection.needs_model else None
         return list(select(table, np.stack(noise), int(num_kept[0]), data.grid_size, selection))
 
     def rank_and_gather(
@@ -184,6 +201,9 @@ def _selected(images: Any, noise: Any, num_kept: Any, settings: GraphSettings) -
         noise: list[np.ndarray],
         num_kept: list[np.ndarray],
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        if selection.needs_model:
+            assert scorer is not None
+            scores = list(scorer(images))
         ids = rank(scores, noise, num_kept)
         return [gather_patches(image, kept, data.patch_size) for image, kept in zip(images, ids, strict=True)], ids
 
@@ -192,5 +212,5 @@ def _selected(images: Any, noise: Any, num_kept: Any, settings: GraphSettings) -
             images, scores, noise, num_kept, function=rank_and_gather, batch_processing=True, num_outputs=2
         )
         return tuple(kept)
-    on_cpu = scores.cpu() if scored else scores
+    on_cpu = scores.cpu() if by_contrast else scores
     return images, fn.python_function(on_cpu, noise, num_kept, function=rank, batch_processing=True)

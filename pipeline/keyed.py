@@ -24,6 +24,7 @@ class Stream(IntEnum):
     VALIDATION_SELECTION = 7
     MODEL = 8
     SUBSTITUTE = 9
+    EMBEDDING_ROWS = 10
 
 
 def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np.random.Philox:

@@ -10,14 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from nvidia.dali.pipeline import Pipeline
 
 from pipeline.bad_samples import BadRow, Planner, RowReader, Rows
 from pipeline.batch import Batch
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.graph import GraphSettings, SourceArrays, build_graph
+from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
+from pipeline.on_device import gather_on_device, score_on_device
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.reader import SampleReader
+from pipeline.selection import select
 from pipeline.shards import ShardIndex
+from pipeline.snapshots import SnapshotBoard
 
 _END = object()
 _CLOSE_TIMEOUT_S = 10.0
@@ -55,6 +60,9 @@ class PatchLoader:
         num_threads: DALI's worker threads.
         device_id: the GPU that decodes under ``data.device: gpu``, else None.
         substitutes: replaces the samples that cannot be used; None: such a sample is an error.
+        snapshots: of the model's embedding, for a rule that looks through the model, else None. The batches up to a
+            snapshot's step are made before it, and those from it on wait until it is published.
+        seed: the run's, for what a rule draws once and for all.
 
     Raises:
         What reading raised, or a BadSampleError that names the images which cannot be decoded; when the batch it
@@ -73,10 +81,16 @@ class PatchLoader:
         num_threads: int,
         device_id: int | None = None,
         substitutes: Planner | None = None,
+        snapshots: SnapshotBoard | None = None,
+        seed: int = 0,
     ) -> None:
+        assert (snapshots is not None) == selection.needs_model
         self.wait_s = 0.0  # time the consumer has spent waiting so far
         self._bad: list[BadRow] = []  # of the batches given out since take_bad_rows was called
         self._plans, self._data = plans, data
+        self._snapshots, self._seed = snapshots, seed
+        self._snapshot: EmbeddingSnapshot | None = None  # that of the graph which runs
+        self._scorer: MagnitudeScorer | None = None
         self._reader = SampleReader(index)
         # Plans that DALI has, with their rows as read, whose outputs it has not given back.
         self._issued: deque[tuple[StepPlan, Rows]] = deque()
@@ -103,6 +117,9 @@ class PatchLoader:
             if self._source_error is not None and not self._again:
                 raise StopIteration
             plan = self._again.popleft() if self._again else next(self._plans)
+            if self._moment(plan) != self._moment_of_graph():
+                self._again.appendleft(plan)  # for the graph with the next snapshot, once this one has run dry
+                raise StopIteration
             rows = self._rows.read(plan)
         except StopIteration:
             raise
@@ -114,36 +131,69 @@ class PatchLoader:
         self._issued.append((plan, rows))
         return self._rows.arrays(rows)
 
+    def _moment(self, plan: StepPlan) -> int | None:
+        """The step of the snapshot that a plan needs, None where the rule needs none."""
+        return None if self._snapshots is None else self._snapshots.moment_of(plan.step)
+
+    def _moment_of_graph(self) -> int | None:
+        return None if self._snapshot is None else self._snapshot.step
+
     def _produce(self) -> None:
         try:
-            graph = build_graph(self._source, self._settings)
-            while not self._closing.is_set():
+            graph = self._next_graph()
+            while graph is not None and not self._closing.is_set():
                 try:
                     outputs = graph.run()
                 except StopIteration:
-                    break
+                    graph = self._next_graph() if self._again and self._snapshots is not None else None
+                    continue
                 except RuntimeError:
                     if not any(self._rows.examine(rows) for _, rows in self._issued):
                         raise
                     # A graph that has failed loses batches: a new one starts again with all that the old one had.
                     self._again = deque(plan for plan, _ in self._issued) + self._again
                     self._issued.clear()
-                    graph = build_graph(self._source, self._settings)
+                    graph = self._build_graph()
                     continue
                 self._put(self._batch(outputs))
             self._put(self._source_error or _END)
         except BaseException as error:
             self._put(error)
 
+    def _next_graph(self) -> Pipeline | None:
+        """The graph for the plans that come next, with the snapshot that they need; None if there are none."""
+        if self._snapshots is not None:
+            if not self._again:
+                plan = next(self._plans, None)
+                if plan is None:
+                    return None
+                self._again.append(plan)
+            moment = self._snapshots.moment_of(self._again[0].step)
+            self._snapshot = self._snapshots.wait_for(moment, self._closing.is_set)
+            if self._snapshot is None:
+                return None
+        return self._build_graph()
+
+    def _build_graph(self) -> Pipeline:
+        if self._snapshot is not None:
+            self._scorer = MagnitudeScorer(self._snapshot, self._settings.selection, self._data.grid_size, self._seed)
+        return build_graph(self._source, self._settings, None if self._scorer is None else self._scorer.scores)
+
     def _batch(self, outputs: Any) -> Batch:
         _, rows = self._issued.popleft()
         plan = rows.plan
-        pixels, ids = outputs
-        ids_keep = torch.from_numpy(np.array(ids.as_tensor()))
+        pixels, on_cpu = outputs
+        ids = np.array(on_cpu.as_tensor())
         if self._settings.device_id is None:
-            patches = torch.from_numpy(np.array(pixels.as_tensor()))
+            ids_keep, patches = torch.from_numpy(ids), torch.from_numpy(np.array(pixels.as_tensor()))
         else:
-            patches = gather_on_device(torch.from_dlpack(pixels.as_tensor()), ids_keep, self._data.patch_size)
+            images = torch.from_dlpack(pixels.as_tensor())
+            if self._scorer is not None:
+                scores, noise = score_on_device(images, self._scorer).cpu().numpy(), ids
+                num_kept, selection = plan.stage.num_kept, self._settings.selection
+                ids = select(scores, noise, num_kept, self._data.grid_size, selection)
+            ids_keep = torch.from_numpy(ids)
+            patches = gather_on_device(images, ids_keep, self._data.patch_size)
             # DALI takes its images back when this returns, so they have to be read by then.
             torch.cuda.current_stream(patches.device).synchronize()
         return Batch(
@@ -201,21 +251,3 @@ class PatchLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def gather_on_device(images: torch.Tensor, ids_keep: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Kept patches gathered where the images are.
-
-    Args:
-        images: uint8 [B, S, S, 3] on any device.
-        ids_keep: int32 [B, K] on any device.
-
-    Returns:
-        uint8 [B, K, P*P*3] on the device of ``images``.
-    """
-    batch, size = images.shape[:2]
-    grid = size // patch_size
-    ids = ids_keep.to(images.device, torch.int64)
-    tiles = images.reshape(batch, grid, patch_size, grid, patch_size * 3)
-    rows = torch.arange(batch, device=images.device)[:, None]
-    return tiles[rows, ids // grid, :, ids % grid].reshape(batch, ids.shape[1], -1)

@@ -18,12 +18,14 @@ LIGHT_MODULES = (
     "crops",
     "exclusion",
     "keyed",
+    "magnitude",
     "order",
     "plan",
     "reader",
     "schedule",
     "selection",
     "shards",
+    "snapshots",
     "tars",
 )
 

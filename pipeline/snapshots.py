@@ -1,0 +1,104 @@
+"""When the pipeline sees the model's embedding, and how a snapshot of it gets from the trainer to the loader.
+
+The moments are planned: they follow from the configuration, as everything else on the input side does. So no batch is
+ever made under a snapshot that is out of date: the loader makes the batches up to a moment, and waits there until the
+trainer, having come to that step, hands over the embedding as it is before it.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from pipeline.magnitude import EmbeddingSnapshot
+from pipeline.schedule import PatchSchedule
+
+_STEPS_AT_A_TIME = 4096
+_SECONDS_BETWEEN_LOOKS = 0.1
+
+
+class SnapshotMoments:
+    """Steps before which a new snapshot is taken.
+
+    Args:
+        at: ``start``: step 0 only; ``epoch``: the first step of each epoch; ``stage``: wherever ``num_kept`` changes.
+    """
+
+    def __init__(self, at: Literal["start", "epoch", "stage"], schedule: PatchSchedule) -> None:
+        self._at, self._schedule = at, schedule
+        self._stretch = range(0)  # steps known to be of one stage, with the stage's first step
+
+    def of(self, step: int) -> int:
+        """The step of the snapshot that decides on the patches of ``step``; at most ``step``."""
+        if self._at == "start":
+            return 0
+        if self._at == "epoch":
+            return step - step % self._schedule.steps_per_epoch
+        if step not in self._stretch:
+            self._stretch = range(self._stage_start(step), self._stage_known_until(step))
+        return self._stretch.start
+
+    def _stage_start(self, step: int) -> int:
+        if step > 0 and step == self._stretch.stop and not len(self._changes(step - 1, step + 1)):
+            return self._stretch.start
+        last = step
+        while last > 0:
+            first = max(0, last - _STEPS_AT_A_TIME)
+            changes = self._changes(first, last + 1)
+            if len(changes):
+                return int(changes[-1])
+            last = first
+        return 0
+
+    def _stage_known_until(self, step: int) -> int:
+        stop = min(step + _STEPS_AT_A_TIME, self._schedule.total_steps)
+        changes = self._changes(step, stop)
+        return int(changes[0]) if len(changes) else stop
+
+    def _changes(self, start: int, stop: int) -> np.ndarray:
+        """Those of the steps ``start + 1`` to ``stop - 1`` that keep another number of patches than the one before."""
+        rates = self._schedule.keep_rates(np.arange(start, stop))
+        tokens = np.round(rates * (self._schedule.num_patches + 1))
+        return start + 1 + np.flatnonzero(np.diff(tokens))
+
+
+class SnapshotBoard:
+    """Where the trainer leaves a snapshot and the loader's thread finds it.
+
+    Args:
+        moment_of: the step of the snapshot that a step needs.
+    """
+
+    def __init__(self, moment_of: Callable[[int], int]) -> None:
+        self.moment_of = moment_of
+        self.newest: EmbeddingSnapshot | None = None
+        self._changed = threading.Condition()
+
+    def publish(self, snapshot: EmbeddingSnapshot) -> None:
+        """Hand over a snapshot; it takes the place of the one before, which no later step needs."""
+        with self._changed:
+            self.newest = snapshot
+            self._changed.notify_all()
+
+    def wait_for(self, moment: int, is_over: Callable[[], bool]) -> EmbeddingSnapshot | None:
+        """The snapshot of a moment, once it is there; None if ``is_over()`` comes true before.
+
+        Raises:
+            RuntimeError: the board holds a later one, so that this one will never come.
+        """
+        with self._changed:
+            while self.newest is None or self.newest.step < moment:
+                if is_over():
+                    return None
+                self._changed.wait(_SECONDS_BETWEEN_LOOKS)
+            if self.newest.step > moment:
+                raise RuntimeError(f"the snapshot of step {moment} is gone; the newest is of step {self.newest.step}")
+            return self.newest
+
+
+def fixed_board(snapshot: EmbeddingSnapshot) -> SnapshotBoard:
+    """A board with one snapshot for whatever step, as validation uses it."""
+    board = SnapshotBoard(lambda _: snapshot.step)
+    board.publish(snapshot)
+    return board
