@@ -11,10 +11,12 @@ from engine.bad_data import DataError, read_batches
 from engine.config import RunConfig
 from engine.losses import cross_entropy, topk_correct
 from engine.ranks import World
+from engine.snapshots import take_snapshot
 from pipeline.bad_samples import BadRow
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan import ValidationPlanner
 from pipeline.shards import ShardIndex
+from pipeline.snapshots import fixed_board
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ def evaluate(
 ) -> tuple[Accuracy | None, list[BadRow]]:
     """One pass over the validation set, and the bad samples that this rank met.
 
+    A rule that looks through the model sees it as it is now, whatever training selects by.
+
     Collective: every rank must call it, and gets the same accuracy. ``is_interrupted`` is asked before each batch, must
     answer alike on all ranks, and ends the pass without an accuracy.
 
@@ -54,6 +58,7 @@ def evaluate(
     )
     was_training = model.training
     model.eval()
+    snapshots = fixed_board(take_snapshot(getattr(model, "module", model), 0)) if config.selection.needs_model else None
     # correct at 1 and at 5, loss, samples, bad ones; float64 holds counts exactly and keeps the sum of losses steady.
     totals = torch.zeros(5, dtype=torch.float64, device=world.device)
     with (
@@ -68,6 +73,8 @@ def evaluate(
             num_threads=config.data.num_threads or world.cores,
             device_id=world.local_rank if config.data.device == "gpu" else None,
             substitutes=planner if config.data.on_bad_sample == "skip" else None,
+            snapshots=snapshots,
+            seed=config.seed,
         ) as loader,
     ):
         for batch in read_batches(loader):

@@ -142,6 +142,20 @@ class PatchViT(VisionTransformer):
         x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
         return self.norm(x)
 
+    def patch_embedding(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """How a normalised patch is embedded and placed.
+
+        Returns:
+            Kernel [D, P*P*3] in (row, column, channel) order, bias [D], and what is added at each place of the grid,
+            [N, D] or None. Under ZeRO-3 the parameters have to be gathered.
+        """
+        conv = self.patch_embed.proj
+        kernel = conv.weight.permute(0, 2, 3, 1).flatten(1)
+        bias = kernel.new_zeros(len(kernel)) if conv.bias is None else conv.bias
+        if self.pos_embed is None:
+            return kernel, bias, None
+        return kernel, bias, self.pos_embed[0, 0 if self.no_embed_class else self.num_prefix_tokens :]
+
     def _add_positions_and_prefix(self, x: Tensor, ids_keep: Tensor) -> Tensor:
         """Give embedded patches [B, K, D] their positions, and put class and register tokens before them.
 

@@ -43,6 +43,7 @@ from engine.result import finish
 from engine.resume import Start, check_allowed_keys, choose_start, identity, set_aside_newer
 from engine.run_folder import prepare_folder
 from engine.run_plan import RunPlan, deepspeed_config, plan_run
+from engine.snapshots import open_board
 from engine.stopping import STOPPED_EXIT_CODE
 from engine.trainer import Run, train
 from engine.watch import Watch
@@ -255,6 +256,7 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
         prepared.folder,
         prepared.identity,
         watch,
+        open_board(config, prepared.plan.schedule),
     )
     with one_data_error(world), clear_save_error(world):
         accuracies = train(run, start.step, prepared.stop_step)

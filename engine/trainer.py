@@ -19,6 +19,7 @@ from engine.optim import learning_rate, set_learning_rate
 from engine.progress import Progress
 from engine.ranks import World, agree
 from engine.run_plan import RunPlan
+from engine.snapshots import publish_if_due
 from engine.watch import Watch
 from pipeline import keyed
 from pipeline.batch import Batch
@@ -26,6 +27,7 @@ from pipeline.keyed import Stream
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import TrainPlanner
 from pipeline.shards import ShardIndex
+from pipeline.snapshots import SnapshotBoard
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Run:
     folder: Path
     identity: dict[str, Any]
     watch: Watch
+    snapshots: SnapshotBoard | None = None
 
 
 def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
@@ -62,6 +65,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
             if run.watch.stopping:
                 break
             logged = _is_logged(run, step, stop_step)
+            publish_if_due(run.snapshots, run.engine.module, step)
             loss, grad_norm, batch = train_step(run, step, batches, measure=logged)
             clock.num_steps += 1
             if logged:
@@ -128,6 +132,8 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
         num_threads=config.data.num_threads or world.cores,
         device_id=world.local_rank if config.data.device == "gpu" else None,
         substitutes=run.planner if config.data.on_bad_sample == "skip" else None,
+        snapshots=run.snapshots,
+        seed=config.seed,
     )
 
 

@@ -1,0 +1,70 @@
+"""The trainer's side of a rule that looks through the model: its embedding, taken at planned steps."""
+
+from typing import Any
+
+import deepspeed
+import torch
+
+from engine.config import RunConfig
+from engine.model import PatchViT
+from pipeline.magnitude import EmbeddingSnapshot
+from pipeline.schedule import PatchSchedule
+from pipeline.snapshots import SnapshotBoard, SnapshotMoments
+
+
+def take_snapshot(model: PatchViT, step: int) -> EmbeddingSnapshot:
+    """The model's embedding as it is now, as float32 on the CPU. Collective under ZeRO-3."""
+    gathered = [*model.patch_embed.parameters(), *([model.pos_embed] if model.pos_embed is not None else [])]
+    with deepspeed.zero.GatheredParameters(gathered), torch.no_grad():
+        kernel, bias, positions = (
+            None if part is None else part.detach().float().cpu().numpy().copy() for part in model.patch_embedding()
+        )
+    assert kernel is not None
+    assert bias is not None
+    return EmbeddingSnapshot.of(step, kernel, bias, positions, mean=model.mean, std=model.std)
+
+
+def open_board(config: RunConfig, schedule: PatchSchedule) -> SnapshotBoard | None:
+    """Where the training loader will look for snapshots; None where the rule needs none."""
+    if not config.selection.needs_model:
+        return None
+    return SnapshotBoard(SnapshotMoments(config.selection.snapshot_at, schedule).of)
+
+
+def publish_if_due(board: SnapshotBoard | None, model: PatchViT, step: int) -> None:
+    """Before training ``step``: hand the loader the embedding, if the step is one of the planned moments. Collective."""
+    if board is not None and board.moment_of(step) == step:
+        board.publish(take_snapshot(model, step))
+
+
+def snapshot_state(board: SnapshotBoard | None) -> dict[str, Any] | None:
+    """The snapshot in force, for a checkpoint: a run that goes on between two moments needs it."""
+    if board is None or board.newest is None:
+        return None
+    newest = board.newest
+    return {
+        "step": torch.tensor(newest.step),
+        **{name: torch.from_numpy(getattr(newest, name)) for name in ("kernel", "offsets", "mean_patch")},
+    }
+
+
+def restore_snapshot(board: SnapshotBoard | None, state: dict[str, Any] | None, step: int) -> None:
+    """Put the snapshot of a checkpoint back for a run that goes on at ``step``.
+
+    Raises:
+        ValueError: the step needs a snapshot that is not in the checkpoint.
+    """
+    if board is None:
+        return
+    moment = board.moment_of(step)
+    if moment == step:
+        return  # taken from the weights, as it would have been without the interruption
+    if state is None or int(state["step"]) != moment:
+        found = "none" if state is None else f"that of step {int(state['step'])}"
+        raise ValueError(
+            f"to go on at step {step}, selection.rule magnitude needs the embedding as it was at step {moment}, and the "
+            f"checkpoint holds {found}; go on from a checkpoint of a step at which a snapshot is taken, or give "
+            "--resume never"
+        )
+    arrays = (state[name].numpy() for name in ("kernel", "offsets", "mean_patch"))
+    board.publish(EmbeddingSnapshot(moment, *arrays))
