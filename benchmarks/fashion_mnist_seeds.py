@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.hardware import describe_hardware
+from engine.hardware import describe_hardware
 
 RESULT = Path("benchmarks/results/fashion_mnist_seeds.json")
 

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hardware import describe_hardware
 from benchmarks.toy_runs import ToyRun, settings, wait_until, write_toy_config, write_toy_shards
+from engine.hardware import describe_hardware
 from engine.metrics import read_metrics
 
 RESULT = Path("benchmarks/results/kill_and_resume.json")

@@ -24,7 +24,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from benchmarks.hardware import describe_hardware
+from engine.hardware import describe_hardware
 from pipeline.config import DataConfig, Duration, ScheduleConfig, SelectionConfig
 from pipeline.plan import TrainPlanner, steps_per_epoch
 from pipeline.schedule import PatchSchedule

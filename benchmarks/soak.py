@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from benchmarks.hardware import describe_hardware
 from engine.config import RunConfig, load_config
+from engine.hardware import describe_hardware
 from engine.run_plan import build_schedule
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import TrainPlanner

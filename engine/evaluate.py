@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,7 @@ from torch import nn
 from engine.bad_data import DataError, read_batches
 from engine.config import RunConfig
 from engine.losses import cross_entropy, topk_correct
+from engine.model import PatchViT
 from engine.ranks import World
 from engine.snapshots import take_snapshot
 from pipeline.bad_samples import BadRow
@@ -58,7 +60,11 @@ def evaluate(
     )
     was_training = model.training
     model.eval()
-    snapshots = fixed_board(take_snapshot(getattr(model, "module", model), 0)) if config.selection.needs_model else None
+    snapshots = (
+        fixed_board(take_snapshot(cast(PatchViT, getattr(model, "module", model)), 0))
+        if config.selection.needs_model
+        else None
+    )
     # correct at 1 and at 5, loss, samples, bad ones; float64 holds counts exactly and keeps the sum of losses steady.
     totals = torch.zeros(5, dtype=torch.float64, device=world.device)
     with (

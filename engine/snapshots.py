@@ -32,7 +32,7 @@ def open_board(config: RunConfig, schedule: PatchSchedule) -> SnapshotBoard | No
 
 
 def publish_if_due(board: SnapshotBoard | None, model: PatchViT, step: int) -> None:
-    """Before training ``step``: hand the loader the embedding, if the step is one of the planned moments. Collective."""
+    """Before training ``step``: hand the loader the embedding, if the step is a planned moment. Collective."""
     if board is not None and board.moment_of(step) == step:
         board.publish(take_snapshot(model, step))
 
@@ -62,8 +62,8 @@ def restore_snapshot(board: SnapshotBoard | None, state: dict[str, Any] | None, 
     if state is None or int(state["step"]) != moment:
         found = "none" if state is None else f"that of step {int(state['step'])}"
         raise ValueError(
-            f"to go on at step {step}, selection.rule magnitude needs the embedding as it was at step {moment}, and the "
-            f"checkpoint holds {found}; go on from a checkpoint of a step at which a snapshot is taken, or give "
+            f"to go on at step {step}, selection.rule magnitude needs the embedding as it was at step {moment}, and "
+            f"the checkpoint holds {found}; go on from a checkpoint of a step at which a snapshot is taken, or give "
             "--resume never"
         )
     arrays = (state[name].numpy() for name in ("kernel", "offsets", "mean_patch"))

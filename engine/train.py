@@ -28,7 +28,7 @@ from engine.checkpoint import clear_save_error, load_checkpoint
 from engine.config import RunConfig, load_config
 from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
-from engine.model import PatchViT, build_model
+from engine.model import PatchViT
 from engine.optim import build_optimizer, param_groups
 from engine.preflight import (
     check_same_inputs,
@@ -45,6 +45,7 @@ from engine.run_folder import prepare_folder
 from engine.run_plan import RunPlan, deepspeed_config, plan_run
 from engine.snapshots import open_board
 from engine.stopping import STOPPED_EXIT_CODE
+from engine.trained import build_run_model
 from engine.trainer import Run, train
 from engine.watch import Watch
 from pipeline.plan import TrainPlanner
@@ -130,19 +131,7 @@ def prepare(argv: Sequence[str], world: World) -> Prepared:
         train_index, config.data, config.selection, plan.schedule, config.train.global_batch_size, config.seed
     )
     torch.manual_seed(config.seed)
-    model = build_model(
-        config.model.name,
-        image_size=config.data.image_size,
-        patch_size=config.data.patch_size,
-        num_classes=config.data.num_classes,
-        mean=config.data.mean,
-        std=config.data.std,
-        drop_path=config.model.drop_path,
-        drop_rate=config.model.drop_rate,
-        pretrained=config.model.pretrained,
-        checkpoint_activations=config.engine.checkpoint_activations,
-        options=config.model.options,
-    )
+    model = build_run_model(config, pretrained=config.model.pretrained, for_training=True)
     folder = arguments.out or Path("runs") / config.name
     this_run = identity(config, train_index)
     check_allowed_keys(arguments.allow_change, this_run)

@@ -92,9 +92,7 @@ class MagnitudeScorer:
         self.is_squared = selection.estimate == "sketch"
         self.scale = 1.0
         if selection.estimate == "rows":
-            draws = keyed.uniform(
-                seed, Stream.EMBEDDING_ROWS, 0, first_row=0, num_rows=kernel.shape[0], num_columns=1
-            )
+            draws = keyed.uniform(seed, Stream.EMBEDDING_ROWS, 0, first_row=0, num_rows=kernel.shape[0], num_columns=1)
             rows = np.sort(np.argsort(draws[:, 0], kind="stable")[: selection.estimate_size])
             self.scale = kernel.shape[0] / len(rows)
             kernel, offsets = kernel[rows], offsets[:, rows]

@@ -19,6 +19,14 @@ def patchify(images: np.ndarray, patch_size: int) -> np.ndarray:
     return tiles.transpose(0, 1, 3, 2, 4).reshape(batch, grid * grid, -1)
 
 
+def unpatchify(patches: np.ndarray, patch_size: int) -> np.ndarray:
+    """All N patches of images, uint8 [B, N, P*P*3], back as images uint8 [B, S, S, 3]."""
+    batch, num_patches = patches.shape[:2]
+    grid = round(num_patches**0.5)
+    tiles = patches.reshape(batch, grid, grid, patch_size, patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
+    return tiles.reshape(batch, grid * patch_size, grid * patch_size, 3)
+
+
 def gather_patches(image: np.ndarray, ids_keep: np.ndarray, patch_size: int) -> np.ndarray:
     """The kept patches of one image: uint8 [S, S, 3] and int [K] to uint8 [K, P*P*3]. Only kept pixels are copied."""
     grid = image.shape[0] // patch_size

@@ -14,6 +14,7 @@ from pipeline.batch import Batch
 from pipeline.loader import PatchLoader
 from pipeline.plan import StepPlan
 from pipeline.schedule import Stage
+from pipeline.selection import unpatchify
 from pipeline.shards import ShardIndex
 
 MAX_IMAGES = 64
@@ -69,13 +70,11 @@ def greyed_out(full: Pixels, kept: Pixels, ids_keep: npt.NDArray[np.int32], patc
         uint8 [B, S, S, 3].
     """
     batch, num_patches, _ = full.shape
-    grid = int(num_patches**0.5)
     luminance = full.reshape(batch, num_patches, -1, 3).mean(axis=3, keepdims=True)
     faded = luminance * (1 - _FADED_SHARE) + np.array(_FADED_COLOR) * _FADED_SHARE
     patches = faded.round().astype(np.uint8).reshape(full.shape)
     np.put_along_axis(patches, ids_keep[..., None].astype(np.int64), kept, axis=1)
-    tiles = patches.reshape(batch, grid, grid, patch_size, patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
-    return tiles.reshape(batch, grid * patch_size, grid * patch_size, 3)
+    return unpatchify(patches, patch_size)
 
 
 def _save(images: Pixels, title: str, labels: list[str], path: Path) -> None:

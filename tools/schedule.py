@@ -69,18 +69,11 @@ def preview(config: RunConfig) -> Preview:
 def _flops_per_image(config: RunConfig, nums_kept: list[int]) -> list[int]:
     import torch  # here, so that a mistake in the configuration is reported at once
 
-    from engine.model import build_model, training_flops_per_image
+    from engine.model import training_flops_per_image
+    from engine.trained import build_run_model
 
     with torch.device("meta"):  # no weights: layer sizes are all that counts
-        model = build_model(
-            config.model.name,
-            image_size=config.data.image_size,
-            patch_size=config.data.patch_size,
-            num_classes=config.data.num_classes,
-            mean=config.data.mean,
-            std=config.data.std,
-            options=config.model.options,
-        )
+        model = build_run_model(config)
     return [training_flops_per_image(model, num_kept) for num_kept in nums_kept]
 
 

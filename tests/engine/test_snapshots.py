@@ -1,7 +1,6 @@
 """The pipeline's magnitude rule beside the paper's definition, computed through the model on whole images."""
 
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest

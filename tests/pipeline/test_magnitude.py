@@ -65,10 +65,9 @@ def test_an_estimate_of_full_size_ranks_as_its_own_definition_does(estimate: str
     snapshot, images = snapshot_of(kernel, bias, positions), [photo(seed) for seed in range(3)]
     found = MagnitudeScorer(snapshot, SelectionConfig(rule="magnitude", estimate=estimate, estimate_size=size), GRID, 0)
     tokens = np.stack([reference.patchify(image, PATCH) @ snapshot.kernel.T + snapshot.offsets for image in images])
-    if estimate == "rows":  # all rows: the exact rule
-        wanted = np.abs(tokens).sum(2)
-    else:  # all directions: the L2 norm, brought to the scale of the L1 norm of normal variables
-        wanted = np.linalg.norm(tokens, axis=2) * np.sqrt(2 / np.pi * DIM)
+    # All rows: the exact rule. All directions: the L2 norm, brought to the scale of the L1 norm of normal variables.
+    l1, l2 = np.abs(tokens).sum(2), np.linalg.norm(tokens, axis=2)
+    wanted = l1 if estimate == "rows" else l2 * np.sqrt(2 / np.pi * DIM)
     np.testing.assert_allclose(found.scores(images), wanted, rtol=1e-4)
 
 

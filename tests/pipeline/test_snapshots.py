@@ -152,9 +152,7 @@ def test_a_loader_waits_for_a_snapshot_and_gives_the_batches_before_it_meanwhile
     board = SnapshotBoard(lambda step: 0 if step < 3 else 3)
     board.publish(snapshot(0))
     received: list[Batch] = []
-    with load(
-        garments, data, train_plans(planner, first_step=0, stop_step=6, micro_batch_size=8), board
-    ) as loader:
+    with load(garments, data, train_plans(planner, first_step=0, stop_step=6, micro_batch_size=8), board) as loader:
         received += [next(loader) for _ in range(3)]
         late = threading.Timer(0.3, lambda: board.publish(snapshot(3)))
         late.start()
@@ -182,9 +180,7 @@ def test_a_snapshot_that_is_gone_is_an_error_and_not_a_wait(
         next(loader)
 
 
-def test_validation_sees_one_snapshot_throughout(
-    garments: ShardIndex, data: DataConfig, planner: TrainPlanner
-) -> None:
+def test_validation_sees_one_snapshot_throughout(garments: ShardIndex, data: DataConfig, planner: TrainPlanner) -> None:
     plans = train_plans(planner, first_step=0, stop_step=4, micro_batch_size=8)
     with load(garments, data, plans, fixed_board(snapshot(7))) as loader:
         for batch in loader:

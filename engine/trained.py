@@ -1,0 +1,94 @@
+"""A trained model as a run leaves it: its configuration, and its weights from the export."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.config import ConfigError, RunConfig, load_config
+from engine.model import PatchViT, build_model
+from pipeline.config import SelectionConfig
+from pipeline.loader import PatchLoader, validation_plans
+from pipeline.plan import ValidationPlanner
+from pipeline.selection import unpatchify
+from pipeline.shards import open_index
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        model: in eval mode, on the CPU.
+    """
+
+    folder: Path
+    config: RunConfig
+    model: PatchViT
+
+
+def load_trained(folder: Path, overrides: list[str] | None = None) -> Trained:
+    """Open a run folder that holds ``config.yaml`` and ``model/``.
+
+    Args:
+        overrides: ``a.b=value``, such as another place of the data.
+
+    Raises:
+        ValueError, OSError: it is no run folder, or the run is not done.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder} is no run folder: it holds no config.yaml; give one such as runs/fashion_mnist")
+    if not (folder / "model").is_dir():
+        raise ConfigError(f"the run in {folder} has not exported its model yet; train it to its end first")
+    config = load_config(folder / "config.yaml", overrides)
+    return Trained(folder, config, build_run_model(config, pretrained=f"local-dir:{folder / 'model'}").eval())
+
+
+def build_run_model(config: RunConfig, *, pretrained: str | None = None, for_training: bool = False) -> PatchViT:
+    """The model that a configuration describes.
+
+    Args:
+        pretrained: as ``engine.weights.load_pretrained`` reads it.
+        for_training: with drop path, dropout and activation checkpointing as configured.
+    """
+    model, data = config.model, config.data
+    return build_model(
+        model.name,
+        image_size=data.image_size,
+        patch_size=data.patch_size,
+        num_classes=data.num_classes,
+        mean=data.mean,
+        std=data.std,
+        drop_path=model.drop_path if for_training else 0.0,
+        drop_rate=model.drop_rate if for_training else 0.0,
+        pretrained=pretrained,
+        checkpoint_activations=for_training and config.engine.checkpoint_activations,
+        options=model.options,
+    )
+
+
+def validation_images(config: RunConfig, num_images: int) -> np.ndarray:
+    """The first images of the validation set as a model sees them with all patches kept: uint8 [B, S, S, 3].
+
+    Raises:
+        ValueError, OSError: the set cannot be opened, or an image cannot be decoded.
+    """
+    index = open_index(config.data.val, "val")
+    num_images = min(num_images, index.num_samples)
+    rule = SelectionConfig(rule="grid")  # which one does not matter: every patch is kept
+    planner = ValidationPlanner(index, config.data, rule, 1.0, min(num_images, 64), config.seed)
+    found: list[np.ndarray] = []
+    with PatchLoader(
+        index,
+        validation_plans(planner),
+        data=config.data.model_copy(update={"device": "cpu"}),
+        selection=rule,
+        crop="centre",
+        batch_size=planner.micro_batch_size,
+        num_threads=len(os.sched_getaffinity(0)),
+    ) as loader:
+        while sum(map(len, found)) < num_images:
+            found.append(unpatchify(next(loader).patches.numpy(), config.data.patch_size))
+    return np.concatenate(found)[:num_images]

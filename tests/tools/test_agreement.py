@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from photographs import photograph
+from PIL import Image
+from toy_data import write_toy_config, write_toy_shards
+
+from engine.config import dump_config, load_config
+from engine.trained import build_run_model, load_trained, validation_images
+from engine.weights import export_model
+from pipeline.magnitude import EmbeddingSnapshot
+from tools.agreement import Scoring, compare, main, overlap, rank_correlation, rules_to_compare
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a finished toy run leaves behind, as far as it is looked at."""
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "shards").mkdir()
+    config = load_config(write_toy_config(folder / "toy.yaml", write_toy_shards(folder / "shards")))
+    model = build_run_model(config)
+    (folder / "run").mkdir()
+    (folder / "run" / "config.yaml").write_text(dump_config(config))
+    export_model(
+        model.state_dict(),
+        folder / "run" / "model",
+        timm_name=model.timm_name,
+        model_args=model.timm_args,
+        num_classes=config.data.num_classes,
+        class_names=None,
+        mean=config.data.mean,
+        std=config.data.std,
+        image_size=config.data.image_size,
+    )
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def snapshot() -> EmbeddingSnapshot:
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((192, 768)).astype(np.float32)
+    return EmbeddingSnapshot.of(0, kernel, np.zeros(192), None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+@pytest.fixture(scope="module")
+def photos() -> np.ndarray:
+    return np.stack([np.asarray(Image.fromarray(photograph(i)).resize((224, 224))) for i in range(8)])
+
+
+def test_overlap_is_the_share_of_ids_in_common() -> None:
+    assert overlap(np.array([[0, 1, 2, 3], [4, 5, 6, 7]]), np.array([[2, 3, 8, 9], [4, 5, 6, 7]])) == 0.75
+
+
+def test_rank_correlation_sees_order_and_nothing_else() -> None:
+    table = np.random.default_rng(0).standard_normal((3, 50))
+    assert rank_correlation(table, np.exp(3 * table)) == pytest.approx(1)
+    assert rank_correlation(table, -table) == pytest.approx(-1)
+    assert abs(rank_correlation(table, np.random.default_rng(1).standard_normal((3, 50)))) < 0.3
+
+
+def test_the_exact_rule_agrees_with_itself_and_a_random_one_by_chance(
+    snapshot: EmbeddingSnapshot, photos: np.ndarray
+) -> None:
+    rules = {rule.name: rule for rule in compare(snapshot, photos, 16)}
+    assert set(rules["magnitude"].overlap.values()) == {1.0}
+    assert rules["magnitude"].rank_correlation == pytest.approx(1)
+    assert rules["random"].overlap["0.4"] == pytest.approx(78 / 196, abs=0.08)
+    assert rules["grid"].rank_correlation is None
+
+
+def test_a_larger_estimate_agrees_better(snapshot: EmbeddingSnapshot, photos: np.ndarray) -> None:
+    rules = {rule.name: rule for rule in compare(snapshot, photos, 16)}
+    assert rules["magnitude, sketch of 48"].overlap["0.2"] > rules["magnitude, sketch of 10"].overlap["0.2"]
+    assert rules["magnitude, sketch of 19"].multiply_adds == 196 * 19 * 768
+
+
+def test_contrast_is_scored_as_in_the_pipeline(snapshot: EmbeddingSnapshot, photos: np.ndarray) -> None:
+    scoring = Scoring(rules_to_compare(snapshot)["contrast"], snapshot, 16, 14)
+    scores = scoring.scores(photos, np.zeros((8, 196)))
+    assert scores is not None
+    patch = photos[3, 32:48, 16:32].reshape(-1, 3) / 255
+    assert scores[3, 2 * 14 + 1] == pytest.approx(np.sqrt(((patch - patch.mean(axis=0)) ** 2).mean()), abs=1e-4)
+
+
+def test_validation_images_are_whole_and_as_many_as_asked_for(run: Path) -> None:
+    config = load_trained(run).config
+    images = validation_images(config, 20)
+    assert images.shape == (20, 16, 16, 3)
+    np.testing.assert_array_equal(images, validation_images(config, 50)[:20])
+
+
+def test_the_command_prints_a_table_and_writes_the_raw_result(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["--json", str(tmp_path / "raw.json"), "--png", str(tmp_path / "picture.png")]
+    assert main([str(run), "--images", "30", *files]) == 0
+    assert "magnitude, sketch of 8" in capsys.readouterr().out
+    result = json.loads((tmp_path / "raw.json").read_text())
+    assert result["num_images"] == 30
+    assert {"contrast", "grid", "random", "magnitude"} <= {rule["name"] for rule in result["rules"]}
+    assert Image.open(tmp_path / "picture.png").width > 500
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "model"])
+def test_a_folder_that_is_no_finished_run_is_refused(
+    missing: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if missing == "model":
+        (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    assert main([str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
