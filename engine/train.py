@@ -28,8 +28,9 @@ from engine.checkpoint import clear_save_error, load_checkpoint
 from engine.config import RunConfig, load_config
 from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
-from engine.model import PatchViT, build_model
+from engine.model import build_model
 from engine.optim import build_optimizer, param_groups
+from engine.patch_embed import PatchModel
 from engine.preflight import (
     check_same_inputs,
     check_same_run_folder,
@@ -96,7 +97,7 @@ class Prepared:
     train_index: ShardIndex
     val_index: ShardIndex
     planner: TrainPlanner
-    model: PatchViT
+    model: PatchModel
     identity: dict[str, Any]
     folder: Path
     resume: str
@@ -139,6 +140,8 @@ def prepare(argv: Sequence[str], world: World) -> Prepared:
         drop_path=config.model.drop_path,
         drop_rate=config.model.drop_rate,
         pretrained=config.model.pretrained,
+        reset_head=config.model.reset_head,
+        head_init_std=config.model.head_init_std,
         checkpoint_activations=config.engine.checkpoint_activations,
         options=config.model.options,
     )
