@@ -248,6 +248,31 @@ def test_flops_of_vit_base_are_known_and_need_no_weights() -> None:
     assert forward / 2 == pytest.approx(17.6e9, rel=0.01)
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_flops_of_every_family_can_be_counted_without_weights(kind: str) -> None:
+    name, image_size, patch_size, options = MODELS[kind]
+    settings = {"image_size": image_size, "patch_size": patch_size, "num_classes": 7, "mean": MEAN, "std": STD}
+    with torch.device("meta"):
+        model = build_model(name, options=options, **settings)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert training_flops_per_image(model, 5) == training_flops_per_image(make_pair(kind)[0], 5)
+
+
+def test_simmims_vit_base_is_timms_beit_base_without_further_options() -> None:
+    with torch.device("meta"):
+        model = build_model(
+            "beit_base_patch16_224", image_size=224, patch_size=16, num_classes=1000, mean=MEAN, std=STD, options={}
+        )
+    assert (model.embed_dim, len(model.blocks), model.pos_embed, model.rel_pos_bias) == (768, 12, None, None)
+    assert (model.global_pool, model.num_prefix_tokens, model.head_init_scale) == ("avg", 1, 0.001)
+    assert isinstance(model.norm, torch.nn.Identity)
+    for block in model.blocks:
+        assert (block.init_values, block.attn.num_heads) == (0.1, 12)
+        assert block.attn.relative_position_bias_table.shape == (27**2 + 3, 12)
+        assert block.attn.q_bias is not None
+        assert block.norm1.eps == 1e-6
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
