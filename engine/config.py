@@ -13,11 +13,21 @@ from pipeline.schedule import num_kept_at
 
 
 class ModelConfig(Settings):
-    """A timm Vision Transformer."""
+    """A timm Vision Transformer of the plain ViT and DeiT, distilled DeiT, BEiT or EVA families."""
 
-    name: str = Field(description="timm's name, such as vit_small_patch16_224")
+    name: str = Field(description="timm's name, such as vit_small_patch16_224 or beit_base_patch16_224")
     options: dict[str, Any] = Field({}, description="timm's own arguments, such as embed_dim, depth, num_heads")
-    pretrained: str | None = Field(None, description="timm, local-dir:DIR, or a .safetensors or .pth file")
+    pretrained: str | None = Field(
+        None, description="timm, local-dir:DIR, or a .safetensors or .pth file (also MAE's and SimMIM's)"
+    )
+    reset_head: bool = Field(
+        False, description="the classifier stays fresh even where the weights hold one of the same size"
+    )
+    head_init_std: float | None = Field(
+        None,
+        ge=0,
+        description="standard deviation of a fresh classifier's weight (truncated normal, bias zero); null: timm's way",
+    )
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the last block")
     drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
 

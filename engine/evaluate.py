@@ -11,7 +11,7 @@ from torch import nn
 from engine.bad_data import DataError, read_batches
 from engine.config import RunConfig
 from engine.losses import cross_entropy, topk_correct
-from engine.model import PatchViT
+from engine.patch_embed import PatchModel
 from engine.ranks import World
 from engine.snapshots import take_snapshot
 from pipeline.bad_samples import BadRow
@@ -61,7 +61,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     snapshots = (
-        fixed_board(take_snapshot(cast(PatchViT, getattr(model, "module", model)), 0))
+        fixed_board(take_snapshot(cast(PatchModel, getattr(model, "module", model)), 0))
         if config.selection.needs_model
         else None
     )

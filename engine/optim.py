@@ -4,18 +4,17 @@ import math
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
+from engine.patch_embed import PatchModel
 
-def param_groups(
-    model: VisionTransformer, *, weight_decay: float, layer_decay: float | None = None
-) -> list[dict[str, Any]]:
+
+def param_groups(model: PatchModel, *, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
     """Sort the trainable parameters into groups for an optimizer.
 
-    Norms, biases, layer scales, positions, class and register tokens get no weight decay. With `layer_decay`
-    (BEiT, arXiv 2106.08254) a layer's learning rate shrinks by that factor with each layer it lies below the
-    head; None means the same rate everywhere.
+    Norms, biases, layer scales, positions of every kind, class and register tokens get no weight decay. With
+    `layer_decay` (BEiT, arXiv 2106.08254) a layer's learning rate shrinks by that factor with each layer it lies
+    below the head; None means the same rate everywhere.
 
     Returns:
         Groups with `params`, `weight_decay` and `lr_scale` (the factor on the learning rate, 1.0 for the

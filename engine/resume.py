@@ -26,6 +26,7 @@ FIXED_KEYS = (
     *("model.name", "model.options", "data.image_size", "data.patch_size", "data.num_classes"),
     *("optim.layer_decay", "engine.zero_stage", "engine.precision"),
 )
+_MODEL_KEYS = ("name", "options", "drop_path", "drop_rate", "reset_head", "head_init_std")
 _DATA_KEYS = (
     *("image_size", "patch_size", "num_classes", "mean", "std"),
     *("augment", "shuffle", "window_shards", "device"),
@@ -55,7 +56,7 @@ def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
     """What decides the result of training, by configuration key. How the work is divided over ranks does not."""
     values = config.model_dump(mode="json")
     return {
-        **{f"model.{key}": values["model"][key] for key in ("name", "options", "drop_path", "drop_rate")},
+        **{f"model.{key}": values["model"][key] for key in _MODEL_KEYS},
         **{f"data.{key}": values["data"][key] for key in _DATA_KEYS},
         "data.train.fingerprint": train_index.fingerprint,
         "seed": values["seed"],

@@ -6,13 +6,13 @@ import deepspeed
 import torch
 
 from engine.config import RunConfig
-from engine.model import PatchViT
+from engine.patch_embed import PatchModel
 from pipeline.magnitude import EmbeddingSnapshot
 from pipeline.schedule import PatchSchedule
 from pipeline.snapshots import SnapshotBoard, SnapshotMoments
 
 
-def take_snapshot(model: PatchViT, step: int) -> EmbeddingSnapshot:
+def take_snapshot(model: PatchModel, step: int) -> EmbeddingSnapshot:
     """The model's embedding as it is now, as float32 on the CPU. Collective under ZeRO-3."""
     gathered = [*model.patch_embed.parameters(), *([model.pos_embed] if model.pos_embed is not None else [])]
     with deepspeed.zero.GatheredParameters(gathered), torch.no_grad():
@@ -31,7 +31,7 @@ def open_board(config: RunConfig, schedule: PatchSchedule) -> SnapshotBoard | No
     return SnapshotBoard(SnapshotMoments(config.selection.snapshot_at, schedule).of)
 
 
-def publish_if_due(board: SnapshotBoard | None, model: PatchViT, step: int) -> None:
+def publish_if_due(board: SnapshotBoard | None, model: PatchModel, step: int) -> None:
     """Before training ``step``: hand the loader the embedding, if the step is a planned moment. Collective."""
     if board is not None and board.moment_of(step) == step:
         board.publish(take_snapshot(model, step))

@@ -28,8 +28,8 @@ from engine.checkpoint import clear_save_error, load_checkpoint
 from engine.config import RunConfig, load_config
 from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
-from engine.model import PatchViT
 from engine.optim import build_optimizer, param_groups
+from engine.patch_embed import PatchModel
 from engine.preflight import (
     check_same_inputs,
     check_same_run_folder,
@@ -98,7 +98,7 @@ class Prepared:
     train_index: ShardIndex
     val_index: ShardIndex
     planner: TrainPlanner
-    model: PatchViT
+    model: PatchModel
     identity: dict[str, Any]
     folder: Path
     resume: str

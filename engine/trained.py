@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from engine.config import ConfigError, RunConfig, load_config
-from engine.model import PatchViT, build_model
+from engine.model import build_model
+from engine.patch_embed import PatchModel
 from pipeline.config import SelectionConfig
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan import ValidationPlanner
@@ -26,7 +27,7 @@ class Trained:
 
     folder: Path
     config: RunConfig
-    model: PatchViT
+    model: PatchModel
 
 
 def load_trained(folder: Path, overrides: list[str] | None = None) -> Trained:
@@ -46,7 +47,7 @@ def load_trained(folder: Path, overrides: list[str] | None = None) -> Trained:
     return Trained(folder, config, build_run_model(config, pretrained=f"local-dir:{folder / 'model'}").eval())
 
 
-def build_run_model(config: RunConfig, *, pretrained: str | None = None, for_training: bool = False) -> PatchViT:
+def build_run_model(config: RunConfig, *, pretrained: str | None = None, for_training: bool = False) -> PatchModel:
     """The model that a configuration describes.
 
     Args:
@@ -64,6 +65,8 @@ def build_run_model(config: RunConfig, *, pretrained: str | None = None, for_tra
         drop_path=model.drop_path if for_training else 0.0,
         drop_rate=model.drop_rate if for_training else 0.0,
         pretrained=pretrained,
+        reset_head=for_training and model.reset_head,
+        head_init_std=model.head_init_std if for_training else None,
         checkpoint_activations=for_training and config.engine.checkpoint_activations,
         options=model.options,
     )

@@ -1,6 +1,7 @@
 """Pretrained weights into a model, and a trained model out, both in timm's own formats."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,23 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.models import load_state_dict
+from timm.models import beit, eva, vision_transformer
 from timm.models._hub import save_for_hf
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor
+from torch import Tensor, nn
+
+from engine.weight_files import read_weights
 
 # What may stay at its initialisation: the parts behind the blocks, which a new task may bring anew.
-HEAD_PREFIXES = ("head.", "fc_norm.", "norm.", "attn_pool.")
+CLASSIFIER_PREFIXES = ("head.", "head_dist.")
+HEAD_PREFIXES = (*CLASSIFIER_PREFIXES, "fc_norm.", "norm.", "attn_pool.")
 # Where the model has no place for a parameter of these, it is another model, not a leftover (a MAE decoder).
-BACKBONE_PREFIXES = ("blocks.", "patch_embed.", "norm_pre.", "cls_token", "reg_token", "pos_embed")
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+BACKBONE_PREFIXES = (
+    *("blocks.", "patch_embed.", "norm_pre.", "rel_pos_bias.", "rope."),
+    *("cls_token", "reg_token", "dist_token", "pos_embed"),
+)
+# What only pretraining needs. timm's conversions pass over some of it; the report must not.
+PRETRAINING_PREFIXES = ("mask_token", "decoder", "lm_head.")
+SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
 # Facts about where timm's weights came from, untrue of weights trained here.
 ORIGIN_FIELDS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 
@@ -27,8 +35,9 @@ ORIGIN_FIELDS = ("tag", "license", "description", "origin_url", "paper_name", "p
 class LoadReport:
     """What pretrained weights did to a model, as parameter names.
 
-    `loaded` includes `resampled` (positions or patch kernel brought to another size). `missing` and
-    `shape_mismatched` are left at their initialisation; `unexpected` are in the source only.
+    `loaded` includes `resampled` (positions, tables or patch kernel brought to another size). `missing`,
+    `shape_mismatched` and `reset` (a classifier that was not wanted) are left at their initialisation;
+    `unexpected` are in the source only.
     """
 
     source: str
@@ -37,12 +46,13 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     shape_mismatched: tuple[str, ...]
+    reset: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"pretrained weights from {self.source}: {len(self.loaded)} parameters loaded"]
         if self.resampled:
             lines[0] += f", resampled: {', '.join(self.resampled)}"
-        new = self.missing + self.shape_mismatched
+        new = self.missing + self.shape_mismatched + self.reset
         if new:
             lines.append(f"  left at their initialisation: {_names(new)}")
         if self.unexpected:
@@ -50,43 +60,78 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def load_pretrained(model: VisionTransformer, source: str) -> LoadReport:
-    """Fill `model` in place with pretrained weights, positions and patch kernels resampled to its sizes.
+def load_pretrained(model: nn.Module, source: str, *, reset_head: bool = False) -> LoadReport:
+    """Fill `model` in place with pretrained weights, positions, tables and patch kernels resampled to its sizes.
 
     Call it before the model goes to DeepSpeed, while every parameter is whole.
 
     Args:
-        model: a `PatchViT`, or a plain timm ViT with a `timm_name`.
+        model: a `PatchModel`, or a plain timm model of the same families with a `timm_name`.
         source: `timm` (the published weights of the model's own timm name, through timm's cache or the
             network), `local-dir:DIR` (a folder as `export_model` or timm write it), or a `.safetensors`,
-            `.pth`, `.pt` or `.bin` file. Pickled files are read with `weights_only=True`, which runs no code
-            from the file.
+            `.pth`, `.pt` or `.bin` file: timm's, MAE's (pretrained or fine-tuned) or SimMIM's (likewise).
+            Pickled files are read with `weights_only=True` and inert stand-ins for the classes they name, so
+            no code from the file runs.
+        reset_head: leave the classifier alone.
 
-    A classifier of another size keeps its initialisation. One of the same size is loaded.
+    A classifier of another size keeps its initialisation. One of the same size is loaded, without `reset_head`.
 
     Raises:
         FileNotFoundError: if the file or folder is not there.
         ValueError: for an unknown kind of source, an unreadable file, or weights of another architecture.
     """
-    state = _read_source(model, source)
-    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    try:
-        fitted = checkpoint_filter_fn(state, model, adapt_layer_scale=True)
-    except (AssertionError, RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"the weights in {source} cannot be brought to this model's sizes: {error}") from error
+    state = read_weights(source, getattr(model, "timm_name", ""))
+    state = _encoder_of_simmim(state)
     own = model.state_dict()
-    same = tuple(key for key in own if key in fitted and fitted[key].shape == own[key].shape)
+    converted = _with_a_table_for_each_block(state, own)
+    try:
+        fitted = _fit(dict(converted), model)
+    except (AssertionError, AttributeError, RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(f"the weights in {source} cannot be brought to this model's sizes: {error}") from error
+    left_out = tuple(key for key in state if key not in fitted and key.startswith(PRETRAINING_PREFIXES))
+    same = [key for key in own if key in fitted and fitted[key].shape == own[key].shape]
+    reset = tuple(key for key in same if reset_head and key.startswith(CLASSIFIER_PREFIXES))
+    loaded = tuple(key for key in same if key not in reset)
     report = LoadReport(
         source=source,
-        loaded=same,
-        resampled=tuple(key for key in same if key in state and state[key].shape != own[key].shape),
+        loaded=loaded,
+        resampled=tuple(key for key in loaded if key in converted and converted[key].shape != own[key].shape),
         missing=tuple(key for key in own if key not in fitted),
-        unexpected=tuple(key for key in fitted if key not in own),
+        unexpected=tuple(key for key in fitted if key not in own) + left_out,
         shape_mismatched=tuple(key for key in own if key in fitted and key not in same),
+        reset=reset,
     )
     _check_backbone(report, fitted, own)
-    model.load_state_dict({key: fitted[key] for key in same}, strict=False)
+    model.load_state_dict({key: fitted[key] for key in loaded}, strict=False)
     return report
+
+
+def _encoder_of_simmim(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names of SimMIM's pretraining, `encoder.*` beside `decoder.*`, without the former prefix."""
+    return {key.removeprefix("encoder."): value for key, value in state.items()}
+
+
+def _with_a_table_for_each_block(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state`, and where it has one relative position bias for all blocks but the model one a block, a copy for each.
+
+    So do BEiT and SimMIM, which pretrain with a shared table, when they fine-tune.
+    """
+    tables = [key for key in own if re.fullmatch(r"blocks\.\d+\.attn\.relative_position_bias_table", key)]
+    if SHARED_TABLE not in state or SHARED_TABLE in own or not tables:
+        return state
+    rest = {key: value for key, value in state.items() if key != SHARED_TABLE}
+    return rest | {key: state[SHARED_TABLE].clone() for key in tables}
+
+
+def _fit(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """timm's own conversion of foreign names and sizes for the model's family."""
+    if isinstance(model, beit.Beit):
+        if SHARED_TABLE in state and model.rel_pos_bias is None:
+            raise ValueError("they hold a relative position bias, the model has none (option use_rel_pos_bias)")
+        return beit.checkpoint_filter_fn(state, model)
+    if isinstance(model, eva.Eva):
+        return eva.checkpoint_filter_fn(state, model)
+    return vision_transformer.checkpoint_filter_fn(state, model, adapt_layer_scale=True)
 
 
 def _check_backbone(report: LoadReport, fitted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -98,7 +143,7 @@ def _check_backbone(report: LoadReport, fitted: Mapping[str, Tensor], own: Mappi
     faults = [
         f"{key} is {list(fitted[key].shape)} in the file, {list(own[key].shape)} in the model"
         for key in report.shape_mismatched
-        if not key.startswith("head.")
+        if not key.startswith(CLASSIFIER_PREFIXES)
     ]
     faults += [f"{key} is not in the file" for key in report.missing if not key.startswith(HEAD_PREFIXES)]
     faults += [f"{key} is not in the model" for key in report.unexpected if key.startswith(BACKBONE_PREFIXES)]
@@ -107,50 +152,6 @@ def _check_backbone(report: LoadReport, fitted: Mapping[str, Tensor], own: Mappi
         raise ValueError(
             f"the weights in {report.source} belong to another architecture: {'; '.join(faults[:4])}{more}"
         )
-
-
-def _read_source(model: VisionTransformer, source: str) -> dict[str, Any]:
-    if source == "timm":
-        return _published_weights(model)
-    kind, _, folder = source.partition(":")
-    if kind == "local-dir":
-        files = [Path(folder) / name for name in WEIGHT_FILES]
-        path = next((file for file in files if file.is_file()), None)
-        if path is None:
-            raise FileNotFoundError(f"no weights in {folder}: expected {' or '.join(WEIGHT_FILES)} there")
-    else:
-        path = Path(source)
-        if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
-            raise ValueError(
-                f"unknown source of pretrained weights '{source}': give timm, local-dir:DIR, "
-                "or a .safetensors, .pth, .pt or .bin file"
-            )
-        if not path.is_file():
-            raise FileNotFoundError(f"no pretrained weights at {path}")
-    try:
-        return load_state_dict(str(path), use_ema=False, weights_only=True)
-    except Exception as error:  # safetensors, zip and pickle readers each raise their own kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read as plain weights (files that need code to be run are refused): {reason}"
-        ) from error
-
-
-def _published_weights(model: VisionTransformer) -> dict[str, Any]:
-    """The state dict of the model's own timm name, at the sizes in which it was published."""
-    name = getattr(model, "timm_name", "")
-    if not timm.is_model_pretrained(name):
-        tags = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
-        hint = f"it has weights for {', '.join(tags)}" if tags else "set pretrained to a file, or leave it out"
-        raise ValueError(f"timm publishes no weights for '{name}'; {hint}")
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # network, cache and hub failures come in many classes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"timm could not fetch the weights of '{name}': {reason} "
-            "(without a network, download them elsewhere and set pretrained to the file)"
-        ) from error
 
 
 def export_model(
@@ -170,10 +171,10 @@ def export_model(
     Read it back with `timm.create_model("local-dir:FOLDER", pretrained=True)`; it takes whole images.
 
     Args:
-        state_dict: of a `PatchViT`, all parameters whole, on any device.
+        state_dict: of a `PatchModel`, all parameters whole, on any device.
         folder: made where it does not exist; the two files in it are replaced, each in one move, weights
             first.
-        timm_name, model_args: `PatchViT.timm_name` and `PatchViT.timm_args`.
+        timm_name, model_args: `PatchModel.timm_name` and `PatchModel.timm_args`.
         class_names: one for each class, in the order of the labels, or None.
         mean, std, image_size: the preprocessing that the weights were trained with.
 

@@ -202,7 +202,9 @@ def _selected(
         num_kept: list[np.ndarray],
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         if scorer is not None:
-            scores = list(scorer(images) if num_kept[0] < data.num_patches else np.zeros((len(images), data.num_patches)))
+            scores = list(
+                scorer(images) if num_kept[0] < data.num_patches else np.zeros((len(images), data.num_patches))
+            )
         ids = rank(scores, noise, num_kept)
         return [gather_patches(image, kept, data.patch_size) for image, kept in zip(images, ids, strict=True)], ids
 

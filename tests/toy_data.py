@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
+import torch
 import yaml
 from PIL import Image
 from shard_files import write_tar
@@ -38,6 +40,17 @@ def write_toy_shards(folder: Path) -> Path:
             tars.append(write_tar(folder / f"{split}-{shard:06d}.tar", members))
         build_index(folder, split, tars)
     return folder
+
+
+def top1_of_plain_timm(export: Path) -> float:
+    """The share of the validation images that timm's own model, read from the export, classifies correctly."""
+    model = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    images, labels = zip(*(toy_image(10_000 + i) for i in range(NUM_VAL)), strict=True)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        predicted = model((pixels - mean) / std).argmax(1)
+    return (predicted == torch.tensor(labels)).float().mean().item()
 
 
 def write_toy_config(path: Path, shards: Path) -> Path:

@@ -5,86 +5,28 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timm.models.vision_transformer import VisionTransformer
+from patch_models import (
+    MEAN,
+    MODELS,
+    SMALL,
+    STD,
+    cut_patches,
+    make_ids,
+    make_images,
+    make_pair,
+    normalized,
+    reference_logits,
+)
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.model import PatchViT, build_model, normalize_patches, training_flops_per_image, vit_forward_flops
+from engine.model import build_model, training_flops_per_image, vit_forward_flops
+from engine.patch_embed import normalize_patches
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SMALL = {"embed_dim": 48, "depth": 3, "num_heads": 3}
-MODELS = {
-    "tiny": ("vit_tiny_patch16_224", 224, 16, {}),
-    "deit": ("deit_small_patch16_224", 224, 16, {"depth": 2}),
-    "custom grid": ("vit_tiny_patch16_224", 28, 4, SMALL),
-    "registers": ("vit_base_patch14_reg4_dinov2", 56, 14, SMALL),
-    "registers with positions": ("vit_tiny_patch16_224", 32, 8, SMALL | {"reg_tokens": 2}),
-    "average pooling": ("vit_medium_patch16_gap_240", 240, 16, SMALL),
-    "class token without position": ("deit3_small_patch16_224", 64, 16, SMALL),
-    "norm before the blocks": ("vit_base_patch16_clip_224", 64, 16, SMALL),
-    "norm in the embedding, gated MLP": ("aimv2_large_patch14_224", 56, 14, SMALL),
-    "attention pooling": ("vit_base_patch16_siglip_224", 64, 16, SMALL),
-    "no positions": ("vit_tiny_patch16_224", 32, 8, SMALL | {"pos_embed": "none"}),
-}
 each_model = pytest.mark.parametrize("kind", MODELS)
-
-
-def make_pair(kind: str, num_classes: int = 7) -> tuple[PatchViT, VisionTransformer]:
-    """A model and timm's own with the same weights, far enough from their initialisation that each one counts."""
-    torch.manual_seed(1)
-    name, image_size, patch_size, options = MODELS[kind]
-    model = build_model(
-        name,
-        image_size=image_size,
-        patch_size=patch_size,
-        num_classes=num_classes,
-        mean=MEAN,
-        std=STD,
-        options=options,
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    plain = timm.create_model(name, img_size=image_size, patch_size=patch_size, num_classes=num_classes, **options)
-    plain.load_state_dict(model.state_dict(), strict=True)
-    return model.eval(), plain.eval()
-
-
-def make_images(model: PatchViT, batch: int = 2) -> Tensor:
-    size = model.patch_embed.img_size[0]
-    return torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
-
-
-def make_ids(model: PatchViT, num_kept: int, batch: int = 2) -> Tensor:
-    num_patches = model.patch_embed.num_patches
-    return torch.stack([torch.randperm(num_patches)[:num_kept].sort().values for _ in range(batch)])
-
-
-def cut_patches(images: Tensor, ids: Tensor, patch_size: int) -> Tensor:
-    """Patches as the pipeline emits them, cut out one at a time."""
-    width = images.shape[3] // patch_size
-    rows = []
-    for image, image_ids in zip(images, ids.tolist(), strict=True):
-        row = []
-        for i in image_ids:
-            top, left = (i // width) * patch_size, (i % width) * patch_size
-            patch = image[:, top : top + patch_size, left : left + patch_size]
-            row.append(patch.permute(1, 2, 0).reshape(-1))
-        rows.append(torch.stack(row))
-    return torch.stack(rows)
-
-
-def normalized(images: Tensor) -> Tensor:
-    return (images.float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-
-
-def reference_logits(plain: VisionTransformer, images: Tensor, ids: Tensor) -> Tensor:
-    """timm's embedding of the whole image, the kept tokens picked out of it, timm's blocks on those."""
-    tokens = plain._pos_embed(plain.patch_embed(normalized(images)))
-    prefix = plain.num_prefix_tokens
-    kept = [torch.cat([one[:prefix], one[prefix:][i]]) for one, i in zip(tokens, ids, strict=True)]
-    return plain.forward_head(plain.norm(plain.blocks(plain.norm_pre(torch.stack(kept)))))
+# One for each way in which a family places its patches.
+FAMILIES = ("custom grid", "distilled", "BEiT, all kinds of positions", "EVA-02", "learned rotary")
 
 
 @each_model
@@ -124,23 +66,80 @@ def test_parameter_names_and_shapes_are_timms(kind: str) -> None:
     assert sorted(name for name, _ in model.named_parameters()) == sorted(expected)
 
 
-@settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10_000), num_kept=st.integers(1, 49))
-def test_the_order_of_the_patches_does_not_matter(seed: int, num_kept: int) -> None:
-    model, _ = make_pair("custom grid")
+@settings(max_examples=25, deadline=None)
+@given(kind=st.sampled_from(FAMILIES), seed=st.integers(0, 10_000), share=st.floats(0, 1))
+def test_the_order_of_the_patches_does_not_matter(kind: str, seed: int, share: float) -> None:
+    model, _ = make_pair(kind)
     torch.manual_seed(seed)
+    num_kept = max(1, round(share * model.patch_embed.num_patches))
     images, ids = make_images(model), make_ids(model, num_kept)
-    patches, order = cut_patches(images, ids, 4), torch.randperm(num_kept)
+    patches, order = cut_patches(images, ids, model.patch_embed.patch_size[0]), torch.randperm(num_kept)
     with torch.no_grad():
         torch.testing.assert_close(model(patches[:, order], ids[:, order]), model(patches, ids), rtol=1e-4, atol=1e-4)
 
 
-def test_a_patch_in_another_place_changes_the_logits() -> None:
-    model, _ = make_pair("custom grid")
-    images, ids = make_images(model), make_ids(model, 10)
-    patches = cut_patches(images, ids, 4)
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_final_tokens_come_in_the_order_of_the_patches(kind: str) -> None:
+    model, _ = make_pair(kind)
+    num_patches, num_prefix = model.patch_embed.num_patches, model.num_prefix_tokens
+    images, ids = make_images(model), make_ids(model, num_patches)
+    patches, order = cut_patches(images, ids, model.patch_embed.patch_size[0]), torch.randperm(num_patches)
     with torch.no_grad():
-        assert not torch.allclose(model(patches, ids), model(patches, (ids + 1) % 49), atol=1e-3)
+        tokens, shuffled = (
+            model.forward_features(patches, ids),
+            model.forward_features(patches[:, order], ids[:, order]),
+        )
+    torch.testing.assert_close(shuffled[:, num_prefix:], tokens[:, num_prefix:][:, order], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [*FAMILIES, "BEiT, as SimMIM fine-tunes it", "DINOv3"])
+def test_a_patch_in_another_place_changes_the_logits(kind: str) -> None:
+    model, _ = make_pair(kind)
+    num_patches = model.patch_embed.num_patches
+    images, ids = make_images(model), make_ids(model, 10)
+    patches = cut_patches(images, ids, model.patch_embed.patch_size[0])
+    with torch.no_grad():
+        assert not torch.allclose(model(patches, ids), model(patches, (ids * 5 + 1) % num_patches), atol=1e-3)
+
+
+@each_model
+def test_the_patch_embedding_is_a_kernel_a_bias_and_positions(kind: str) -> None:
+    model, plain = make_pair(kind)
+    images, ids = make_images(model), make_ids(model, model.patch_embed.num_patches)
+    patches = cut_patches(images, ids, model.patch_embed.patch_size[0])
+    kernel, bias, positions = model.patch_embedding()
+    embedded = normalize_patches(patches, MEAN, STD) @ kernel.T + bias
+    by_timm = plain.patch_embed.proj(normalized(images)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(embedded, by_timm, rtol=1e-4, atol=1e-4)
+    if plain.pos_embed is None:
+        assert positions is None
+    else:
+        torch.testing.assert_close(positions, plain.pos_embed[0, -model.patch_embed.num_patches :])
+
+
+@pytest.mark.parametrize("kind", ["EVA-02", "DINOv3", "rotary, grouped queries"])
+def test_rotary_coordinates_that_timm_shifts_in_training_shift_here(kind: str) -> None:
+    name, image_size, patch_size, options = MODELS[kind]
+    settings = {"num_classes": 7, "mean": MEAN, "std": STD, "options": options | {"rope_shift_coords": 0.5}}
+    torch.manual_seed(1)
+    model = build_model(name, image_size=image_size, patch_size=patch_size, **settings)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    images, ids = make_images(model), make_ids(model, model.patch_embed.num_patches)
+    patches = cut_patches(images, ids, patch_size)
+    plain = timm.create_model(name, img_size=image_size, patch_size=patch_size, num_classes=7, **settings["options"])
+    plain.load_state_dict(model.state_dict())
+    results = []
+    for training, seed in ((True, 1), (True, 2), (False, 1), (True, 1)):
+        torch.manual_seed(seed)
+        logits = model.train(training)(patches, ids)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(logits, plain.train(training)(normalized(images)), rtol=1e-4, atol=1e-4)
+        results.append(logits)
+    assert torch.equal(results[0], results[3])
+    assert not any(torch.allclose(results[0], other) for other in results[1:3])
 
 
 def test_patches_are_normalized_in_float32_even_if_the_model_is_cast_to_bfloat16() -> None:
@@ -165,12 +164,13 @@ def test_normalizing_leaves_the_patches_as_they_were() -> None:
     assert torch.equal(patches, before)
 
 
-def test_activation_checkpointing_changes_neither_logits_nor_gradients() -> None:
-    model, _ = make_pair("custom grid")
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_activation_checkpointing_changes_neither_logits_nor_gradients(kind: str) -> None:
+    model, _ = make_pair(kind)
     saving = copy.deepcopy(model)
     saving.set_grad_checkpointing(True)
     images, ids = make_images(model), make_ids(model, 12)
-    patches = cut_patches(images, ids, 4)
+    patches = cut_patches(images, ids, model.patch_embed.patch_size[0])
     for one in (model, saving):
         one.train()
         one(patches, ids).square().sum().backward()
@@ -198,9 +198,33 @@ def test_a_model_can_be_asked_to_checkpoint_activations_and_to_drop_paths() -> N
     assert model.timm_args == {"img_size": 28, "patch_size": 4, **SMALL}
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_drops_whole_paths_in_training_and_none_in_evaluation(kind: str) -> None:
+    name, image_size, patch_size, options = MODELS[kind]
+    model = build_model(
+        name,
+        image_size=image_size,
+        patch_size=patch_size,
+        num_classes=7,
+        mean=MEAN,
+        std=STD,
+        drop_path=0.9,
+        options=options,
+    )
+    patches = torch.randint(0, 256, (8, 6, patch_size**2 * 3), dtype=torch.uint8)[:1].expand(8, -1, -1)
+    ids = torch.arange(6).repeat(8, 1)
+    torch.manual_seed(0)
+    alike = [len(model.train(training).forward_features(patches, ids).unique(dim=0)) for training in (False, True)]
+    assert alike[0] == 1 < alike[1]
+
+
 @pytest.mark.parametrize(
     ("kind", "num_kept"),
-    [("tiny", 38), ("tiny", 196), ("custom grid", 9), ("registers", 5), ("norm in the embedding, gated MLP", 4)],
+    [
+        *(("tiny", 38), ("tiny", 196), ("custom grid", 9), ("registers", 5), ("norm in the embedding, gated MLP", 4)),
+        *(("distilled", 7), ("BEiT, all kinds of positions", 7), ("BEiT, as SimMIM fine-tunes it", 16)),
+        *(("EVA-02", 7), ("EVA-02, separate projections", 7), ("DINOv3", 7), ("rotary, grouped queries", 7)),
+    ],
 )
 def test_counted_flops_are_those_torch_counts(kind: str, num_kept: int) -> None:
     model, _ = make_pair(kind)
@@ -224,14 +248,36 @@ def test_flops_of_vit_base_are_known_and_need_no_weights() -> None:
     assert forward / 2 == pytest.approx(17.6e9, rel=0.01)
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_flops_of_every_family_can_be_counted_without_weights(kind: str) -> None:
+    name, image_size, patch_size, options = MODELS[kind]
+    settings = {"image_size": image_size, "patch_size": patch_size, "num_classes": 7, "mean": MEAN, "std": STD}
+    with torch.device("meta"):
+        model = build_model(name, options=options, **settings)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert training_flops_per_image(model, 5) == training_flops_per_image(make_pair(kind)[0], 5)
+
+
+def test_simmims_vit_base_is_timms_beit_base_without_further_options() -> None:
+    with torch.device("meta"):
+        model = build_model(
+            "beit_base_patch16_224", image_size=224, patch_size=16, num_classes=1000, mean=MEAN, std=STD, options={}
+        )
+    assert (model.embed_dim, len(model.blocks), model.pos_embed, model.rel_pos_bias) == (768, 12, None, None)
+    assert (model.global_pool, model.num_prefix_tokens, model.head_init_scale) == ("avg", 1, 0.001)
+    assert isinstance(model.norm, torch.nn.Identity)
+    for block in model.blocks:
+        assert (block.init_values, block.attn.num_heads) == (0.1, 12)
+        assert block.attn.relative_position_bias_table.shape == (27**2 + 3, 12)
+        assert block.attn.q_bias is not None
+        assert block.norm1.eps == 1e-6
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"name": "vit_bas_patch16_224"}, "nearest ones that work here: vit_base_patch16_224"),
         ({"name": "swin_tiny_patch4_window7_224"}, "another family .*swin_transformer"),
-        ({"name": "beit_base_patch16_224"}, "another family .*beit"),
-        ({"name": "eva02_tiny_patch14_224"}, "another family .*eva"),
-        ({"name": "deit_tiny_distilled_patch16_224"}, "another family .*deit"),
         ({"name": "vit_base_r50_s16_224"}, "another family .*hybrid"),
         ({"name": "vit_tiny_patch16_224.nope"}, "no weights 'nope' .* it has: augreg_in21k"),
         ({"patch_size": 5}, "a patch of 5 pixels does not divide an image of 28 pixels"),
@@ -244,6 +290,11 @@ def test_flops_of_vit_base_are_known_and_need_no_weights() -> None:
         ({"options": {"num_heads": 5}}, "divisible by num_heads"),
         ({"options": {"class_token": False}}, "Token pooling needs the class token"),
         ({"options": {"global_pool": ""}}, "set the option global_pool"),
+        ({"name": "beit_base_patch16_224", "options": {"reg_tokens": 2}}, "unknown model option 'reg_tokens'"),
+        ({"name": "deit_tiny_distilled_patch16_224", "options": {"reg_tokens": 2}}, "unknown model option"),
+        ({"name": "vit_small_patch16_dinov3", "options": {"patch_drop_rate": 0.5}}, "dropped in the data pipeline"),
+        ({"name": "vit_small_patch16_rope_mixed_224", "options": {"num_heads": 5}}, "timm cannot build"),
+        ({"head_init_std": -1.0}, "head_init_std must be at least 0"),
     ],
 )
 def test_an_impossible_model_is_refused_in_plain_words(change: dict, message: str) -> None:

@@ -5,12 +5,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from patch_models import make_pair
 
-from engine.model import PatchViT, build_model
+from engine.model import build_model
 from engine.optim import build_optimizer, learning_rate, param_groups, set_learning_rate
+from engine.patch_embed import PatchModel
 
 
-def small_vit() -> PatchViT:
+def small_vit() -> PatchModel:
     return build_model(
         "vit_tiny_patch16_224",
         image_size=16,
@@ -22,7 +24,7 @@ def small_vit() -> PatchViT:
     )
 
 
-def by_name(model: PatchViT, groups: list[dict]) -> dict[str, tuple[float, float]]:
+def by_name(model: PatchModel, groups: list[dict]) -> dict[str, tuple[float, float]]:
     """Each parameter's weight decay and learning-rate factor."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     settings = [(p, g["weight_decay"], g["lr_scale"]) for g in groups for p in g["params"]]
@@ -64,6 +66,23 @@ def test_with_layer_decay_the_rate_halves_with_each_layer_below_the_head() -> No
         "reg_token": 0.125,
     }
     assert {name: settings[name][1] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "kind", ["distilled", "BEiT, as SimMIM fine-tunes it", "BEiT, all kinds of positions", "DINOv3", "learned rotary"]
+)
+def test_every_family_decays_its_matrices_and_learns_slower_below(kind: str) -> None:
+    model, _ = make_pair(kind)
+    settings = by_name(model, param_groups(model, weight_decay=0.1, layer_decay=0.5))
+    places = ("pos_embed", "cls_token", "reg_token", "dist_token", "relative_position_bias_table", "rope.freqs")
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.ndim > 1 and not name.endswith(places)
+        assert settings[name][0] == (0.1 if is_matrix else 0.0), name
+        if name.startswith("blocks."):  # of three
+            assert settings[name][1] == 0.5 ** (3 - int(name.split(".")[1])), name
+        if name.startswith(("cls_token", "reg_token", "dist_token", "pos_embed", "patch_embed.", "rel_pos_bias.")):
+            assert settings[name][1] == 0.5**4, name
+    assert {settings[name][1] for name in settings if name.startswith("head")} == {1.0}
 
 
 @pytest.mark.parametrize("bad", [{"weight_decay": -1.0}, {"layer_decay": 0.0}, {"layer_decay": 1.5}])

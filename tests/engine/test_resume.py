@@ -167,6 +167,8 @@ CHANGES = {
     "optim.weight_decay=0.1": "optim.weight_decay",
     "model.drop_path=0.1": "model.drop_path",
     "model.options.depth=3": "model.options",
+    "model.reset_head=true": "model.reset_head",
+    "model.head_init_std=0.00002": "model.head_init_std",
     "engine.zero_stage=2": "engine.zero_stage",
     "engine.precision=bf16": "engine.precision",
 }

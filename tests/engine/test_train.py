@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
-import torch
 from launching import ROOT, deepspeed, environment, run_jobs
-from toy_data import NUM_VAL, toy_image, write_toy_config, write_toy_shards
+from toy_data import NUM_VAL, top1_of_plain_timm, write_toy_config, write_toy_shards
 
 ZERO_STAGES = (0, 1, 2, 3)
 BAD_INPUTS = {
@@ -181,15 +179,7 @@ def test_every_validation_sample_counts_once_on_any_number_of_ranks(toy: Path) -
 
 @pytest.mark.usefixtures("one_rank")
 def test_the_export_classifies_with_plain_timm_as_the_run_says(toy: Path) -> None:
-    model = timm.create_model(f"local-dir:{toy / 'world1' / 'model'}", pretrained=True).eval()
-    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
-    images, labels = zip(*(toy_image(10_000 + i) for i in range(NUM_VAL)), strict=True)
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
-    with torch.no_grad():
-        predicted = model((pixels - mean) / std).argmax(1)
-    assert (predicted == torch.tensor(labels)).float().mean().item() == pytest.approx(
-        summary(toy, "world1")["top1"]["1.0"]
-    )
+    assert top1_of_plain_timm(toy / "world1" / "model") == pytest.approx(summary(toy, "world1")["top1"]["1.0"])
 
 
 def test_the_launcher_ends_with_code_2_and_one_error_line(toy: Path) -> None:

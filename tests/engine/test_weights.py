@@ -7,19 +7,21 @@ from typing import Any
 import pytest
 import timm
 import torch
+from patch_models import cut_patches, make_ids, make_images, make_pair, normalized
 from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from engine import weights
-from engine.model import PatchViT, build_model
+from engine.model import build_model
+from engine.patch_embed import PatchModel
 from engine.weights import export_model, load_pretrained
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 SMALL: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 
 
-def small_vit(seed: int = 0, **changes: Any) -> PatchViT:
+def small_vit(seed: int = 0, **changes: Any) -> PatchModel:
     torch.manual_seed(seed)
     settings: dict[str, Any] = {"image_size": 16, "patch_size": 4, "num_classes": 5, "options": SMALL}
     model = build_model("vit_tiny_patch16_224", mean=MEAN, std=STD, **(settings | changes))
@@ -29,11 +31,11 @@ def small_vit(seed: int = 0, **changes: Any) -> PatchViT:
     return model
 
 
-def snapshot(model: PatchViT) -> dict[str, Tensor]:
+def snapshot(model: PatchModel) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def export(model: PatchViT, folder: Path, class_names: list[str] | None = None) -> None:
+def export(model: PatchModel, folder: Path, class_names: list[str] | None = None) -> None:
     export_model(
         model.state_dict(),
         folder,
@@ -232,6 +234,33 @@ def test_plain_timm_reads_an_export_and_gives_the_same_logits(tmp_path: Path, op
         torch.testing.assert_close(
             model(patches, torch.arange(16).repeat(3, 1)), plain(normalized), rtol=1e-4, atol=1e-5
         )
+
+
+@pytest.mark.parametrize(
+    "kind", ["distilled", "BEiT, as SimMIM fine-tunes it", "BEiT, shared table", "EVA-02", "DINOv3", "learned rotary"]
+)
+def test_plain_timm_reads_an_export_of_every_family(tmp_path: Path, kind: str) -> None:
+    model, _ = make_pair(kind)
+    export(model, tmp_path)
+    plain = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    images, ids = make_images(model), make_ids(model, model.patch_embed.num_patches)
+    patches = cut_patches(images, ids, model.patch_embed.patch_size[0])
+    with torch.no_grad():
+        torch.testing.assert_close(model(patches, ids), plain(normalized(images)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["distilled", "BEiT, all kinds of positions", "EVA-02", "DINOv3", "learned rotary"])
+def test_an_export_of_every_family_is_a_source_of_pretrained_weights(tmp_path: Path, kind: str) -> None:
+    source, _ = make_pair(kind)
+    export(source, tmp_path)
+    target, _ = make_pair(kind)
+    with torch.no_grad():
+        for parameter in target.parameters():
+            parameter.zero_()
+    report = load_pretrained(target, f"local-dir:{tmp_path}")
+    assert report.missing == report.unexpected == report.shape_mismatched == report.resampled == ()
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value), name
 
 
 def test_an_export_does_not_claim_the_origin_of_timms_weights(tmp_path: Path) -> None:
