@@ -17,6 +17,7 @@ from pipeline.config import DataConfig, SelectionConfig
 from pipeline.graph import GraphSettings, SourceArrays, build_graph
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.reader import SampleReader
+from pipeline.selection import ids_dropped
 from pipeline.shards import ShardIndex
 
 _END = object()
@@ -55,6 +56,7 @@ class PatchLoader:
         num_threads: DALI's worker threads.
         device_id: the GPU that decodes under ``data.device: gpu``, else None.
         substitutes: replaces the samples that cannot be used; None: such a sample is an error.
+        targets: the batches carry the dropped patches too, apart from the kept ones.
 
     Raises:
         What reading raised, or a BadSampleError that names the images which cannot be decoded; when the batch it
@@ -73,6 +75,7 @@ class PatchLoader:
         num_threads: int,
         device_id: int | None = None,
         substitutes: Planner | None = None,
+        targets: bool = False,
     ) -> None:
         self.wait_s = 0.0  # time the consumer has spent waiting so far
         self._bad: list[BadRow] = []  # of the batches given out since take_bad_rows was called
@@ -93,6 +96,7 @@ class PatchLoader:
             num_threads,
             uniform_size=crop == "pad" and bool(np.all((index.width == size) & (index.height == size))),
             device_id=device_id,
+            targets=targets,
         )
         self._rows = RowReader(index, self._reader, self._settings, substitutes)
         self._thread = threading.Thread(target=self._produce, name="patch-loader", daemon=True)
@@ -138,14 +142,7 @@ class PatchLoader:
     def _batch(self, outputs: Any) -> Batch:
         _, rows = self._issued.popleft()
         plan = rows.plan
-        pixels, ids = outputs
-        ids_keep = torch.from_numpy(np.array(ids.as_tensor()))
-        if self._settings.device_id is None:
-            patches = torch.from_numpy(np.array(pixels.as_tensor()))
-        else:
-            patches = gather_on_device(torch.from_dlpack(pixels.as_tensor()), ids_keep, self._data.patch_size)
-            # DALI takes its images back when this returns, so they have to be read by then.
-            torch.cuda.current_stream(patches.device).synchronize()
+        patches, ids_keep, target_patches, ids_target = self._patches(*outputs)
         return Batch(
             patches=patches,
             ids_keep=ids_keep,
@@ -153,7 +150,30 @@ class PatchLoader:
             counted=torch.from_numpy(plan.counted),
             plan=plan,
             bad=rows.bad,
+            target_patches=target_patches,
+            ids_target=ids_target,
         )
+
+    def _patches(
+        self, pixels: Any, ids: Any, targets: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The graph's outputs as kept patches and their ids, dropped patches and their ids."""
+        ids_keep = torch.from_numpy(np.array(ids.as_tensor()))
+        ids_target = target_patches = None
+        if self._settings.targets:
+            ids_target = torch.from_numpy(ids_dropped(ids_keep.numpy(), self._data.num_patches))
+        if self._settings.device_id is None:
+            patches = torch.from_numpy(np.array(pixels.as_tensor()))
+            if targets is not None:
+                target_patches = torch.from_numpy(np.array(targets.as_tensor()))
+            return patches, ids_keep, target_patches, ids_target
+        images = torch.from_dlpack(pixels.as_tensor())
+        patches = gather_on_device(images, ids_keep, self._data.patch_size)
+        if ids_target is not None:
+            target_patches = gather_on_device(images, ids_target, self._data.patch_size)
+        # DALI takes its images back when this returns, so they have to be read by then.
+        torch.cuda.current_stream(images.device).synchronize()
+        return patches, ids_keep, target_patches, ids_target
 
     def _put(self, item: Any) -> None:
         while not self._closing.is_set():
