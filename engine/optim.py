@@ -7,9 +7,11 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
+from engine.pretrain import MaskedAutoencoder
+
 
 def param_groups(
-    model: VisionTransformer, *, weight_decay: float, layer_decay: float | None = None
+    model: VisionTransformer | MaskedAutoencoder, *, weight_decay: float, layer_decay: float | None = None
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters into groups for an optimizer.
 
