@@ -69,8 +69,9 @@ class MaskedAutoencoder(nn.Module):
         """
         tokens = self.decoder_embed(self.encoder(patches, ids_keep))
         num_prefix = self.encoder.num_prefix_tokens
-        seen = tokens[:, num_prefix:] + F.embedding(ids_keep, self.decoder_positions)
-        masked = self.mask_token + F.embedding(ids_target, self.decoder_positions)
+        positions = self.decoder_positions.to(tokens.dtype)  # DeepSpeed leaves buffers as they are under bf16
+        seen = tokens[:, num_prefix:] + F.embedding(ids_keep, positions)
+        masked = self.mask_token + F.embedding(ids_target, positions)
         # Every token carries its place, so their order does not matter: the targets come last.
         x = torch.cat([tokens[:, :num_prefix], seen, masked], dim=1)
         x = checkpoint_seq(self.decoder_blocks, x) if self.encoder.grad_checkpointing else self.decoder_blocks(x)
