@@ -1,13 +1,12 @@
 """Whole runs with a moving average, of pre-training, and of fine-tuning from it."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from launching import run_jobs
+from run_results import lines, summary
 from toy_data import NUM_VAL, write_toy_config, write_toy_shards
 
 from engine.manifest import step_folder, verify_manifest
@@ -36,17 +35,8 @@ def arguments(toy: Path, out: str, *more: str) -> list[str]:
     return ["--config", str(toy / "toy.yaml"), "--out", str(toy / out), *more]
 
 
-def lines(toy: Path, out: str, event: str) -> list[dict[str, Any]]:
-    text = (toy / out / "metrics.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, text) if line["event"] == event]
-
-
 def losses(toy: Path, out: str) -> list[float]:
     return [line["loss"] for line in lines(toy, out, "train")]
-
-
-def summary(toy: Path, out: str) -> dict[str, Any]:
-    return json.loads((toy / out / "summary.json").read_text())
 
 
 @pytest.fixture(scope="module")
