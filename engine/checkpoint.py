@@ -1,9 +1,10 @@
 """Checkpoints: what a run needs to go on as if it had not stopped, written behind the training loop's back.
 
-The input side needs one number, the step, so a checkpoint is DeepSpeed's state (weights, optimizer) and a manifest. On
-each rank DeepSpeed's state is copied to host memory while training waits; a thread then writes, syncs and hashes the
-files, and when every rank has done so the first one writes the manifest. A save that fails anywhere leaves a folder
-without a manifest, which is never taken up, and the checkpoints before it as they were.
+The input side needs one number, the step, so a checkpoint is DeepSpeed's state (weights, optimizer), a file for each
+other state that the run has, and a manifest. On each rank the state is copied to host memory while training waits; a
+thread then writes, syncs and hashes the files, and when every rank has done so the first one writes the manifest. A
+save that fails anywhere leaves a folder without a manifest, which is never taken up, and the checkpoints before it as
+they were.
 
 The run folder must be on storage that all ranks share.
 """
@@ -15,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -84,8 +85,12 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._outcome: dict[str, Any] | Exception | None = None
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, extras: Mapping[str, Any] | None = None) -> None:
         """Take the state after ``step`` steps and begin to write it.
+
+        Args:
+            extras: further states by file name, containers of tensors and plain values, the same on all ranks: the
+                first one writes them. ``engine.state_files.read_state`` reads them from ``Start.source``.
 
         Raises:
             SaveFailedError: the save before this one failed.
@@ -93,6 +98,9 @@ class Checkpoints:
         start = time.perf_counter()
         self.finish()
         self._engine.save_checkpoint(str(self._folder), tag=step_folder(self._folder, step).name, save_latest=False)
+        if self._world.is_first:
+            for name, state in (extras or {}).items():
+                self._copies.save(state, str(step_folder(self._folder, step) / name))
         files = self._copies.take()
         stall_s = time.perf_counter() - start
         self._outcome = None

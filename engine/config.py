@@ -42,6 +42,28 @@ class TrainConfig(Settings):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     clip_grad_norm: float | None = Field(1.0, gt=0, description="null: no clipping")
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="evaluate and export a moving average of the weights, of which each step keeps this share, such as "
+        "0.9999; null: the weights themselves",
+    )
+
+
+class PretrainConfig(Settings):
+    """The decoder and the loss of a masked autoencoder; the encoder is the model."""
+
+    decoder_dim: int = Field(512, ge=4, multiple_of=4, description="width of the decoder's tokens")
+    decoder_depth: int = Field(8, ge=1)
+    decoder_heads: int = Field(16, ge=1)
+    norm_targets: bool = Field(True, description="each target patch is brought to mean 0 and variance 1")
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> "PretrainConfig":
+        if self.decoder_dim % self.decoder_heads:
+            raise ValueError(f"decoder_heads {self.decoder_heads} does not divide decoder_dim {self.decoder_dim}")
+        return self
 
 
 class OptimConfig(Settings):
@@ -91,12 +113,16 @@ class RunConfig(Settings):
     """Everything a run is made of."""
 
     name: str
+    task: Literal["classify", "pretrain"] = Field(
+        "classify", description="pretrain: reconstruct the dropped patches from the kept ones; labels are not used"
+    )
     seed: int = Field(0, ge=0, lt=2**63)
     data: DataConfig
     selection: SelectionConfig = SelectionConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     model: ModelConfig
     train: TrainConfig
+    pretrain: PretrainConfig = PretrainConfig()
     optim: OptimConfig
     engine: EngineConfig = EngineConfig()
     eval: EvalConfig = EvalConfig()
@@ -110,6 +136,36 @@ class RunConfig(Settings):
                 num_kept_at(rate, self.data.num_patches)
             except ValueError as error:
                 raise ValueError(f"eval.keep_rates: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _whole_weights_for_an_average(self) -> "RunConfig":
+        if self.train.ema_decay is not None and self.engine.zero_stage == 3:
+            raise ValueError(
+                "train.ema_decay needs whole weights on every rank, which engine.zero_stage 3 divides; choose "
+                "engine.zero_stage 0, 1 or 2, or set train.ema_decay to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> "RunConfig":
+        if self.task == "classify":
+            if self.pretrain != PretrainConfig():
+                raise ValueError("pretrain is set, but task is classify; set task to pretrain or leave pretrain out")
+            return self
+        if self.schedule.cooldown.amount:
+            raise ValueError("schedule.cooldown is at full patches, which leave nothing to reconstruct; set it to 0")
+        for key, rates in (("schedule.keep_rate", self.schedule.rates()), ("eval.keep_rates", self.eval.keep_rates)):
+            if any(num_kept_at(rate, self.data.num_patches) == self.data.num_patches for rate in rates):
+                raise ValueError(f"{key}: a rate keeps every patch and leaves nothing to reconstruct, got {rates}")
+        unused = {
+            "train.label_smoothing": self.train.label_smoothing,
+            "model.drop_rate": self.model.drop_rate,
+            "optim.layer_decay": self.optim.layer_decay,
+        }
+        for key, value in unused.items():
+            if value:
+                raise ValueError(f"{key} belongs to a classifier; under task pretrain leave it out, got {value}")
         return self
 
 

@@ -1,8 +1,8 @@
 """Validation at any keep rate, every sample exactly once on any number of ranks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, fields
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -10,10 +10,10 @@ from torch import nn
 
 from engine.bad_data import DataError, read_batches
 from engine.config import RunConfig
-from engine.losses import cross_entropy, topk_correct
 from engine.patch_embed import PatchModel
 from engine.ranks import World
 from engine.snapshots import take_snapshot
+from engine.task import validation_sums
 from pipeline.bad_samples import BadRow
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan import ValidationPlanner
@@ -36,6 +36,32 @@ class Accuracy:
     num_samples: int
     bad_samples: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.top1:.2%}"
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The mean reconstruction loss over the validation set; samples are counted as in ``Accuracy``."""
+
+    keep_rate: float
+    num_kept: int
+    loss: float
+    num_samples: int
+    bad_samples: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.loss:.4f}"
+
+
+Evaluation = Accuracy | Reconstruction
+
+
+def evaluation_from_line(line: dict[str, Any], config: RunConfig) -> Evaluation:
+    """The evaluation that a line of the run's metrics tells of."""
+    kind = Reconstruction if config.task == "pretrain" else Accuracy
+    return kind(**{field.name: line[field.name] for field in fields(kind)})
+
 
 def evaluate(
     model: nn.Module,
@@ -44,13 +70,13 @@ def evaluate(
     keep_rate: float,
     world: World,
     is_interrupted: Callable[[], bool] = lambda: False,
-) -> tuple[Accuracy | None, list[BadRow]]:
+) -> tuple[Evaluation | None, list[BadRow]]:
     """One pass over the validation set, and the bad samples that this rank met.
 
     A rule that looks through the model sees it as it is now, whatever training selects by.
 
-    Collective: every rank must call it, and gets the same accuracy. ``is_interrupted`` is asked before each batch, must
-    answer alike on all ranks, and ends the pass without an accuracy.
+    Collective: every rank must call it, and gets the same evaluation. ``is_interrupted`` is asked before each batch,
+    must answer alike on all ranks, and ends the pass without an evaluation.
 
     Raises:
         DataError: an image or a shard that cannot be used.
@@ -60,13 +86,12 @@ def evaluate(
     )
     was_training = model.training
     model.eval()
-    snapshots = (
-        fixed_board(take_snapshot(cast(PatchModel, getattr(model, "module", model)), 0))
-        if config.selection.needs_model
-        else None
-    )
-    # correct at 1 and at 5, loss, samples, bad ones; float64 holds counts exactly and keeps the sum of losses steady.
-    totals = torch.zeros(5, dtype=torch.float64, device=world.device)
+    snapshots = None
+    if config.selection.needs_model:
+        snapshots = fixed_board(take_snapshot(cast(PatchModel, getattr(model, "module", model)), 0))
+    # float64 holds counts exactly and keeps the sum of losses steady.
+    sums = torch.zeros((), dtype=torch.float64, device=world.device)
+    counts = torch.zeros(2, dtype=torch.float64, device=world.device)  # samples, bad ones
     with (
         torch.no_grad(),
         PatchLoader(
@@ -81,6 +106,7 @@ def evaluate(
             substitutes=planner if config.data.on_bad_sample == "skip" else None,
             snapshots=snapshots,
             seed=config.seed,
+            targets=config.task == "pretrain",
         ) as loader,
     ):
         for batch in read_batches(loader):
@@ -88,27 +114,20 @@ def evaluate(
                 model.train(was_training)
                 return None, []
             batch = batch.to(world.device)
-            logits = model(batch.patches, batch.ids_keep)[batch.counted].float()
-            labels = batch.labels[batch.counted]
-            totals[0] += topk_correct(logits, labels, 1).sum()
-            totals[1] += topk_correct(logits, labels, 5).sum()
-            totals[2] += cross_entropy(logits, labels).double().sum()
-            totals[3] += len(labels)
+            sums = sums + validation_sums(model, batch, config)
+            counts[0] += batch.counted.sum()
         bad = loader.take_bad_rows()
-        totals[4] += len(bad)
-    dist.all_reduce(totals)
+        counts[1] += len(bad)
+    dist.all_reduce(sums)
+    dist.all_reduce(counts)
     model.train(was_training)
-    correct1, correct5, loss, num_samples, num_bad = totals.tolist()
+    num_samples, num_bad = (int(count) for count in counts.tolist())
     assert num_samples + num_bad == index.num_samples
     if not num_samples:
         raise DataError(f"{index.folder}: not one sample of {index.split} can be decoded", agreed=True)
-    accuracy = Accuracy(
-        keep_rate,
-        planner.plan(0).stage.num_kept,
-        correct1 / num_samples,
-        correct5 / num_samples,
-        loss / num_samples,
-        int(num_samples),
-        int(num_bad),
-    )
-    return accuracy, bad
+    loss, *correct = (value / num_samples for value in sums.tolist())
+    num_kept = planner.plan(0).stage.num_kept
+    if config.task == "pretrain":
+        return Reconstruction(keep_rate, num_kept, loss, num_samples, num_bad), bad
+    top1, top5 = correct
+    return Accuracy(keep_rate, num_kept, top1, top5, loss, num_samples, num_bad), bad

@@ -7,9 +7,12 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 from engine.patch_embed import PatchModel
+from engine.pretrain import MaskedAutoencoder
 
 
-def param_groups(model: PatchModel, *, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
+def param_groups(
+    model: PatchModel | MaskedAutoencoder, *, weight_decay: float, layer_decay: float | None = None
+) -> list[dict[str, Any]]:
     """Sort the trainable parameters into groups for an optimizer.
 
     Norms, biases, layer scales, positions of every kind, class and register tokens get no weight decay. With

@@ -116,6 +116,7 @@ class PatchModel(nn.Module):
     grad_checkpointing: bool
     no_weight_decay: Callable[[], set[str]]
     get_classifier: Callable[[], nn.Module | tuple[nn.Module, ...]]
+    reset_classifier: Callable[..., None]
     set_grad_checkpointing: Callable[[bool], None]
     forward_head: Callable[[Tensor], Tensor]
 

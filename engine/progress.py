@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from engine.evaluate import Accuracy
+from engine.evaluate import Accuracy, Evaluation
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -47,9 +47,10 @@ class Progress:
             self._shown_at = time.monotonic()
             self.say(f"step {line['step'] + 1}/{self._stop}  epoch {line['epoch']}  {text}")
 
-    def say_accuracies(self, step: int, accuracies: list[Accuracy]) -> None:
-        parts = "  ".join(f"{a.keep_rate:g}: {a.top1:.2%}" for a in accuracies)
-        self.say(f"validation after step {step}, top-1 by keep rate  {parts}")
+    def say_evaluations(self, step: int, evaluations: list[Evaluation]) -> None:
+        measure = "top-1" if isinstance(evaluations[0], Accuracy) else "reconstruction loss"
+        parts = "  ".join(f"{one.keep_rate:g}: {one}" for one in evaluations)
+        self.say(f"validation after step {step}, {measure} by keep rate  {parts}")
 
     def say(self, text: str) -> None:
         if self._bar is not None:

@@ -5,23 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoint import full_weights, weights_digest
-from engine.evaluate import Accuracy
+from engine.evaluate import Accuracy, Evaluation
 from engine.metrics import read_metrics, stage_table, train_wall_s
+from engine.pretrain import MaskedAutoencoder
 from engine.trainer import Run
 from engine.weights import export_model
 
 
-def finish(run: Run, accuracies: list[Accuracy], steps: int) -> None:
+def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
     """Write ``model/`` and ``summary.json`` and print the table. Collective."""
     weights = full_weights(run.engine)
     if not run.world.is_first:
         return
-    config = run.config
+    config, model = run.config, run.engine.module
+    averages = None if run.average is None else run.average.weights()
+    exported = weights if averages is None else averages
     export_model(
-        weights,
+        model.encoder_weights(exported) if isinstance(model, MaskedAutoencoder) else exported,
         run.folder / "model",
-        timm_name=run.engine.module.timm_name,
-        model_args=run.engine.module.timm_args,
+        timm_name=model.timm_name,
+        model_args=model.timm_args,
         num_classes=config.data.num_classes,
         class_names=_class_names(run.train_index.folder, config.data.num_classes),
         mean=config.data.mean,
@@ -29,7 +32,9 @@ def finish(run: Run, accuracies: list[Accuracy], steps: int) -> None:
         image_size=config.data.image_size,
     )
     lines = read_metrics(run.folder / "metrics.jsonl")
-    summary = summarise(lines, accuracies, steps, config.train.global_batch_size, weights_digest(weights))
+    summary = summarise(lines, evaluations, steps, config.train.global_batch_size, weights_digest(weights))
+    if averages is not None:
+        summary["ema_digest"] = weights_digest(averages)
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(table(summary) + f"\nrun folder: {run.folder}", flush=True)
 
@@ -42,15 +47,14 @@ def _class_names(shards: Path, num_classes: int) -> list[str] | None:
 
 
 def summarise(
-    lines: list[dict[str, Any]], accuracies: list[Accuracy], steps: int, global_batch_size: int, digest: str
+    lines: list[dict[str, Any]], evaluations: list[Evaluation], steps: int, global_batch_size: int, digest: str
 ) -> dict[str, Any]:
     """``summary.json``: times in seconds over all starts of the run, accuracies as shares of 1."""
     stages = stage_table(lines)
     wall_s = train_wall_s(lines)
     full = next((stage for stage in stages if stage["keep_rate"] == 1.0), None)
     return {
-        "top1": {str(a.keep_rate): a.top1 for a in accuracies},
-        "top5": {str(a.keep_rate): a.top5 for a in accuracies},
+        **_by_keep_rate(evaluations),
         "train_wall_s": wall_s,
         "full_patches_train_wall_s": full["step_s"] * steps if full else None,
         "steps": steps,
@@ -61,22 +65,34 @@ def summarise(
     }
 
 
+def _by_keep_rate(evaluations: list[Evaluation]) -> dict[str, dict[str, float]]:
+    """What was measured on the validation set, each by keep rate."""
+    accuracies = [one for one in evaluations if isinstance(one, Accuracy)]
+    if len(accuracies) < len(evaluations):
+        return {"reconstruction_loss": {str(one.keep_rate): one.loss for one in evaluations}}
+    return {
+        "top1": {str(one.keep_rate): one.top1 for one in accuracies},
+        "top5": {str(one.keep_rate): one.top5 for one in accuracies},
+    }
+
+
 def table(summary: dict[str, Any]) -> str:
     """The end of a run for people."""
-    rows = ["", f"{'keep rate':>9}  {'top-1':>7}  {'patches':>7}  {'steps':>6}  {'images/s':>8}  {'loader wait':>11}"]
+    of_pretraining = "reconstruction_loss" in summary
+    measure, measured = ("loss", summary["reconstruction_loss"]) if of_pretraining else ("top-1", summary["top1"])
+    rows = ["", f"{'keep rate':>9}  {measure:>7}  {'patches':>7}  {'steps':>6}  {'images/s':>8}  {'loader wait':>11}"]
     stages = {stage["keep_rate"]: stage for stage in summary["stages"]}
-    rates = sorted({*stages, *map(float, summary["top1"])}, reverse=True)
+    rates = sorted({*stages, *map(float, measured)}, reverse=True)
     for rate in rates:
-        top1 = summary["top1"].get(str(rate))
-        stage = stages.get(rate)
-        accuracy = f"{top1:7.2%}" if top1 is not None else " " * 7
+        stage, value = stages.get(rate), measured.get(str(rate))
+        result = " " * 7 if value is None else f"{value:7.4f}" if of_pretraining else f"{value:7.2%}"
         speed = (
             f"{stage['num_kept']:7d}  {stage['num_steps']:6d}  {stage['images_per_s']:8.0f}  "
             f"{stage['loader_wait_share']:11.0%}"
             if stage
             else f"{'not trained at this rate':>38}"
         )
-        rows.append(f"{rate:9.3g}  {accuracy}  {speed}")
+        rows.append(f"{rate:9.3g}  {result}  {speed}")
     wall_s, full_s = summary["train_wall_s"], summary["full_patches_train_wall_s"]
     rows.append("")
     rows.append(
@@ -88,6 +104,6 @@ def table(summary: dict[str, Any]) -> str:
             f"the same steps at full patches would take about {full_s:.0f} s, by this run's own full-patch steps; "
             f"this run took {wall_s / full_s:.0%} of that"
         )
-    else:
+    elif not of_pretraining:
         rows.append("no step of this run was at full patches, so there is nothing to compare with")
     return "\n".join(rows)

@@ -25,6 +25,7 @@ SET_ASIDE = "set-aside"
 FIXED_KEYS = (
     *("model.name", "model.options", "data.image_size", "data.patch_size", "data.num_classes"),
     *("optim.layer_decay", "engine.zero_stage", "engine.precision"),
+    *("task", "pretrain.decoder_dim", "pretrain.decoder_depth", "pretrain.decoder_heads"),
 )
 _MODEL_KEYS = ("name", "options", "drop_path", "drop_rate", "reset_head", "head_init_std")
 _DATA_KEYS = (
@@ -32,7 +33,7 @@ _DATA_KEYS = (
     *("augment", "shuffle", "window_shards", "device"),
 )
 _OPTIM_KEYS = ("lr", "final_lr", "weight_decay", "betas", "eps", "warmup", "layer_decay")
-_TRAIN_KEYS = ("duration", "global_batch_size", "label_smoothing", "clip_grad_norm")
+_TRAIN_KEYS = ("duration", "global_batch_size", "label_smoothing", "clip_grad_norm", "ema_decay")
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,26 @@ class Start:
         is_universal: whether that is a conversion from another number of ranks.
         step: steps trained before.
         notes: lines for the person who started the run.
+        converted_from: the checkpoint that a conversion was made of, else None.
     """
 
     checkpoint: Path | None = None
     is_universal: bool = False
     step: int = 0
     notes: list[str] = field(default_factory=list)
+    converted_from: Path | None = None
+
+    @property
+    def source(self) -> Path | None:
+        """The checkpoint as it was written, other states beside DeepSpeed's included; None for a fresh run."""
+        return self.converted_from or self.checkpoint
 
 
 def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
     """What decides the result of training, by configuration key. How the work is divided over ranks does not."""
     values = config.model_dump(mode="json")
     return {
+        "task": values["task"],
         **{f"model.{key}": values["model"][key] for key in _MODEL_KEYS},
         **{f"data.{key}": values["data"][key] for key in _DATA_KEYS},
         "data.train.fingerprint": train_index.fingerprint,
@@ -63,6 +72,7 @@ def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
         "schedule": values["schedule"],
         "selection": values["selection"],
         **{f"train.{key}": values["train"][key] for key in _TRAIN_KEYS},
+        **{f"pretrain.{key}": value for key, value in values["pretrain"].items()},
         **{f"optim.{key}": values["optim"][key] for key in _OPTIM_KEYS},
         **{f"engine.{key}": values["engine"][key] for key in ("zero_stage", "precision")},
     }
@@ -160,7 +170,7 @@ def choose_start(
     notes[-1] += f", written by {saved_ranks} rank(s)"
     if this_run["engine.zero_stage"] == 0:  # every rank has the whole state
         return Start(checkpoint, False, step, notes)
-    return Start(universal_checkpoint(checkpoint, folder), True, step, notes)
+    return Start(universal_checkpoint(checkpoint, folder), True, step, notes, converted_from=checkpoint)
 
 
 def set_aside_newer(folder: Path, step: int) -> list[str]:

@@ -1,5 +1,6 @@
 """The trainer's side of a rule that looks through the model: its embedding, taken at planned steps."""
 
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -7,9 +8,13 @@ import torch
 
 from engine.config import RunConfig
 from engine.patch_embed import PatchModel
+from engine.state_files import read_state
 from pipeline.magnitude import EmbeddingSnapshot
 from pipeline.schedule import PatchSchedule
 from pipeline.snapshots import SnapshotBoard, SnapshotMoments
+
+SNAPSHOT_FILE = "embedding_snapshot.pt"  # in a checkpoint
+_ARRAYS = ("kernel", "offsets", "mean_patch")
 
 
 def take_snapshot(model: PatchModel, step: int) -> EmbeddingSnapshot:
@@ -44,27 +49,29 @@ def snapshot_state(board: SnapshotBoard | None) -> dict[str, Any] | None:
     newest = board.newest
     return {
         "step": torch.tensor(newest.step),
-        **{name: torch.from_numpy(getattr(newest, name)) for name in ("kernel", "offsets", "mean_patch")},
+        **{name: torch.from_numpy(getattr(newest, name)) for name in _ARRAYS},
     }
 
 
-def restore_snapshot(board: SnapshotBoard | None, state: dict[str, Any] | None, step: int) -> None:
+def restore_snapshot(board: SnapshotBoard | None, checkpoint: Path, step: int) -> None:
     """Put the snapshot of a checkpoint back for a run that goes on at ``step``.
 
     Raises:
         ValueError: the step needs a snapshot that is not in the checkpoint.
+        OSError: it cannot be read.
     """
     if board is None:
         return
     moment = board.moment_of(step)
     if moment == step:
         return  # taken from the weights, as it would have been without the interruption
+    path = checkpoint / SNAPSHOT_FILE
+    state = read_state(path) if path.exists() else None
     if state is None or int(state["step"]) != moment:
         found = "none" if state is None else f"that of step {int(state['step'])}"
         raise ValueError(
             f"to go on at step {step}, selection.rule magnitude needs the embedding as it was at step {moment}, and "
-            f"the checkpoint holds {found}; go on from a checkpoint of a step at which a snapshot is taken, or give "
+            f"{checkpoint} holds {found}; go on from a checkpoint of a step at which a snapshot is taken, or give "
             "--resume never"
         )
-    arrays = (state[name].numpy() for name in ("kernel", "offsets", "mean_patch"))
-    board.publish(EmbeddingSnapshot(moment, *arrays))
+    board.publish(EmbeddingSnapshot(moment, *(state[name].numpy() for name in _ARRAYS)))

@@ -1,4 +1,4 @@
-"""DeepSpeed's state on its way to the disk: copied while training waits, written later."""
+"""State on its way to the disk: copied while training waits, written later; and states beside DeepSpeed's read back."""
 
 import hashlib
 import os
@@ -75,6 +75,20 @@ def write_state(path: Path, state: Any) -> FileFacts:
         cause = file.problem if file is not None and file.problem is not None else error
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
         raise OSError(f"{path}: {reason}") from error
+
+
+def read_state(path: Path) -> Any:
+    """A state that ``write_state`` wrote, tensors on the CPU. Plain containers of tensors and numbers; runs no code.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # zip and pickle readers each raise their own kinds
+        raise OSError(f"{path} cannot be read: {describe(error)}") from error
 
 
 def describe(error: BaseException) -> str:

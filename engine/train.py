@@ -18,18 +18,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import deepspeed
 import torch
 
+from engine.average import WeightAverage, resume_average
 from engine.bad_data import one_data_error
 from engine.checkpoint import clear_save_error, load_checkpoint
+from engine.command_line import Parser
 from engine.config import RunConfig, load_config
 from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
 from engine.optim import build_optimizer, param_groups
-from engine.patch_embed import PatchModel
 from engine.preflight import (
     check_same_inputs,
     check_same_run_folder,
@@ -37,24 +38,21 @@ from engine.preflight import (
     check_same_start,
     warn_of_clocks,
 )
+from engine.pretrain import masked_autoencoder
 from engine.progress import say
 from engine.ranks import World, join_world, leave_world, on_first_rank, one_clear_error
 from engine.result import finish
 from engine.resume import Start, check_allowed_keys, choose_start, identity, set_aside_newer
 from engine.run_folder import prepare_folder
 from engine.run_plan import RunPlan, deepspeed_config, plan_run
-from engine.snapshots import open_board
+from engine.snapshots import open_board, restore_snapshot
 from engine.stopping import STOPPED_EXIT_CODE
+from engine.task import Model
 from engine.trained import build_run_model
 from engine.trainer import Run, train
 from engine.watch import Watch
 from pipeline.plan import TrainPlanner
 from pipeline.shards import ShardIndex, open_index
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -63,11 +61,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         ValueError: an argument that is missing, unknown or of the wrong form.
     """
-    parser = _Parser(prog="engine.train", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="the run's YAML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=VALUE", help="override one key; may be repeated"
-    )
+    parser = Parser(prog="engine.train", description=(__doc__ or "").split("\n")[0])
+    parser.add_run_arguments()
     parser.add_argument("--out", type=Path, help="the run folder (default: runs/NAME)")
     parser.add_argument("--max-steps", type=int, help="stop after this many steps, as a finished run")
     parser.add_argument(
@@ -98,7 +93,7 @@ class Prepared:
     train_index: ShardIndex
     val_index: ShardIndex
     planner: TrainPlanner
-    model: PatchModel
+    model: Model
     identity: dict[str, Any]
     folder: Path
     resume: str
@@ -131,7 +126,8 @@ def prepare(argv: Sequence[str], world: World) -> Prepared:
         train_index, config.data, config.selection, plan.schedule, config.train.global_batch_size, config.seed
     )
     torch.manual_seed(config.seed)
-    model = build_run_model(config, pretrained=config.model.pretrained, for_training=True)
+    vit = build_run_model(config, pretrained=config.model.pretrained, for_training=True)
+    model = masked_autoencoder(vit, config.pretrain) if config.task == "pretrain" else vit
     folder = arguments.out or Path("runs") / config.name
     this_run = identity(config, train_index)
     check_allowed_keys(arguments.allow_change, this_run)
@@ -213,10 +209,12 @@ def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = N
 
 
 def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch) -> int:
-    config = prepared.config
+    config, model = prepared.config, prepared.model.to(world.device)
+    average = None if config.train.ema_decay is None else WeightAverage(model, config.train.ema_decay)
+    board = open_board(config, prepared.plan.schedule)
     optimizer = build_optimizer(
         param_groups(
-            prepared.model.to(world.device),
+            model,
             weight_decay=config.optim.weight_decay,
             layer_decay=config.optim.layer_decay,
         ),
@@ -225,13 +223,17 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
         eps=config.optim.eps,
     )
     engine, *_ = deepspeed.initialize(
-        model=prepared.model,
+        model=model,
         optimizer=optimizer,
         config=deepspeed_config(config, prepared.plan, load_universal=start.is_universal),
         dist_init_required=False,
     )
-    if start.checkpoint is not None:
+    if start.checkpoint is not None and start.source is not None:
         load_checkpoint(engine, start.checkpoint)
+        if average is not None:
+            start.notes.extend(resume_average(average, engine, start.source))
+        with one_clear_error(world):
+            restore_snapshot(board, start.source, start.step)
     if world.is_first:
         _announce(prepared, start, world)
     run = Run(
@@ -245,10 +247,11 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
         prepared.folder,
         prepared.identity,
         watch,
-        open_board(config, prepared.plan.schedule),
+        average,
+        board,
     )
     with one_data_error(world), clear_save_error(world):
-        accuracies = train(run, start.step, prepared.stop_step)
+        evaluations = train(run, start.step, prepared.stop_step)
     if watch.stopping:
         if world.is_first:
             checkpoints = prepared.folder / "checkpoints"
@@ -257,7 +260,7 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
             say(f"stopped by {watch.reason}; the same command goes on from {newest} (exit code 75)")
         return STOPPED_EXIT_CODE
     watch.enter("finish", prepared.stop_step)
-    finish(run, accuracies, prepared.stop_step)
+    finish(run, evaluations, prepared.stop_step)
     return 0
 
 

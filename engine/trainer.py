@@ -1,25 +1,27 @@
 """The training loop."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
+from torch import nn
 
+from engine.average import AVERAGE_FILE, WeightAverage, trained_weights
 from engine.bad_data import BadSampleLog, read_batches
 from engine.checkpoint import Checkpoints
 from engine.config import RunConfig
-from engine.evaluate import Accuracy, evaluate
-from engine.losses import cross_entropy
+from engine.evaluate import Evaluation, evaluate, evaluation_from_line
 from engine.metrics import IntervalClock, MetricsFile, read_metrics
 from engine.optim import learning_rate, set_learning_rate
 from engine.progress import Progress
 from engine.ranks import World, agree
 from engine.run_plan import RunPlan
-from engine.snapshots import publish_if_due
+from engine.snapshots import SNAPSHOT_FILE, publish_if_due, snapshot_state
+from engine.task import training_loss
 from engine.watch import Watch
 from pipeline import keyed
 from pipeline.batch import Batch
@@ -44,11 +46,23 @@ class Run:
     folder: Path
     identity: dict[str, Any]
     watch: Watch
+    average: WeightAverage | None = None
     snapshots: SnapshotBoard | None = None
 
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that a user will be given."""
+        return self.engine if self.average is None else self.average.in_precision(self.config.engine.precision)
 
-def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
-    """Train the steps ``first_step`` to ``stop_step - 1``; returns the accuracies after the last one. Collective.
+    def extra_states(self) -> dict[str, Any]:
+        """What a checkpoint holds beside DeepSpeed's state, by file name."""
+        average = None if self.average is None else self.average.state()
+        states = {AVERAGE_FILE: average, SNAPSHOT_FILE: snapshot_state(self.snapshots)}
+        return {name: state for name, state in states.items() if state is not None}
+
+
+def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
+    """Train the steps ``first_step`` to ``stop_step - 1``; returns the evaluations after the last one. Collective.
 
     When the ranks agree to stop it returns early, with a checkpoint of the last step done and ``run.watch.stopping``.
     """
@@ -58,7 +72,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
     clock = IntervalClock()
     bad_samples = BadSampleLog(run.folder / "bad_samples.jsonl", first_step, config.data, world)
     run.engine.train()
-    accuracies = _evaluation_left_out(run, first_step, stop_step, metrics, bad_samples)
+    evaluations = _evaluation_left_out(run, first_step, stop_step, metrics, bad_samples)
     with training_loader(run, first_step, stop_step) as loader, open_checkpoints(run, metrics) as checkpoints:
         batches = read_batches(loader)
         for step in range(first_step, stop_step):
@@ -67,6 +81,8 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
             logged = _is_logged(run, step, stop_step)
             publish_if_due(run.snapshots, run.engine.module, step)
             loss, grad_norm, batch = train_step(run, step, batches, measure=logged)
+            if run.average is not None:
+                run.average.update(trained_weights(run.engine))
             clock.num_steps += 1
             if logged:
                 line = _train_line(run, step, loss, grad_norm, batch, clock, loader)
@@ -79,19 +95,19 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Accuracy]:
             done = step + 1
             stopping = run.watch.agree()
             if (_is_due(plan.eval_every, done) or done == stop_step) and not stopping:
-                accuracies = evaluate_all(run, done, metrics, bad_samples)
-                if accuracies:
-                    progress.say_accuracies(done, accuracies)
+                evaluations = evaluate_all(run, done, metrics, bad_samples)
+                if evaluations:
+                    progress.say_evaluations(done, evaluations)
             if _is_due(plan.checkpoint_every, done) or done == stop_step or run.watch.stopping:
                 run.watch.enter("checkpoint", done)
                 bad_samples.record(loader.take_bad_rows(), run.train_index, "train")  # those since the last line
-                checkpoints.save(done)
+                checkpoints.save(done, run.extra_states())
             if logged:
                 clock.reset(loader.wait_s)
     progress.close()
     if metrics is not None:
         metrics.close()
-    return accuracies
+    return evaluations
 
 
 def open_checkpoints(run: Run, metrics: MetricsFile | None) -> Checkpoints:
@@ -134,6 +150,7 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
         substitutes=run.planner if config.data.on_bad_sample == "skip" else None,
         snapshots=run.snapshots,
         seed=config.seed,
+        targets=config.task == "pretrain",
     )
 
 
@@ -163,8 +180,7 @@ def train_step(
         batch = next(batches).to(run.world.device)
         run.watch.enter("step", step)
         assert batch.plan.step == step
-        logits = engine(batch.patches, batch.ids_keep)
-        loss = cross_entropy(logits, batch.labels, label_smoothing=config.train.label_smoothing).mean()
+        loss = training_loss(engine, batch, config)
         engine.backward(loss)
         if measure and micro == plan.accumulation_steps - 1:
             grad_norm = _plain_grad_norm(engine)
@@ -189,36 +205,37 @@ def _plain_grad_norm(engine: DeepSpeedEngine) -> float | None:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-def evaluate_all(run: Run, done: int, metrics: MetricsFile | None, bad_samples: BadSampleLog) -> list[Accuracy]:
+def evaluate_all(run: Run, done: int, metrics: MetricsFile | None, bad_samples: BadSampleLog) -> list[Evaluation]:
     """Validation at every configured keep rate after ``done`` steps; none if the ranks stop meanwhile. Collective."""
 
     def is_interrupted() -> bool:
         run.watch.enter("eval", done)
         return run.watch.agree()
 
-    accuracies = []
+    model, evaluations = run.evaluated_model, []
     for keep_rate in run.config.eval.keep_rates:
-        accuracy, bad = evaluate(run.engine, run.val_index, run.config, keep_rate, run.world, is_interrupted)
-        if accuracy is None:
+        evaluation, bad = evaluate(model, run.val_index, run.config, keep_rate, run.world, is_interrupted)
+        if evaluation is None:
             return []
         bad_samples.record(bad, run.val_index, "eval", done)
-        accuracies.append(accuracy)
+        evaluations.append(evaluation)
     if metrics is not None:
-        for accuracy in accuracies:
-            metrics.write({"event": "eval", "step": done, **asdict(accuracy)})
-    return accuracies
+        of_average = {} if run.average is None else {"weights": "ema"}
+        for evaluation in evaluations:
+            metrics.write({"event": "eval", "step": done, **asdict(evaluation), **of_average})
+    return evaluations
 
 
 def _evaluation_left_out(
     run: Run, first_step: int, stop_step: int, metrics: MetricsFile | None, bad_samples: BadSampleLog
-) -> list[Accuracy]:
+) -> list[Evaluation]:
     """The evaluation due after ``first_step`` steps, done now if the run stopped before it. Collective."""
     if first_step == 0 or not (_is_due(run.plan.eval_every, first_step) or first_step == stop_step):
         return []
     recorded = [] if metrics is None else read_metrics(metrics.path)
     lines = [line for line in recorded if line["event"] == "eval" and line["step"] == first_step]
     if agree(run.world, bool(lines)):
-        return [Accuracy(**{field.name: line[field.name] for field in fields(Accuracy)}) for line in lines]
+        return [evaluation_from_line(line, run.config) for line in lines]
     return evaluate_all(run, first_step, metrics, bad_samples)
 
 

@@ -29,6 +29,9 @@ class Batch:
         counted: bool [B], False for rows that only fill up a validation batch.
         plan: the rows' plan; ``plan.step`` is the step the batch belongs to, however early it was prefetched.
         bad: the rows whose planned samples could not be used; the plan holds their substitutes.
+        target_patches: uint8 [B, N-K, P*P*3], the patches that are not kept, where a reconstruction is trained; else
+            None.
+        ids_target: int32 [B, N-K], their raster indices, ascending; None without target_patches.
     """
 
     patches: torch.Tensor
@@ -37,6 +40,8 @@ class Batch:
     counted: torch.Tensor
     plan: StepPlan
     bad: tuple[BadRow, ...] = ()
+    target_patches: torch.Tensor | None = None
+    ids_target: torch.Tensor | None = None
 
     @property
     def num_images(self) -> int:
@@ -45,7 +50,8 @@ class Batch:
     @property
     def num_bytes(self) -> int:
         """Bytes that cross to the training device."""
-        return sum(t.nbytes for t in (self.patches, self.ids_keep, self.labels))
+        crossing = (self.patches, self.ids_keep, self.labels, self.target_patches, self.ids_target)
+        return sum(t.nbytes for t in crossing if t is not None)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -56,4 +62,10 @@ class Batch:
             counted=self.counted.to(device, non_blocking=True),
             plan=self.plan,
             bad=self.bad,
+            target_patches=_moved(self.target_patches, device),
+            ids_target=_moved(self.ids_target, device),
         )
+
+
+def _moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)

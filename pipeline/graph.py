@@ -11,7 +11,7 @@ from nvidia.dali.pipeline import Pipeline
 from pipeline import augment
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.plan import StepPlan
-from pipeline.selection import gather_patches, select
+from pipeline.selection import gather_patches, ids_dropped, select
 
 SourceArrays = tuple[list[np.ndarray], ...]  # the inputs of ``input_names``, one array per row each
 Scorer = Callable[[list[np.ndarray]], np.ndarray]  # images uint8 [S, S, 3] to float32 [B, N], by a model's embedding
@@ -41,6 +41,7 @@ class GraphSettings:
         crop: ``resized`` or ``pad``, as in the plans that will flow through.
         uniform_size: every image is already ``image_size`` square, so a pad crop needs no resize.
         device_id: the GPU under ``data.device: gpu``, else None.
+        targets: the dropped patches come out as well, to be reconstructed.
     """
 
     data: DataConfig
@@ -50,6 +51,7 @@ class GraphSettings:
     num_threads: int
     uniform_size: bool = False
     device_id: int | None = None
+    targets: bool = False
 
 
 def input_names(settings: GraphSettings) -> tuple[str, ...]:
@@ -121,6 +123,7 @@ def define_graph(
     Outputs of ``run()``: on a CPU (patches uint8 [B, K, P*P*3], ids_keep int32 [B, K]); with a GPU (images uint8
     [B, S, S, 3] on the GPU, ids_keep int32 [B, K] on the CPU), whose patches are gathered on the GPU, or for a rule
     that looks through the model (images, noise float32 [B, C] on the CPU), whose patches are also selected there.
+    With ``targets`` on a CPU a third one, the dropped patches uint8 [B, N-K, P*P*3] in raster order.
     """
 
     @pipeline_def(
@@ -130,7 +133,7 @@ def define_graph(
         exec_dynamic=True,
         prefetch_queue_depth=2,
     )
-    def graph() -> tuple[Any, Any]:
+    def graph() -> tuple[Any, ...]:
         names = input_names(settings)
         nodes = fn.external_source(
             source=source,
@@ -141,7 +144,10 @@ def define_graph(
         )
         inputs = dict(zip(names, nodes, strict=True))
         images = _images(inputs, settings)
-        return _selected(images, inputs["noise"], inputs["num_kept"], settings, scorer)
+        pixels, ids_keep = _selected(images, inputs["noise"], inputs["num_kept"], settings, scorer)
+        if settings.targets and settings.device_id is None:
+            return pixels, ids_keep, _targets(images, ids_keep, settings.data)
+        return pixels, ids_keep
 
     return graph()
 
@@ -215,3 +221,13 @@ def _selected(
         return tuple(kept)
     on_cpu = scores.cpu() if by_contrast else scores
     return images, fn.python_function(on_cpu, noise, num_kept, function=rank, batch_processing=True)
+
+
+def _targets(images: Any, ids_keep: Any, data: DataConfig) -> Any:
+    """The patches of uint8 [B, S, S, 3] that are not among ``ids_keep``, uint8 [B, N-K, P*P*3] in raster order."""
+
+    def gather_rest(images: list[np.ndarray], ids_keep: list[np.ndarray]) -> list[np.ndarray]:
+        rest = ids_dropped(np.stack(ids_keep), data.num_patches)
+        return [gather_patches(image, ids, data.patch_size) for image, ids in zip(images, rest, strict=True)]
+
+    return fn.python_function(images, ids_keep, function=gather_rest, batch_processing=True)

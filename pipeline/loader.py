@@ -20,7 +20,7 @@ from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.on_device import gather_on_device, score_on_device
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.reader import SampleReader
-from pipeline.selection import select
+from pipeline.selection import ids_dropped, select
 from pipeline.shards import ShardIndex
 from pipeline.snapshots import SnapshotBoard
 
@@ -63,6 +63,7 @@ class PatchLoader:
         snapshots: of the model's embedding, for a rule that looks through the model, else None. The batches up to a
             snapshot's step are made before it, and those from it on wait until it is published.
         seed: the run's, for what a rule draws once and for all.
+        targets: the batches carry the dropped patches too, apart from the kept ones.
 
     Raises:
         What reading raised, or a BadSampleError that names the images which cannot be decoded; when the batch it
@@ -83,6 +84,7 @@ class PatchLoader:
         substitutes: Planner | None = None,
         snapshots: SnapshotBoard | None = None,
         seed: int = 0,
+        targets: bool = False,
     ) -> None:
         assert (snapshots is not None) == selection.needs_model
         self.wait_s = 0.0  # time the consumer has spent waiting so far
@@ -107,6 +109,7 @@ class PatchLoader:
             num_threads,
             uniform_size=crop == "pad" and bool(np.all((index.width == size) & (index.height == size))),
             device_id=device_id,
+            targets=targets,
         )
         self._rows = RowReader(index, self._reader, self._settings, substitutes)
         self._thread = threading.Thread(target=self._produce, name="patch-loader", daemon=True)
@@ -182,20 +185,7 @@ class PatchLoader:
     def _batch(self, outputs: Any) -> Batch:
         _, rows = self._issued.popleft()
         plan = rows.plan
-        pixels, on_cpu = outputs
-        ids = np.array(on_cpu.as_tensor())
-        if self._settings.device_id is None:
-            ids_keep, patches = torch.from_numpy(ids), torch.from_numpy(np.array(pixels.as_tensor()))
-        else:
-            images = torch.from_dlpack(pixels.as_tensor())
-            if self._scorer is not None:
-                scores, noise = score_on_device(images, self._scorer).cpu().numpy(), ids
-                num_kept, selection = plan.stage.num_kept, self._settings.selection
-                ids = select(scores, noise, num_kept, self._data.grid_size, selection)
-            ids_keep = torch.from_numpy(ids)
-            patches = gather_on_device(images, ids_keep, self._data.patch_size)
-            # DALI takes its images back when this returns, so they have to be read by then.
-            torch.cuda.current_stream(patches.device).synchronize()
+        patches, ids_keep, target_patches, ids_target = self._patches(plan, *outputs)
         return Batch(
             patches=patches,
             ids_keep=ids_keep,
@@ -203,7 +193,31 @@ class PatchLoader:
             counted=torch.from_numpy(plan.counted),
             plan=plan,
             bad=rows.bad,
+            target_patches=target_patches,
+            ids_target=ids_target,
         )
+
+    def _patches(
+        self, plan: StepPlan, pixels: Any, on_cpu: Any, targets: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The graph's outputs as kept patches and their ids, dropped patches and their ids."""
+        images, num_patches = None, self._data.num_patches
+        ids = np.array(on_cpu.as_tensor())
+        if self._settings.device_id is not None:
+            images = torch.from_dlpack(pixels.as_tensor())
+            if self._scorer is not None:
+                scores, noise = score_on_device(images, self._scorer).cpu().numpy(), ids
+                ids = select(scores, noise, plan.stage.num_kept, self._data.grid_size, self._settings.selection)
+        ids_keep = torch.from_numpy(ids)
+        ids_target = torch.from_numpy(ids_dropped(ids, num_patches)) if self._settings.targets else None
+        if images is None:
+            target_patches = None if targets is None else torch.from_numpy(np.array(targets.as_tensor()))
+            return torch.from_numpy(np.array(pixels.as_tensor())), ids_keep, target_patches, ids_target
+        patches = gather_on_device(images, ids_keep, self._data.patch_size)
+        target_patches = None if ids_target is None else gather_on_device(images, ids_target, self._data.patch_size)
+        # DALI takes its images back when this returns, so they have to be read by then.
+        torch.cuda.current_stream(images.device).synchronize()
+        return patches, ids_keep, target_patches, ids_target
 
     def _put(self, item: Any) -> None:
         while not self._closing.is_set():

@@ -35,6 +35,13 @@ def gather_patches(image: np.ndarray, ids_keep: np.ndarray, patch_size: int) -> 
     return tiles[rows, :, columns].reshape(len(ids_keep), -1)
 
 
+def ids_dropped(ids_keep: np.ndarray, num_patches: int) -> np.ndarray:
+    """The patches that are not kept, ascending: int [B, K], each once, to int32 [B, N - K]."""
+    dropped = np.ones((len(ids_keep), num_patches), dtype=bool)
+    np.put_along_axis(dropped, ids_keep.astype(np.int64), False, axis=1)
+    return np.nonzero(dropped)[1].reshape(len(ids_keep), -1).astype(np.int32)
+
+
 def top_k(scores: np.ndarray, num_kept: int) -> np.ndarray:
     """Indices of the ``num_kept`` largest scores of every row, ascending; ties go to the lower index.
 

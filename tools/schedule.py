@@ -101,7 +101,7 @@ def describe(shown: Preview) -> str:
             *rows,
             "",
             f"mean keep rate {schedule.mean_keep_rate:.3f}; training FLOPs {shown.relative_training_flops:.1%} of "
-            "those at full patches",
+            "those at full patches" + (", without the decoder" if config.task == "pretrain" else ""),
         ]
     )
 

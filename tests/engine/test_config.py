@@ -104,3 +104,41 @@ def test_a_configuration_cannot_run_code(tmp_path: Path) -> None:
     (tmp_path / "evil.yaml").write_text("name: !!python/object/apply:os.system ['true']\n")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_config(tmp_path / "evil.yaml")
+
+
+# Averages and pre-training
+
+PRETRAINING = ["task=pretrain", "selection.rule=random", "schedule.keep_rate=0.25", "eval.keep_rates=[0.25]"]
+
+
+def test_an_average_of_divided_weights_is_refused(minimal: Path) -> None:
+    assert load_config(minimal, ["train.ema_decay=0.99", "engine.zero_stage=2"]).train.ema_decay == 0.99
+    with pytest.raises(ConfigError, match=r"train\.ema_decay .* engine\.zero_stage 3 divides; choose"):
+        load_config(minimal, ["train.ema_decay=0.99", "engine.zero_stage=3"])
+
+
+def test_pretraining_needs_patches_to_reconstruct(minimal: Path) -> None:
+    assert load_config(minimal, PRETRAINING).task == "pretrain"
+    for override, key in (
+        ("schedule.keep_rate=1.0", r"schedule\.keep_rate"),
+        ("eval.keep_rates=[0.25, 1.0]", r"eval\.keep_rates"),
+        ("schedule.cooldown=1epochs", r"schedule\.cooldown"),
+    ):
+        with pytest.raises(ConfigError, match=f"{key}.*nothing to reconstruct"):
+            load_config(minimal, [*PRETRAINING, override])
+
+
+@pytest.mark.parametrize("override", ["train.label_smoothing=0.1", "model.drop_rate=0.1", "optim.layer_decay=0.7"])
+def test_what_only_a_classifier_has_is_refused_in_pretraining(minimal: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match=f"{override.partition('=')[0]} belongs to a classifier"):
+        load_config(minimal, [*PRETRAINING, override])
+
+
+def test_a_decoder_without_pretraining_is_refused(minimal: Path) -> None:
+    with pytest.raises(ConfigError, match="task is classify; set task to pretrain"):
+        load_config(minimal, ["pretrain.decoder_depth=2"])
+
+
+def test_the_decoders_heads_divide_its_width(minimal: Path) -> None:
+    with pytest.raises(ConfigError, match="decoder_heads 3 does not divide decoder_dim 64"):
+        load_config(minimal, [*PRETRAINING, "pretrain.decoder_dim=64", "pretrain.decoder_heads=3"])

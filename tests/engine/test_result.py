@@ -1,6 +1,6 @@
 import pytest
 
-from engine.evaluate import Accuracy
+from engine.evaluate import Accuracy, Reconstruction
 from engine.result import summarise, table
 
 LINES = [
@@ -41,3 +41,13 @@ def test_without_a_full_patch_stage_there_is_nothing_to_compare_with() -> None:
     summary = summarise(LINES[:1], ACCURACIES, steps=10, global_batch_size=100, digest="abc")
     assert summary["full_patches_train_wall_s"] is None
     assert "nothing to compare with" in table(summary)
+
+
+def test_pretraining_is_told_by_its_reconstruction_loss() -> None:
+    evaluations = [Reconstruction(0.4, 19, 0.5123, 1000), Reconstruction(0.2, 9, 0.6, 1000)]
+    summary = summarise(LINES[:1], evaluations, steps=10, global_batch_size=100, digest="abc")
+    assert summary["reconstruction_loss"] == {"0.4": 0.5123, "0.2": 0.6}
+    assert not {"top1", "top5"} & summary.keys()
+    text = table(summary)
+    assert "0.5123" in text
+    assert "top-1" not in text

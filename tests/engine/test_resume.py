@@ -95,8 +95,16 @@ def test_a_checkpoint_past_the_end_is_refused(tmp_path: Path) -> None:
 def test_zero_0_needs_no_conversion_for_another_number_of_ranks(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, 10, world_size=4)
     found = start(tmp_path)
-    assert (found.checkpoint, found.is_universal) == (checkpoint, False)
+    assert (found.checkpoint, found.is_universal, found.source) == (checkpoint, False, checkpoint)
     assert found.notes[-1].endswith("at step 10, written by 4 rank(s)")
+
+
+def test_a_conversion_remembers_the_checkpoint_it_was_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = saved(tmp_path, 10, world_size=4)
+    monkeypatch.setattr("engine.resume.universal_checkpoint", lambda _, folder: folder / "universal-step-00000010")
+    found = start(tmp_path, this_run={**RUN, "engine.zero_stage": 1}, allowed=["engine.zero_stage"])
+    assert (found.checkpoint, found.is_universal) == (tmp_path / "universal-step-00000010", True)
+    assert found.source == checkpoint
 
 
 def test_a_change_is_refused_with_key_both_values_and_the_way_out(tmp_path: Path) -> None:
@@ -163,6 +171,7 @@ CHANGES = {
     "train.global_batch_size=8": "train.global_batch_size",
     "train.duration=30steps": "train.duration",
     "train.label_smoothing=0.1": "train.label_smoothing",
+    "train.ema_decay=0.999": "train.ema_decay",
     "optim.lr=0.004": "optim.lr",
     "optim.weight_decay=0.1": "optim.weight_decay",
     "model.drop_path=0.1": "model.drop_path",
@@ -189,6 +198,16 @@ def identity_of(toy: Path, *overrides: str) -> dict[str, Any]:
 def test_each_change_that_matters_is_told_by_its_key(toy: Path, override: str) -> None:
     before, after = identity_of(toy), identity_of(toy, override)
     assert [key for key in before if before[key] != after[key]] == [CHANGES[override]]
+
+
+PRETRAINING = ("task=pretrain", "schedule.kind=constant", "schedule.keep_rate=0.4", "eval.keep_rates=[0.4]")
+
+
+@pytest.mark.parametrize("override", ["decoder_dim=256", "decoder_depth=4", "decoder_heads=4", "norm_targets=false"])
+def test_another_decoder_or_loss_is_another_run(toy: Path, override: str) -> None:
+    before, after = identity_of(toy, *PRETRAINING), identity_of(toy, *PRETRAINING, f"pretrain.{override}")
+    assert [key for key in before if before[key] != after[key]] == [f"pretrain.{override.partition('=')[0]}"]
+    assert before["task"] != identity_of(toy)["task"]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from launching import run_jobs
+from run_results import lines, summary
 from toy_data import write_toy_config, write_toy_shards
 
 from engine.config import load_config
@@ -36,19 +36,10 @@ def arguments(toy: Path, out: str, *more: str, stage: int = 1) -> list[str]:
     return ["--config", str(toy / "toy.yaml"), "--out", str(toy / out), "--set", f"engine.zero_stage={stage}", *more]
 
 
-def lines(toy: Path, out: str, event: str) -> list[dict[str, Any]]:
-    text = (toy / out / "metrics.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, text) if line["event"] == event]
-
-
 def losses(toy: Path, out: str) -> list[float]:
     train = lines(toy, out, "train")
     assert [line["step"] for line in train] == list(range(STEPS)), "each step once"
     return [line["loss"] for line in train]
-
-
-def summary(toy: Path, out: str) -> dict[str, Any]:
-    return json.loads((toy / out / "summary.json").read_text())
 
 
 def elastic_jobs(toy: Path, leg: int) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """The pipeline's magnitude rule beside the paper's definition, computed through the model on whole images."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from pixels import full_images
 from shard_files import write_tar
 
 from engine.model import build_model
-from engine.snapshots import publish_if_due, restore_snapshot, snapshot_state, take_snapshot
+from engine.snapshots import SNAPSHOT_FILE, publish_if_due, restore_snapshot, snapshot_state, take_snapshot
+from engine.state_files import write_state
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import TrainPlanner
@@ -117,23 +119,25 @@ def test_a_snapshot_is_taken_at_its_moment_and_stays_as_it_was(data: DataConfig)
     )
 
 
-def test_the_snapshot_in_force_comes_back_from_a_checkpoint_bit_for_bit(data: DataConfig) -> None:
+def test_the_snapshot_in_force_comes_back_from_a_checkpoint_bit_for_bit(data: DataConfig, tmp_path: Path) -> None:
     board, again = (SnapshotBoard(lambda step: step - step % 3) for _ in range(2))
     publish_if_due(board, tiny_model(data), 3)
-    restore_snapshot(again, snapshot_state(board), 5)
+    write_state(tmp_path / SNAPSHOT_FILE, snapshot_state(board))
+    restore_snapshot(again, tmp_path, 5)
+    assert board.newest is not None
     assert again.newest is not None
     assert again.newest.step == 3
     for name in ("kernel", "offsets", "mean_patch"):
         np.testing.assert_array_equal(getattr(again.newest, name), getattr(board.newest, name))
 
 
-def test_a_run_that_goes_on_at_a_moment_takes_its_snapshot_anew(data: DataConfig) -> None:
+def test_a_run_that_goes_on_at_a_moment_takes_its_snapshot_anew(tmp_path: Path) -> None:
     board = SnapshotBoard(lambda step: step - step % 3)
-    restore_snapshot(board, None, 6)
+    restore_snapshot(board, tmp_path, 6)
     assert board.newest is None
 
 
-def test_a_checkpoint_without_the_snapshot_is_refused(data: DataConfig) -> None:
+def test_a_checkpoint_without_the_snapshot_is_refused(tmp_path: Path) -> None:
     board = SnapshotBoard(lambda step: step - step % 3)
-    with pytest.raises(ValueError, match="as it was at step 3, and the checkpoint holds none"):
-        restore_snapshot(board, None, 5)
+    with pytest.raises(ValueError, match=r"as it was at step 3, and .* holds none"):
+        restore_snapshot(board, tmp_path, 5)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.state_files import CopyingEngine, describe, write_state
+from engine.state_files import CopyingEngine, describe, read_state, write_state
 
 
 def test_what_was_written_is_known_by_size_and_hash(tmp_path: Path) -> None:
@@ -13,7 +13,7 @@ def test_what_was_written_is_known_by_size_and_hash(tmp_path: Path) -> None:
     facts = write_state(tmp_path / "state.pt", state)
     content = (tmp_path / "state.pt").read_bytes()
     assert (facts.num_bytes, facts.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    read = torch.load(tmp_path / "state.pt", weights_only=True)
+    read = read_state(tmp_path / "state.pt")
     assert read["step"] == 7
     assert torch.equal(read["weights"], state["weights"])
 
@@ -29,6 +29,14 @@ def test_a_full_disk_is_told_with_the_file_and_the_cause(tmp_path: Path) -> None
 def test_a_folder_that_is_not_there_is_told_likewise(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"gone/state\.pt: No such file or directory"):
         write_state(tmp_path / "gone" / "state.pt", {})
+
+
+def test_a_state_that_cannot_be_read_is_told_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"no archive")
+    with pytest.raises(OSError, match=r"state\.pt cannot be read"):
+        read_state(tmp_path / "state.pt")
+    with pytest.raises(FileNotFoundError):
+        read_state(tmp_path / "gone.pt")
 
 
 def test_later_training_does_not_reach_what_was_taken(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
 """Whole runs, on one to four ranks, as a user starts them."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from launching import ROOT, deepspeed, environment, run_jobs
+from run_results import lines, summary
 from toy_data import NUM_VAL, top1_of_plain_timm, write_toy_config, write_toy_shards
 
 ZERO_STAGES = (0, 1, 2, 3)
@@ -37,15 +36,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(toy: Path, out: str, *more: str) -> list[str]:
     return ["--config", str(toy / "toy.yaml"), "--out", str(toy / out), *more]
-
-
-def lines(toy: Path, out: str, event: str) -> list[dict[str, Any]]:
-    text = (toy / out / "metrics.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, text) if line["event"] == event]
-
-
-def summary(toy: Path, out: str) -> dict[str, Any]:
-    return json.loads((toy / out / "summary.json").read_text())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,41 @@
+"""What a run does with a batch: classify its images, or reconstruct what it does not see of them."""
+
+import torch
+from torch import Tensor, nn
+
+from engine.config import RunConfig
+from engine.losses import cross_entropy, topk_correct
+from engine.patch_embed import PatchModel
+from engine.pretrain import MaskedAutoencoder, reconstruction_loss
+from pipeline.batch import Batch
+
+Model = PatchModel | MaskedAutoencoder
+
+
+def training_loss(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:
+    """The mean loss of a batch, float32 scalar with its graph. ``model`` is a ``Model``, or DeepSpeed around it."""
+    if config.task == "pretrain":
+        return _reconstruction_losses(model, batch, config).mean()
+    logits = model(batch.patches, batch.ids_keep)
+    return cross_entropy(logits, batch.labels, label_smoothing=config.train.label_smoothing).mean()
+
+
+def validation_sums(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:
+    """Sums over the counted rows of a batch, float64 on its device: [loss], or [loss, correct at 1, correct at 5]."""
+    if config.task == "pretrain":
+        return _reconstruction_losses(model, batch, config)[batch.counted].double().sum()[None]
+    logits = model(batch.patches, batch.ids_keep)[batch.counted].float()
+    labels = batch.labels[batch.counted]
+    parts = (cross_entropy(logits, labels), topk_correct(logits, labels, 1), topk_correct(logits, labels, 5))
+    return torch.stack([part.double().sum() for part in parts])
+
+
+def _reconstruction_losses(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:
+    assert batch.target_patches is not None
+    return reconstruction_loss(
+        model(batch.patches, batch.ids_keep, batch.ids_target),
+        batch.target_patches,
+        mean=config.data.mean,
+        std=config.data.std,
+        norm_targets=config.pretrain.norm_targets,
+    )
