@@ -155,9 +155,7 @@ def test_a_recipe_trains_a_step_on_a_reduced_batch(path: Path, photos: ShardInde
     vit = build_run_model(config, for_training=True)
     model = masked_autoencoder(vit, config.pretrain) if config.task == "pretrain" else vit
     groups = param_groups(model, weight_decay=config.optim.weight_decay, layer_decay=config.optim.layer_decay)
-    rate = learning_rate(
-        0, peak=config.optim.lr, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps
-    )
+    rate = learning_rate(0, peak=config.optim.lr, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     optimizer = build_optimizer(groups, lr=rate, betas=config.optim.betas, eps=config.optim.eps)
     planner = TrainPlanner(photos, config.data, config.selection, plan.schedule, 6, config.seed)
     with PatchLoader(
