@@ -29,6 +29,8 @@ class Batch:
         counted: bool [B], False for rows that only fill up a validation batch.
         plan: the rows' plan; ``plan.step`` is the step the batch belongs to, however early it was prefetched.
         bad: the rows whose planned samples could not be used; the plan holds their substitutes.
+        mix_labels: int64 [B], label of the image that each row is mixed with; None where no images are mixed.
+        mix_weights: float32 [B], share of the row's own label, 1 where it is not mixed; None with ``mix_labels``.
     """
 
     patches: torch.Tensor
@@ -37,6 +39,8 @@ class Batch:
     counted: torch.Tensor
     plan: StepPlan
     bad: tuple[BadRow, ...] = ()
+    mix_labels: torch.Tensor | None = None
+    mix_weights: torch.Tensor | None = None
 
     @property
     def num_images(self) -> int:
@@ -45,10 +49,15 @@ class Batch:
     @property
     def num_bytes(self) -> int:
         """Bytes that cross to the training device."""
-        return sum(t.nbytes for t in (self.patches, self.ids_keep, self.labels))
+        mixing = () if self.mix_labels is None or self.mix_weights is None else (self.mix_labels, self.mix_weights)
+        return sum(t.nbytes for t in (self.patches, self.ids_keep, self.labels, *mixing))
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
+
+        def moved(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
         return Batch(
             patches=self.patches.to(device, non_blocking=True),
             ids_keep=self.ids_keep.to(device, non_blocking=True),
@@ -56,4 +65,6 @@ class Batch:
             counted=self.counted.to(device, non_blocking=True),
             plan=self.plan,
             bad=self.bad,
+            mix_labels=moved(self.mix_labels),
+            mix_weights=moved(self.mix_weights),
         )

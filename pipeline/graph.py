@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.pipeline import Pipeline, do_not_convert
 
-from pipeline import augment
+from pipeline import augment, augment_graph
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.plan import StepPlan
 from pipeline.selection import gather_patches, select
@@ -25,6 +25,7 @@ _INPUTS = {
     "flip": (types.INT32, 0),
     "noise": (types.FLOAT, 1),
     "num_kept": (types.INT32, 0),
+    **augment_graph.INPUTS,
 }
 
 # Pixels decoded around a region for the resize's filter, which looks less than this far beyond it: one pixel of the
@@ -50,6 +51,11 @@ class GraphSettings:
     uniform_size: bool = False
     device_id: int | None = None
 
+    @property
+    def augments(self) -> bool:
+        """Whether images are augmented beyond crop and flip, where the configuration says so; validation's are not."""
+        return self.crop != "centre"
+
 
 def input_names(settings: GraphSettings) -> tuple[str, ...]:
     """The planned inputs that this graph reads, in the order its source gives them."""
@@ -59,6 +65,9 @@ def input_names(settings: GraphSettings) -> tuple[str, ...]:
         unused = {"start", "shape"}
     else:
         unused = set()
+    unused |= set(augment_graph.INPUTS)
+    if settings.augments:
+        unused -= augment_graph.input_names(settings.data.augment, settings.device_id is not None)
     return tuple(name for name in _INPUTS if name not in unused)
 
 
@@ -81,6 +90,7 @@ def source_arrays(
         "flip": list(plan.flips.astype(np.int32)),
         "noise": list(plan.noise),
         "num_kept": [np.array(plan.stage.num_kept, dtype=np.int32)] * plan.num_rows,
+        **augment_graph.augment_arrays(plan, settings.data),
     }
     return tuple(arrays[name] for name in input_names(settings))
 
@@ -113,6 +123,7 @@ def define_graph(source: Callable[[int], SourceArrays], settings: GraphSettings)
     Outputs of ``run()``: on a CPU (patches uint8 [B, K, P*P*3], ids_keep int32 [B, K]); with a GPU (images uint8
     [B, S, S, 3] on the GPU, ids_keep int32 [B, K] on the CPU), whose patches are gathered on the GPU.
     """
+    on_gpu = settings.device_id is not None
 
     @pipeline_def(
         batch_size=settings.batch_size,
@@ -120,19 +131,16 @@ def define_graph(source: Callable[[int], SourceArrays], settings: GraphSettings)
         device_id=settings.device_id,
         exec_dynamic=True,
         prefetch_queue_depth=2,
+        enable_conditionals=settings.augments and augment_graph.needs_conditionals(settings.data.augment, on_gpu),
     )
     def graph() -> tuple[Any, Any]:
-        names = input_names(settings)
-        nodes = fn.external_source(
-            source=source,
-            num_outputs=len(names),
-            batch=True,
-            dtype=[_INPUTS[name][0] for name in names],
-            ndim=[_INPUTS[name][1] for name in names],
-        )
-        inputs = dict(zip(names, nodes, strict=True))
-        images = _images(inputs, settings)
-        return _selected(images, inputs["noise"], inputs["num_kept"], settings)
+        # Conditionals rewrite the functions that are called here, Python's own branches and loops included. These have
+        # no need of it, and what they hand to python_function would run slower.
+        inputs = do_not_convert(_planned_inputs)(source, settings)
+        images = do_not_convert(_images)(inputs, settings)
+        if settings.augments:
+            images = augment_graph.augmented(images, inputs, settings.data, on_gpu)
+        return do_not_convert(_selected)(images, inputs["noise"], inputs["num_kept"], settings)
 
     return graph()
 
@@ -150,6 +158,18 @@ def run_once(arrays: SourceArrays, settings: GraphSettings) -> None:
         return arrays
 
     build_graph(source, replace(settings, batch_size=len(arrays[0]))).run()
+
+
+def _planned_inputs(source: Callable[[int], SourceArrays], settings: GraphSettings) -> dict[str, Any]:
+    names = input_names(settings)
+    nodes = fn.external_source(
+        source=source,
+        num_outputs=len(names),
+        batch=True,
+        dtype=[_INPUTS[name][0] for name in names],
+        ndim=[_INPUTS[name][1] for name in names],
+    )
+    return dict(zip(names, nodes, strict=True))
 
 
 def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:

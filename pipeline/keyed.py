@@ -24,6 +24,11 @@ class Stream(IntEnum):
     VALIDATION_SELECTION = 7
     MODEL = 8
     SUBSTITUTE = 9
+    AUTO_AUGMENT = 12
+    COLOR_JITTER = 13
+    MIX = 14
+    ERASE = 15
+    ERASE_NOISE = 16
 
 
 def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np.random.Philox:

@@ -153,6 +153,8 @@ class PatchLoader:
             counted=torch.from_numpy(plan.counted),
             plan=plan,
             bad=rows.bad,
+            mix_labels=_tensor(plan.augment.mix_labels) if plan.augment is not None else None,
+            mix_weights=_tensor(plan.augment.mix_weights) if plan.augment is not None else None,
         )
 
     def _put(self, item: Any) -> None:
@@ -201,6 +203,10 @@ class PatchLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _tensor(array: np.ndarray | None) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(array)
 
 
 def gather_on_device(images: torch.Tensor, ids_keep: torch.Tensor, patch_size: int) -> torch.Tensor:
