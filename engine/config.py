@@ -31,6 +31,9 @@ class TrainConfig(Settings):
         None, ge=1, description="images per forward pass on one rank; default: the rank's whole share of the batch"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = Field(
+        "cross_entropy", description="binary_cross_entropy: a yes-or-no loss per class, its mean over the classes"
+    )
     clip_grad_norm: float | None = Field(1.0, gt=0, description="null: no clipping")
 
 

@@ -13,7 +13,7 @@ from engine.bad_data import BadSampleLog, read_batches
 from engine.checkpoint import Checkpoints
 from engine.config import RunConfig
 from engine.evaluate import Accuracy, evaluate
-from engine.losses import cross_entropy
+from engine.losses import training_loss
 from engine.metrics import IntervalClock, MetricsFile, read_metrics
 from engine.optim import learning_rate, set_learning_rate
 from engine.progress import Progress
@@ -158,7 +158,14 @@ def train_step(
         run.watch.enter("step", step)
         assert batch.plan.step == step
         logits = engine(batch.patches, batch.ids_keep)
-        loss = cross_entropy(logits, batch.labels, label_smoothing=config.train.label_smoothing).mean()
+        loss = training_loss(
+            config.train.loss,
+            logits,
+            batch.labels,
+            label_smoothing=config.train.label_smoothing,
+            mix_labels=batch.mix_labels,
+            mix_weights=batch.mix_weights,
+        ).mean()
         engine.backward(loss)
         if measure and micro == plan.accumulation_steps - 1:
             grad_norm = _plain_grad_norm(engine)

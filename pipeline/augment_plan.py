@@ -143,3 +143,11 @@ def plan_auto(draws: np.ndarray, auto: AutoAugmentConfig) -> tuple[np.ndarray, n
     else:
         bins = strength[0] * NUM_MAGNITUDE_BINS
     return ops, bins.astype(np.int32), (sign >= 0.5).astype(np.int32)
+
+
+def magnitude_of(op: str, magnitude_bin: int, sign: int) -> float | None:
+    """The magnitude that a bin stands for, -10 to 10; None for an operation that knows none."""
+    if op in PLAIN_OPS:
+        return None
+    magnitude = magnitude_bin * MAX_MAGNITUDE / (NUM_MAGNITUDE_BINS - 1)
+    return -magnitude if sign and op in SIGNED_OPS else magnitude
