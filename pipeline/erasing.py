@@ -29,7 +29,7 @@ def plan_boxes(draws: np.ndarray, probability: float, image_size: int) -> np.nda
     area = image_size**2 * (_AREA[0] + (_AREA[1] - _AREA[0]) * pairs[:, 0::2])
     aspect = np.exp(_LOG_ASPECT[0] + (_LOG_ASPECT[1] - _LOG_ASPECT[0]) * pairs[:, 1::2])
     shapes = np.round(np.sqrt(np.stack([area * aspect, area / aspect], axis=2))).astype(np.int64)
-    fits: np.ndarray = ((shapes > 0) & (shapes < image_size)).all(axis=2)
+    fits = (shapes.min(axis=2) > 0) & (shapes.max(axis=2) < image_size)
     shape = shapes[np.arange(len(rows)), np.argmax(fits, axis=1)]
     start = (draws[rows, -2:].astype(np.float64) * (image_size - shape + 1)).astype(np.int64)
     boxes[rows] = np.concatenate([start, start + shape], axis=1) * fits.any(axis=1, keepdims=True)
