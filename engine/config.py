@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -41,6 +41,9 @@ class TrainConfig(Settings):
         None, ge=1, description="images per forward pass on one rank; default: the rank's whole share of the batch"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = Field(
+        "cross_entropy", description="binary_cross_entropy: a yes-or-no loss per class, its mean over the classes"
+    )
     clip_grad_norm: float | None = Field(1.0, gt=0, description="null: no clipping")
     ema_decay: float | None = Field(
         None,
@@ -237,9 +240,12 @@ def _known_keys(sections: list[str]) -> list[str]:
     model: type[BaseModel] = RunConfig
     for name in sections:
         annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        sections_here = [
+            one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel)
+        ]
+        if not sections_here:
             return []
-        model = annotation
+        model = sections_here[0]
     return list(model.model_fields)
 
 

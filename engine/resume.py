@@ -33,7 +33,7 @@ _DATA_KEYS = (
     *("augment", "shuffle", "window_shards", "device"),
 )
 _OPTIM_KEYS = ("lr", "final_lr", "weight_decay", "betas", "eps", "warmup", "layer_decay")
-_TRAIN_KEYS = ("duration", "global_batch_size", "label_smoothing", "clip_grad_norm", "ema_decay")
+_TRAIN_KEYS = ("duration", "global_batch_size", "label_smoothing", "loss", "clip_grad_norm", "ema_decay")
 
 
 @dataclass(frozen=True)

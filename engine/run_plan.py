@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import RunConfig
+from pipeline.augment_plan import check_pairs
 from pipeline.config import Duration
 from pipeline.plan import rank_rows, steps_per_epoch
 from pipeline.schedule import PatchSchedule
@@ -53,7 +54,8 @@ def plan_run(config: RunConfig, num_train_samples: int, world_size: int) -> RunP
     """The run on ``world_size`` ranks.
 
     Raises:
-        ValueError: more ranks than samples, or a global batch that ranks and micro batches do not divide.
+        ValueError: more ranks than samples, a global batch that ranks and micro batches do not divide, or micro batches
+            that are no pairs of images though images are mixed in pairs.
     """
     batch = config.train.global_batch_size
     if world_size > num_train_samples:
@@ -66,6 +68,8 @@ def plan_run(config: RunConfig, num_train_samples: int, world_size: int) -> RunP
             f"train.global_batch_size {batch} on {world_size} ranks is {rows} images a rank, which "
             f"train.micro_batch_size {micro} does not divide; choose a multiple of {micro * world_size}"
         )
+    if config.data.augment.mixes:
+        check_pairs(micro, "images in a micro batch")
 
     def steps(duration: Duration) -> int:
         return duration.steps(schedule.steps_per_epoch, batch)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import RunConfig
-from engine.losses import cross_entropy, topk_correct
+from engine.losses import classification_loss, cross_entropy, topk_correct
 from engine.patch_embed import PatchModel
 from engine.pretrain import MaskedAutoencoder, reconstruction_loss
 from pipeline.batch import Batch
@@ -16,8 +16,14 @@ def training_loss(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:
     """The mean loss of a batch, float32 scalar with its graph. ``model`` is a ``Model``, or DeepSpeed around it."""
     if config.task == "pretrain":
         return _reconstruction_losses(model, batch, config).mean()
-    logits = model(batch.patches, batch.ids_keep)
-    return cross_entropy(logits, batch.labels, label_smoothing=config.train.label_smoothing).mean()
+    return classification_loss(
+        config.train.loss,
+        model(batch.patches, batch.ids_keep),
+        batch.labels,
+        label_smoothing=config.train.label_smoothing,
+        mix_labels=batch.mix_labels,
+        mix_weights=batch.mix_weights,
+    ).mean()
 
 
 def validation_sums(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:

@@ -32,6 +32,8 @@ class Batch:
         target_patches: uint8 [B, N-K, P*P*3], the patches that are not kept, where a reconstruction is trained; else
             None.
         ids_target: int32 [B, N-K], their raster indices, ascending; None without target_patches.
+        mix_labels: int64 [B], label of the image that each row is mixed with; None where no images are mixed.
+        mix_weights: float32 [B], share of the row's own label, 1 where it is not mixed; None with ``mix_labels``.
     """
 
     patches: torch.Tensor
@@ -42,6 +44,8 @@ class Batch:
     bad: tuple[BadRow, ...] = ()
     target_patches: torch.Tensor | None = None
     ids_target: torch.Tensor | None = None
+    mix_labels: torch.Tensor | None = None
+    mix_weights: torch.Tensor | None = None
 
     @property
     def num_images(self) -> int:
@@ -51,10 +55,15 @@ class Batch:
     def num_bytes(self) -> int:
         """Bytes that cross to the training device."""
         crossing = (self.patches, self.ids_keep, self.labels, self.target_patches, self.ids_target)
-        return sum(t.nbytes for t in crossing if t is not None)
+        mixing = (self.mix_labels, self.mix_weights)
+        return sum(t.nbytes for t in (*crossing, *mixing) if t is not None)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
+
+        def moved(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
         return Batch(
             patches=self.patches.to(device, non_blocking=True),
             ids_keep=self.ids_keep.to(device, non_blocking=True),
@@ -62,10 +71,8 @@ class Batch:
             counted=self.counted.to(device, non_blocking=True),
             plan=self.plan,
             bad=self.bad,
-            target_patches=_moved(self.target_patches, device),
-            ids_target=_moved(self.ids_target, device),
+            target_patches=moved(self.target_patches),
+            ids_target=moved(self.ids_target),
+            mix_labels=moved(self.mix_labels),
+            mix_weights=moved(self.mix_weights),
         )
-
-
-def _moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
-    return None if tensor is None else tensor.to(device, non_blocking=True)

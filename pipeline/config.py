@@ -60,10 +60,33 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
-class AugmentConfig(Settings):
-    """How a training image becomes a square of ``image_size`` pixels.
+class AutoAugmentConfig(Settings):
+    """RandAugment (arXiv 1909.13719) or TrivialAugment (arXiv 2103.10158), with the operations of DALI's own suites.
 
-    Validation always resizes and crops the centre.
+    RandAugment applies ``num_ops`` operations in a row, each of a magnitude near ``magnitude``; TrivialAugment applies
+    one, of any magnitude.
+    """
+
+    kind: Literal["randaugment", "trivialaugment"]
+    num_ops: int = Field(2, ge=1, le=8, description="randaugment: operations on each image")
+    magnitude: float = Field(9.0, ge=0, le=10, description="randaugment: strength of an operation, 0 to 10")
+    magnitude_std: float = Field(0.5, ge=0, description="randaugment: standard deviation of the magnitude")
+
+    @model_validator(mode="after")
+    def _trivial_has_no_strength(self) -> "AutoAugmentConfig":
+        names = ("num_ops", "magnitude", "magnitude_std")
+        if self.kind == "trivialaugment" and any(
+            getattr(self, name) != type(self).model_fields[name].default for name in names
+        ):
+            raise ValueError(f"trivialaugment draws one operation of any magnitude; leave out {', '.join(names)}")
+        return self
+
+
+class AugmentConfig(Settings):
+    """How a training image becomes a square of ``image_size`` pixels, and what is done to it before patches are chosen.
+
+    In this order: crop, flip, ``auto`` or ``color_jitter``, mixup or cutmix, erasing. Validation always resizes and
+    crops the centre, and does none of the rest.
     """
 
     crop: Literal["resized", "pad"] = Field(
@@ -73,6 +96,30 @@ class AugmentConfig(Settings):
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="width over height of a resized crop")
     pad_pixels: int = Field(4, ge=0, description="pixels of black border a pad crop may reach into")
     flip_probability: float = Field(0.5, ge=0, le=1, description="chance of a horizontal mirror image")
+    auto: AutoAugmentConfig | None = Field(None, description="RandAugment or TrivialAugment")
+    color_jitter: float = Field(
+        0.0, ge=0, le=1, description="brightness, contrast and saturation change by factors in [1 - this, 1 + this]"
+    )
+    mixup: float = Field(0.0, ge=0, le=1000, description="alpha of mixup's Beta(alpha, alpha); 0: no mixup")
+    cutmix: float = Field(0.0, ge=0, le=1000, description="alpha of cutmix's Beta(alpha, alpha); 0: no cutmix")
+    mix_probability: float = Field(1.0, ge=0, le=1, description="share of the pairs of images that are mixed")
+    cutmix_share: float = Field(0.5, ge=0, le=1, description="of the mixed pairs, where mixup and cutmix are both on")
+    erase_probability: float = Field(0.0, ge=0, le=1, description="chance that a box of the image is erased")
+    erase_mode: Literal["pixel", "mean"] = Field(
+        "pixel", description="an erased box holds noise with data.mean and data.std, or data.mean alone"
+    )
+    repeats: int = Field(1, ge=1, description="times that each image of a global batch stands in it")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed in pairs."""
+        return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
+
+    @model_validator(mode="after")
+    def _one_change_of_colour(self) -> "AugmentConfig":
+        if self.auto is not None and self.color_jitter > 0:
+            raise ValueError(f"{self.auto.kind} changes colours itself; set color_jitter to 0 or auto to null")
+        return self
 
     @model_validator(mode="after")
     def _ranges(self) -> "AugmentConfig":

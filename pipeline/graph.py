@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.pipeline import Pipeline, do_not_convert
 
-from pipeline import augment
+from pipeline import augment, augment_graph
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.plan import StepPlan
 from pipeline.selection import gather_patches, ids_dropped, select
@@ -26,6 +26,7 @@ _INPUTS = {
     "flip": (types.INT32, 0),
     "noise": (types.FLOAT, 1),
     "num_kept": (types.INT32, 0),
+    **augment_graph.INPUTS,
 }
 
 # Pixels decoded around a region for the resize's filter, which looks less than this far beyond it: one pixel of the
@@ -53,6 +54,11 @@ class GraphSettings:
     device_id: int | None = None
     targets: bool = False
 
+    @property
+    def augments(self) -> bool:
+        """Whether images are augmented beyond crop and flip, where the configuration says so; validation's are not."""
+        return self.crop != "centre"
+
 
 def input_names(settings: GraphSettings) -> tuple[str, ...]:
     """The planned inputs that this graph reads, in the order its source gives them."""
@@ -62,6 +68,9 @@ def input_names(settings: GraphSettings) -> tuple[str, ...]:
         unused = {"start", "shape"}
     else:
         unused = set()
+    unused |= set(augment_graph.INPUTS)
+    if settings.augments:
+        unused -= augment_graph.input_names(settings.data.augment, settings.device_id is not None)
     return tuple(name for name in _INPUTS if name not in unused)
 
 
@@ -84,6 +93,7 @@ def source_arrays(
         "flip": list(plan.flips.astype(np.int32)),
         "noise": list(plan.noise),
         "num_kept": [np.array(plan.stage.num_kept, dtype=np.int32)] * plan.num_rows,
+        **augment_graph.augment_arrays(plan, settings.data),
     }
     return tuple(arrays[name] for name in input_names(settings))
 
@@ -125,6 +135,7 @@ def define_graph(
     that looks through the model (images, noise float32 [B, C] on the CPU), whose patches are also selected there.
     With ``targets`` on a CPU a third one, the dropped patches uint8 [B, N-K, P*P*3] in raster order.
     """
+    on_gpu = settings.device_id is not None
 
     @pipeline_def(
         batch_size=settings.batch_size,
@@ -132,22 +143,16 @@ def define_graph(
         device_id=settings.device_id,
         exec_dynamic=True,
         prefetch_queue_depth=2,
+        enable_conditionals=settings.augments and augment_graph.needs_conditionals(settings.data.augment, on_gpu),
     )
     def graph() -> tuple[Any, ...]:
-        names = input_names(settings)
-        nodes = fn.external_source(
-            source=source,
-            num_outputs=len(names),
-            batch=True,
-            dtype=[_INPUTS[name][0] for name in names],
-            ndim=[_INPUTS[name][1] for name in names],
-        )
-        inputs = dict(zip(names, nodes, strict=True))
-        images = _images(inputs, settings)
-        pixels, ids_keep = _selected(images, inputs["noise"], inputs["num_kept"], settings, scorer)
-        if settings.targets and settings.device_id is None:
-            return pixels, ids_keep, _targets(images, ids_keep, settings.data)
-        return pixels, ids_keep
+        # Conditionals rewrite the functions that are called here, Python's own branches and loops included. These have
+        # no need of it, and what they hand to python_function would run slower.
+        inputs = do_not_convert(_planned_inputs)(source, settings)
+        images = do_not_convert(_images)(inputs, settings)
+        if settings.augments:
+            images = augment_graph.augmented(images, inputs, settings.data, on_gpu)
+        return do_not_convert(_outputs)(images, inputs, settings, scorer)
 
     return graph()
 
@@ -170,6 +175,18 @@ def run_once(arrays: SourceArrays, settings: GraphSettings) -> None:
     build_graph(source, replace(settings, batch_size=len(arrays[0])), score_alike).run()
 
 
+def _planned_inputs(source: Callable[[int], SourceArrays], settings: GraphSettings) -> dict[str, Any]:
+    names = input_names(settings)
+    nodes = fn.external_source(
+        source=source,
+        num_outputs=len(names),
+        batch=True,
+        dtype=[_INPUTS[name][0] for name in names],
+        ndim=[_INPUTS[name][1] for name in names],
+    )
+    return dict(zip(names, nodes, strict=True))
+
+
 def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
     size, encoded, on_gpu = settings.data.image_size, inputs["encoded"], settings.device_id is not None
     if settings.crop == "pad":
@@ -185,6 +202,13 @@ def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
         )
         images = augment.resize_region(images, inputs["region_start"], inputs["region_end"], size)
     return augment.flip(images, inputs["flip"])
+
+
+def _outputs(images: Any, inputs: Mapping[str, Any], settings: GraphSettings, scorer: Scorer | None) -> tuple[Any, ...]:
+    pixels, ids_keep = _selected(images, inputs["noise"], inputs["num_kept"], settings, scorer)
+    if settings.targets and settings.device_id is None:
+        return pixels, ids_keep, _targets(images, ids_keep, settings.data)
+    return pixels, ids_keep
 
 
 def _selected(

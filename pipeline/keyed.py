@@ -25,6 +25,11 @@ class Stream(IntEnum):
     MODEL = 8
     SUBSTITUTE = 9
     EMBEDDING_ROWS = 10
+    AUTO_AUGMENT = 12
+    COLOR_JITTER = 13
+    MIX = 14
+    ERASE = 15
+    ERASE_NOISE = 16
 
 
 def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np.random.Philox:

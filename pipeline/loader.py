@@ -195,6 +195,8 @@ class PatchLoader:
             bad=rows.bad,
             target_patches=target_patches,
             ids_target=ids_target,
+            mix_labels=_tensor(plan.augment.mix_labels) if plan.augment is not None else None,
+            mix_weights=_tensor(plan.augment.mix_weights) if plan.augment is not None else None,
         )
 
     def _patches(
@@ -265,3 +267,7 @@ class PatchLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _tensor(array: np.ndarray | None) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(array)

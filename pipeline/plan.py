@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from pipeline import keyed
+from pipeline.augment_plan import AugmentPlan, plan_augment
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
 from pipeline.keyed import Stream
@@ -52,6 +53,7 @@ class StepPlan:
         flips: bool [B], True for the mirror image.
         noise: float32 [B, C] in [0, 1), the selection's random numbers.
         counted: bool [B], False for rows that only fill up a validation batch.
+        augment: what is done to the images beyond crop and flip; None where nothing is.
     """
 
     step: int
@@ -65,6 +67,7 @@ class StepPlan:
     flips: np.ndarray
     noise: np.ndarray
     counted: np.ndarray
+    augment: AugmentPlan | None = None
 
     @property
     def num_rows(self) -> int:
@@ -77,7 +80,8 @@ class StepPlan:
             for f in fields(self)
             if isinstance(getattr(self, f.name), np.ndarray)
         }
-        return replace(self, first_row=self.first_row + start, **parts)
+        augment = None if self.augment is None else self.augment.rows(start, stop)
+        return replace(self, first_row=self.first_row + start, augment=augment, **parts)
 
     def micro_batches(self, micro_batch_size: int) -> Iterator["StepPlan"]:
         """The plan cut into the batches of gradient accumulation; the size must divide it."""
@@ -113,7 +117,7 @@ class TrainPlanner:
     """Plans training steps. Holds no state: any step of any rank may be asked for at any time.
 
     Raises:
-        ValueError: the global batch is larger than the data set.
+        ValueError: the global batch is larger than the data set, or holds too few samples for its repeats.
     """
 
     samples: Samples
@@ -125,6 +129,7 @@ class TrainPlanner:
 
     def __post_init__(self) -> None:
         steps_per_epoch(self.samples.num_samples, self.global_batch_size)
+        check_repeats(self.data.augment.repeats, self.global_batch_size)
         order = SampleOrder(self.samples.shard_sizes, self.seed, self.data.shuffle, self.data.window_shards)
         object.__setattr__(self, "_order", order)
 
@@ -136,15 +141,18 @@ class TrainPlanner:
         """The rows of ``rank`` in the global batch of ``step``.
 
         Raises:
-            ValueError: a step outside the schedule's run, or ranks that do not divide the batch.
+            ValueError: a step outside the schedule's run, ranks that do not divide the batch, or images to be mixed in
+                pairs that the ranks do not divide.
         """
         stage = self.schedule.stage(step)
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
-        positions = step_of_epoch * self.global_batch_size + first_row + np.arange(num_rows)
+        positions = self._positions(step_of_epoch)[first_row : first_row + num_rows]
         ids = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
+        labels = self.samples.label[ids].astype(np.int64)
         flips = self._draws(Stream.FLIP, step, first_row, num_rows, 1)[:, 0] < self.data.augment.flip_probability
         noise_columns = _noise_columns(self.selection, self.data.num_patches)
+        augment, image_size = self.data.augment, self.data.image_size
         return StepPlan(
             step=step,
             epoch=epoch,
@@ -152,11 +160,12 @@ class TrainPlanner:
             first_row=first_row,
             crop=self.data.augment.crop,
             sample_ids=ids,
-            labels=self.samples.label[ids].astype(np.int64),
+            labels=labels,
             crops=self._crops(step, first_row, ids),
             flips=flips,
             noise=self._draws(Stream.SELECTION, step, first_row, num_rows, noise_columns),
             counted=np.ones(num_rows, dtype=bool),
+            augment=plan_augment(augment, image_size, labels, seed=self.seed, step=step, first_row=first_row),
         )
 
     def substitute(self, sample_id: int, attempt: int) -> int:
@@ -167,13 +176,32 @@ class TrainPlanner:
         return substitute(self.samples, self.seed, sample_id, attempt)
 
     def with_samples(self, plan: StepPlan, ids: np.ndarray) -> StepPlan:
-        """The same rows with other samples: their labels, and the crops that the rows' own draws give their sizes."""
+        """The same rows with other samples: their labels, and the crops that the rows' own draws give their sizes.
+
+        Rows that are mixed with them get their new labels too.
+        """
+        labels = self.samples.label[ids].astype(np.int64)
         return replace(
             plan,
             sample_ids=ids,
-            labels=self.samples.label[ids].astype(np.int64),
+            labels=labels,
             crops=self._crops(plan.step, plan.first_row, ids),
+            augment=None if plan.augment is None else plan.augment.with_labels(labels, plan.first_row),
         )
+
+    def _positions(self, step_of_epoch: int) -> np.ndarray:
+        """Places in the epoch's order of the samples of one global batch, row by row: int64 [global_batch_size].
+
+        Under ``repeats`` (arXiv 1901.09335, 1902.05509) every sample of the order stands that many times in a row, and
+        steps take the next places as ever, so an epoch sees as many times fewer samples. A batch that the repeats do
+        not divide shares a sample with the one before or after, and an epoch's last sample may come fewer times. In a
+        batch first copies come first, then second ones: no two copies are neighbours, which are mixed with one another.
+        """
+        repeats, rows = self.data.augment.repeats, np.arange(self.global_batch_size)
+        places = step_of_epoch * self.global_batch_size + rows
+        if repeats == 1:
+            return places
+        return places[np.argsort(places % repeats, kind="stable")] // repeats
 
     def _draws(self, stream: Stream, step: int, first_row: int, num_rows: int, num_columns: int) -> np.ndarray:
         return keyed.uniform(self.seed, stream, step, first_row=first_row, num_rows=num_rows, num_columns=num_columns)
@@ -257,6 +285,15 @@ def substitute(samples: Samples, seed: int, sample_id: int, attempt: int) -> int
     """A sample drawn from the whole data set by (seed, sample_id, attempt)."""
     word = int(keyed.words(seed, Stream.SUBSTITUTE, sample_id, attempt + 1)[attempt])
     return int(samples.sample_ids(np.array([word % samples.num_samples]))[0])
+
+
+def check_repeats(repeats: int, global_batch_size: int) -> None:
+    """Raise ValueError where a batch has no room for two samples and all their repeats."""
+    if repeats > 1 and global_batch_size < 2 * repeats:
+        raise ValueError(
+            f"data.augment.repeats {repeats} needs a global_batch_size of at least {2 * repeats}, so that a batch "
+            f"holds two samples, got {global_batch_size}"
+        )
 
 
 def steps_per_epoch(num_samples: int, global_batch_size: int) -> int:

@@ -15,6 +15,8 @@ from typing import Any
 from engine.command_line import Parser
 from engine.config import RunConfig, load_config
 from engine.run_plan import build_schedule
+from pipeline.augment_plan import AUTO_OPS, AugmentPlan, magnitude_of
+from pipeline.mixing import partners
 from pipeline.plan import StepPlan, TrainPlanner
 from pipeline.shards import ShardIndex, open_index
 from tools.command import add_picture_argument, show
@@ -31,8 +33,9 @@ class Inspection:
     world_size: int
 
     def samples(self) -> list[dict[str, Any]]:
-        """A dictionary per row of the batch, of values that JSON knows."""
+        """A dictionary per row of the batch, of values that JSON knows; augmentation that is off has no keys."""
         plan, index = self.plan, self.index
+        extras = planned_augmentation(plan, index)
         return [
             {
                 "key": index.key(sample_id),
@@ -40,8 +43,11 @@ class Inspection:
                 "label": int(label),
                 "crop": crop.tolist(),
                 "flip": bool(flip),
+                **extra,
             }
-            for sample_id, label, crop, flip in zip(plan.sample_ids, plan.labels, plan.crops, plan.flips, strict=True)
+            for sample_id, label, crop, flip, extra in zip(
+                plan.sample_ids, plan.labels, plan.crops, plan.flips, extras, strict=True
+            )
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -84,6 +90,37 @@ def inspect_step(config: RunConfig, step: int, rank: int = 0, world_size: int = 
     return Inspection(config, index, planner.plan(step, rank, world_size), rank, world_size)
 
 
+def planned_augmentation(plan: StepPlan, index: ShardIndex) -> list[dict[str, Any]]:
+    """For each row, what is planned beyond crop and flip, by name and only what is on.
+
+    ``augment``: operations with magnitudes of 0 to 10, negative where the operation goes the other way, null where it
+    knows none. ``jitter``: factors. ``mix``: partner, own weight and cutmix's box; null where the row is not mixed.
+    ``erase``: the box, null where there is none. Boxes are [top, left, bottom, right] in pixels of the image.
+    """
+    rows: list[dict[str, Any]] = [{} for _ in range(plan.num_rows)]
+    planned = plan.augment or AugmentPlan()
+    keys = [index.key(sample_id) for sample_id in plan.sample_ids]
+    partner = partners(plan.first_row, plan.num_rows)
+    for row, shown in enumerate(rows):
+        if planned.auto_ops is not None and planned.auto_bins is not None and planned.auto_signs is not None:
+            chosen = zip(planned.auto_ops[row], planned.auto_bins[row], planned.auto_signs[row], strict=True)
+            shown["augment"] = [
+                {"op": AUTO_OPS[op], "magnitude": magnitude_of(AUTO_OPS[op], int(strength), int(sign))}
+                for op, strength, sign in chosen
+            ]
+        if planned.jitter is not None:
+            names = ("brightness", "contrast", "saturation")
+            shown["jitter"] = dict(zip(names, planned.jitter[row].tolist(), strict=True))
+        if planned.mix_weights is not None and planned.cut_boxes is not None:
+            weight, box = float(planned.mix_weights[row]), planned.cut_boxes[row]
+            mix = {"partner": keys[partner[row]], "weight": weight, "box": box.tolist() if box.any() else None}
+            shown["mix"] = mix if weight < 1 else None
+        if planned.erase_boxes is not None:
+            box = planned.erase_boxes[row]
+            shown["erase"] = box.tolist() if box.any() else None
+    return rows
+
+
 def describe(shown: Inspection) -> str:
     """The planned samples as a table for people."""
     names = class_names(shown.index)
@@ -122,6 +159,15 @@ def label_text(label: int, names: list[str]) -> str:
     return f"{label} {names[label]}" if label < len(names) else str(label)
 
 
+def row_label(plan: StepPlan, row: int, names: list[str]) -> str:
+    """A row's label; where it is mixed, both labels with their weights, one a line."""
+    own, planned = label_text(int(plan.labels[row]), names), plan.augment
+    if planned is None or planned.mix_labels is None or planned.mix_weights is None or planned.mix_weights[row] == 1:
+        return own
+    weight = float(planned.mix_weights[row])
+    return f"{weight:.2f} {own}\n{1 - weight:.2f} {label_text(int(planned.mix_labels[row]), names)}"
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.inspect", description=(__doc__ or "").split("\n")[0])
     parser.add_run_arguments()
@@ -140,7 +186,7 @@ def _shown(arguments: Sequence[str] | None) -> str:
         from tools.inspect_picture import draw  # here, so that a plan is printed without waiting for DALI
 
         names = class_names(shown.index)
-        labels = [label_text(int(label), names) for label in shown.plan.labels]
+        labels = [row_label(shown.plan, row, names) for row in range(shown.plan.num_rows)]
         draw(shown.index, shown.plan, shown.config, shown.title(), labels, options.png)
     return json.dumps(shown.as_json(), indent=2) if options.json else describe(shown)
 

@@ -31,7 +31,7 @@ def draw(index: ShardIndex, plan: StepPlan, config: RunConfig, title: str, label
     """Run the graph on the first ``MAX_IMAGES`` rows of a plan, on the CPU, and draw them into a PNG.
 
     Args:
-        labels: text under each image, one per row of the plan.
+        labels: text under each image, one per row of the plan, of one line or two.
 
     Raises:
         ValueError, OSError: images that cannot be read or decoded, or a file that cannot be written.
@@ -86,17 +86,23 @@ def _save(images: Pixels, title: str, labels: list[str], path: Path) -> None:
     width = max(columns * _CELL_INCHES, 6)
     lines = textwrap.wrap(title, int(width * 11))
     title_inches = 0.2 + 0.2 * len(lines)
-    height = rows * (_CELL_INCHES + 0.25) + title_inches
+    text_inches = 0.15 + 0.1 * max(label.count("\n") + 1 for label in labels)
+    height = rows * (_CELL_INCHES + text_inches) + title_inches
     figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image, label in zip(axes.flat, images, labels, strict=False):
         axis.imshow(image, interpolation="nearest" if image.shape[0] < 100 else "antialiased")
-        text = textwrap.shorten(label, 24, placeholder="…")
+        text = "\n".join(textwrap.shorten(line, 24, placeholder="…") for line in label.split("\n"))
         axis.text(0.5, -0.03, text, transform=axis.transAxes, fontsize=7, ha="center", va="top")
     figure.suptitle("\n".join(lines), fontsize=9, y=1 - 0.1 / height, verticalalignment="top")
     figure.subplots_adjust(
-        left=0.01, right=0.99, top=1 - title_inches / height, bottom=0.2 / height, wspace=0.06, hspace=0.16
+        left=0.01,
+        right=0.99,
+        top=1 - title_inches / height,
+        bottom=(text_inches - 0.05) / height,
+        wspace=0.06,
+        hspace=text_inches / 1.56,
     )
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -18,7 +18,7 @@ from typing import Any
 # Place: module and name of the function before whose call it lies. Inner names are those the callers use.
 PLACES = {
     "before a step": ("engine.trainer", "train_step"),
-    "in a step": ("engine.trainer", "cross_entropy"),
+    "in a step": ("engine.trainer", "training_loss"),
     "in an evaluation": ("engine.evaluate", "topk_correct"),
     "before a rank writes its part": ("engine.checkpoint", "write_state"),
     "in a rank's part": ("torch", "save"),

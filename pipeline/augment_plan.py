@@ -1,0 +1,153 @@
+"""The planned part of augmentation beyond crop and flip, as arrays: every choice, strength, partner and box."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from pipeline import keyed
+from pipeline.config import AugmentConfig, AutoAugmentConfig
+from pipeline.erasing import NUM_ERASE_DRAWS, plan_boxes
+from pipeline.keyed import Stream
+from pipeline.mixing import NUM_MIX_DRAWS, partners, plan_pairs
+
+# The operations of DALI's suites for RandAugment and TrivialAugment, in DALI's order.
+AUTO_OPS = (
+    *("translate_x", "translate_y", "shear_x", "shear_y", "rotate"),
+    *("brightness", "contrast", "color", "sharpness"),
+    *("posterize", "solarize", "equalize", "auto_contrast", "identity"),
+)
+SIGNED_OPS = AUTO_OPS[:9]  # go either way
+PLAIN_OPS = AUTO_OPS[11:]  # know no magnitude
+NUM_MAGNITUDE_BINS = 31
+MAX_MAGNITUDE = 10.0
+
+
+@dataclass(frozen=True)
+class AugmentPlan:
+    """A rank's rows of one step. What is off is None.
+
+    Shapes: B rows; L operations in a row.
+
+    Attributes:
+        auto_ops: int32 [B, L], places in ``AUTO_OPS``.
+        auto_bins: int32 [B, L], magnitude bins 0 to 30, which stand for the magnitudes 0 to 10.
+        auto_signs: int32 [B, L], 1 where an operation that goes either way goes the other way.
+        jitter: float32 [B, 3], factors of brightness, contrast and saturation.
+        mix_labels: int64 [B], the partner's label.
+        mix_weights: float32 [B], share of the row's own label; 1 where it is not mixed.
+        cut_boxes: int32 [B, 4], (top, left, bottom, right) of what comes from the partner; all 0 where it is not
+            cutmix that mixes the row.
+        erase_boxes: int32 [B, 4], all 0 where nothing is erased.
+        erase_keys: uint64 [B], of the noise in the boxes; None under ``erase_mode: mean``.
+    """
+
+    auto_ops: np.ndarray | None = None
+    auto_bins: np.ndarray | None = None
+    auto_signs: np.ndarray | None = None
+    jitter: np.ndarray | None = None
+    mix_labels: np.ndarray | None = None
+    mix_weights: np.ndarray | None = None
+    cut_boxes: np.ndarray | None = None
+    erase_boxes: np.ndarray | None = None
+    erase_keys: np.ndarray | None = None
+
+    def rows(self, start: int, stop: int) -> "AugmentPlan":
+        """The same plan for some of its rows."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return AugmentPlan(**{name: None if array is None else array[start:stop] for name, array in arrays.items()})
+
+    def with_labels(self, labels: np.ndarray, first_row: int) -> "AugmentPlan":
+        """The same plan for rows whose labels have changed: partners see the new ones.
+
+        A row whose partner is not here keeps its partner's label.
+        """
+        if self.mix_labels is None:
+            return self
+        partner = partners(first_row, len(labels))
+        is_here = partner != np.arange(len(labels))
+        return replace(self, mix_labels=np.where(is_here, labels[partner], self.mix_labels))
+
+
+def plan_augment(
+    augment: AugmentConfig, image_size: int, labels: np.ndarray, *, seed: int, step: int, first_row: int
+) -> AugmentPlan | None:
+    """What is done to rows of a training step beyond crop and flip; None where nothing is.
+
+    Raises:
+        ValueError: images are mixed in pairs and the rows are not pairs.
+    """
+    num_rows = len(labels)
+    parts: dict[str, np.ndarray] = {}
+
+    def draws(stream: Stream, num_columns: int) -> np.ndarray:
+        return keyed.uniform(seed, stream, step, first_row=first_row, num_rows=num_rows, num_columns=num_columns)
+
+    if augment.auto is not None:
+        drawn = draws(Stream.AUTO_AUGMENT, num_auto_draws(augment.auto))
+        parts["auto_ops"], parts["auto_bins"], parts["auto_signs"] = plan_auto(drawn, augment.auto)
+    if augment.color_jitter > 0:
+        parts["jitter"] = 1 + np.float32(augment.color_jitter) * (2 * draws(Stream.COLOR_JITTER, 3) - 1)
+    if augment.mixes:
+        check_pairs(num_rows, "rows a rank")
+        drawn = keyed.uniform(
+            seed,
+            Stream.MIX,
+            step,
+            first_row=first_row // 2,
+            num_rows=num_rows // 2,
+            num_columns=NUM_MIX_DRAWS,
+        )
+        weights, boxes = plan_pairs(drawn, augment, image_size)
+        parts["mix_weights"], parts["cut_boxes"] = np.repeat(weights, 2), np.repeat(boxes, 2, axis=0)
+        parts["mix_labels"] = labels[partners(first_row, num_rows)]
+    if augment.erase_probability > 0:
+        drawn = draws(Stream.ERASE, NUM_ERASE_DRAWS)
+        parts["erase_boxes"] = plan_boxes(drawn, augment.erase_probability, image_size)
+        if augment.erase_mode == "pixel":
+            parts["erase_keys"] = keyed.words(seed, Stream.ERASE_NOISE, step, first_row + num_rows)[first_row:]
+    return AugmentPlan(**parts) if parts else None
+
+
+def check_pairs(num_rows: int, of_what: str) -> None:
+    """Raise ValueError where images are mixed in pairs and this many rows are no whole pairs."""
+    if num_rows % 2:
+        raise ValueError(
+            f"mixup and cutmix mix pairs of neighbours, but there are {num_rows} {of_what}; choose "
+            "train.global_batch_size and train.micro_batch_size so that the number is even"
+        )
+
+
+def num_auto_draws(auto: AutoAugmentConfig) -> int:
+    """Random numbers per image."""
+    return 4 * auto.num_ops if auto.kind == "randaugment" else 3
+
+
+def plan_auto(draws: np.ndarray, auto: AutoAugmentConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Operations, magnitude bins and signs, int32 [B, L] each.
+
+    Magnitude m stands for bin 3 m, rounded, of DALI's 31, which part an operation's range evenly. RandAugment's is
+    normal around ``magnitude``, clipped to 0 to 10, as in timm; every chosen operation is applied, as in the paper.
+
+    Args:
+        draws: float32 [B, 4 L] in [0, 1) for RandAugment: operation, sign and two of the magnitude, each for all L; or
+            [B, 3] for TrivialAugment: operation, sign, magnitude.
+    """
+    operation, sign, *strength = np.split(draws, 4 if auto.kind == "randaugment" else 3, axis=1)
+    ops = (operation * len(AUTO_OPS)).astype(np.int32)
+    if auto.kind == "randaugment":
+        # Box and Muller's transform of two uniform numbers into a normal one.
+        radius = np.sqrt(-2 * np.log(1 - strength[0].astype(np.float64)))
+        normal = radius * np.cos(2 * np.pi * strength[1].astype(np.float64))
+        magnitudes = np.clip(auto.magnitude + auto.magnitude_std * normal, 0, MAX_MAGNITUDE)
+        bins = np.round(magnitudes * ((NUM_MAGNITUDE_BINS - 1) / MAX_MAGNITUDE))
+    else:
+        bins = strength[0] * NUM_MAGNITUDE_BINS
+    return ops, bins.astype(np.int32), (sign >= 0.5).astype(np.int32)
+
+
+def magnitude_of(op: str, magnitude_bin: int, sign: int) -> float | None:
+    """The magnitude that a bin stands for, -10 to 10; None for an operation that knows none."""
+    if op in PLAIN_OPS:
+        return None
+    magnitude = magnitude_bin * MAX_MAGNITUDE / (NUM_MAGNITUDE_BINS - 1)
+    return -magnitude if sign and op in SIGNED_OPS else magnitude
