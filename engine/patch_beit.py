@@ -29,9 +29,10 @@ BEIT_OPTIONS = (
 
 
 def read_bias(table: Tensor, index: Tensor) -> Tensor:
-    """The attention bias [B, heads, T, T] for rows `index` [B, T, T] of `table` [distances, heads]."""
-    # F.embedding, because its backward is much faster on a CPU than that of indexing. Contiguous, for fused attention.
-    return F.embedding(index, table).permute(0, 3, 1, 2).contiguous()
+    """The attention bias [B, heads, T, T] for rows `index` [B, T, T] of `table` [distances, heads], in its dtype."""
+    # F.embedding, because its backward is much faster on a CPU than that of indexing; in float32, because a row's
+    # gradient sums up over thousands of pairs; contiguous, for fused attention.
+    return F.embedding(index, table.float()).to(table.dtype).permute(0, 3, 1, 2).contiguous()
 
 
 class KeptAttention(Attention):
@@ -88,7 +89,7 @@ class PatchBeit(PatchModel, Beit):
     def forward_features(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
         """The final tokens [B, 1 + K, D] of kept patches; arguments as for `forward`."""
         x = self.pos_drop(self._embed(patches, ids_keep))
-        # The class token is the table's row 0.
+        # In the full sequence the class token comes first.
         places = F.pad(ids_keep.long() + 1, (1, 0))
         order = None
         if ids_keep.shape[1] == self.patch_embed.num_patches:
