@@ -3,7 +3,8 @@
     python -m benchmarks.faults
 
 About twenty minutes on two cores. Needs root for the cases with full disks and several hosts. Writes
-benchmarks/results/faults.json and docs/reliability.md; with --only it just says what it finds.
+benchmarks/results/faults.json and docs/reliability.md; with --only it just says what it finds, and --again repeats what
+went wrong the last time.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from benchmarks.faults import checkpoint_cases, data_cases, node_cases, process_cases, shard_cases
 from benchmarks.faults.case import Bench, Case, Checks, Outcome
 from benchmarks.faults.one_rank import OneRankRuns
-from benchmarks.faults.report import RESULT, write_docs, write_result
+from benchmarks.faults.report import RESULT, write_again, write_docs, write_result
 
 
 def all_cases() -> list[Case]:
@@ -57,6 +58,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--list", action="store_true", help="say what there is, and do nothing")
     parser.add_argument("--only", metavar="PATTERN", help="cases whose 'group: name' matches, such as '*SIGTERM*'")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="only the cases that were not as expected in the last raw result, which is brought up to date and says so",
+    )
     parser.add_argument("--write-docs", action="store_true", help="write docs/reliability.md from the last raw result")
     arguments = parser.parse_args()
     if arguments.write_docs:
@@ -64,6 +70,11 @@ def main() -> int:
         return 0
     pattern = arguments.only or "*"
     cases = [case for case in all_cases() if fnmatch.fnmatch(f"{case.group}: {case.name}", pattern)]
+    if arguments.again:
+        wrong_then = {
+            (case["group"], case["name"]) for case in json.loads(RESULT.read_text())["cases"] if not case["ok"]
+        }
+        cases = [case for case in cases if (case.group, case.name) in wrong_then]
     if arguments.list:
         print("\n".join(f"{case.group}: {case.name}" for case in cases), f"\n{len(cases)} cases")
         return 0
@@ -83,7 +94,9 @@ def main() -> int:
     for outcome in wrong:
         print(f"NOT as expected: {outcome.case.group}: {outcome.case.name}")
         say_failures(outcome)
-    if arguments.only is None:
+    if arguments.again:
+        write_docs(write_again(outcomes))
+    elif arguments.only is None:
         write_docs(write_result(outcomes, minutes))
     return 1 if wrong else 0
 

@@ -298,7 +298,7 @@ def _port_in_use(bench: Bench, checks: Checks) -> None:
     listen = (
         f"import socket, time; s = socket.create_server(('', {_PORT})); print('taken', flush=True); time.sleep(900)"
     )
-    with two_hosts(bench.folder / "two-hosts-port") as hosts:
+    with two_hosts(bench.folder / "two-hosts-port", time_limit_min=1) as hosts:
         listener = hosts[0].start(sys.executable, "-c", listen)
         assert listener.stdout is not None
         assert listener.stdout.readline() == "taken\n"
