@@ -23,17 +23,16 @@ def plan_boxes(draws: np.ndarray, probability: float, image_size: int) -> np.nda
     Returns:
         int32 [B, 4]: (top, left, bottom, right), all 0 where nothing is erased.
     """
-    pairs = draws[:, 1 : 1 + 2 * _TRIES].astype(np.float64)
+    boxes = np.zeros((len(draws), 4), dtype=np.int32)
+    rows = np.flatnonzero(draws[:, 0] < probability)
+    pairs = draws[rows, 1 : 1 + 2 * _TRIES].astype(np.float64)
     area = image_size**2 * (_AREA[0] + (_AREA[1] - _AREA[0]) * pairs[:, 0::2])
     aspect = np.exp(_LOG_ASPECT[0] + (_LOG_ASPECT[1] - _LOG_ASPECT[0]) * pairs[:, 1::2])
-    heights = np.round(np.sqrt(area * aspect)).astype(np.int64)
-    widths = np.round(np.sqrt(area / aspect)).astype(np.int64)
-    fits = (heights < image_size) & (widths < image_size) & (heights > 0) & (widths > 0)
-    rows, first = np.arange(len(draws)), np.argmax(fits, axis=1)
-    shape = np.stack([heights[rows, first], widths[rows, first]], axis=1)
-    start = (draws[:, -2:].astype(np.float64) * (image_size - shape + 1)).astype(np.int64)
-    boxes = np.concatenate([start, start + shape], axis=1).astype(np.int32)
-    boxes[(draws[:, 0] >= probability) | ~fits.any(axis=1)] = 0
+    shapes = np.round(np.sqrt(np.stack([area * aspect, area / aspect], axis=2))).astype(np.int64)
+    fits = (shapes.min(axis=2) > 0) & (shapes.max(axis=2) < image_size)
+    shape = shapes[np.arange(len(rows)), np.argmax(fits, axis=1)]
+    start = (draws[rows, -2:].astype(np.float64) * (image_size - shape + 1)).astype(np.int64)
+    boxes[rows] = np.concatenate([start, start + shape], axis=1) * fits.any(axis=1, keepdims=True)
     return boxes
 
 

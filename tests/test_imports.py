@@ -14,10 +14,13 @@ SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package)
 # A schedule can be previewed, a plan made and shards indexed on a machine that has neither of these.
 HEAVY = ("torch", "nvidia.dali")
 LIGHT_MODULES = (
+    "augment_plan",
     "config",
     "crops",
+    "erasing",
     "exclusion",
     "keyed",
+    "mixing",
     "order",
     "plan",
     "reader",

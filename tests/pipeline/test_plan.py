@@ -1,5 +1,5 @@
 import tracemalloc
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -7,39 +7,13 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_tables import SampleTable, samples
 
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner, rank_rows, steps_per_epoch
 from pipeline.schedule import PatchSchedule, Stage
 
 WORLD_SIZES = (1, 2, 3, 4, 6, 8, 12)
-
-
-@dataclass(frozen=True)
-class SampleTable:
-    """A data set as a plan sees it."""
-
-    shard_sizes: np.ndarray
-    label: np.ndarray
-    width: np.ndarray
-    height: np.ndarray
-
-    @property
-    def num_samples(self) -> int:
-        return int(self.shard_sizes.sum())
-
-    def sample_ids(self, positions: np.ndarray) -> np.ndarray:
-        return positions
-
-
-def samples(num_samples: int, shard_size: int = 16) -> SampleTable:
-    """Labels are the sample ids, so that a mix-up shows; sizes vary from sample to sample."""
-    ids = np.arange(num_samples)
-    sizes = np.full(-(-num_samples // shard_size), shard_size)
-    sizes[-1] -= sizes.sum() - num_samples
-    return SampleTable(
-        sizes, ids.astype(np.int32), (200 + ids % 71 * 5).astype(np.int32), (150 + ids % 53 * 7).astype(np.int32)
-    )
 
 
 def data_config(**others: Any) -> DataConfig:
