@@ -4,6 +4,7 @@ Layout HWC, uint8, RGB throughout. EXIF orientation is ignored, as torchvision's
 width and height in the index are those of the stored pixels.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from nvidia.dali import fn, types
@@ -11,6 +12,7 @@ from nvidia.dali.auto_aug.augmentations import sharpness_kernel
 from nvidia.dali.auto_aug.core import augmentation, select, signed_bin
 from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
+from nvidia.dali.pipeline import do_not_convert
 
 from pipeline.augment_plan import NUM_MAGNITUDE_BINS
 
@@ -119,16 +121,27 @@ def auto_suite(kind: str) -> list[Augmentation]:
     return [renamed.get(one.name, one).augmentation(mag_range=one.mag_range) for one in suite]
 
 
-def auto_augment(images: Node, suite: list[Augmentation], ops: Node, bins: Node, signs: Node, image_size: int) -> Node:
-    """Apply one operation of a suite to each image. Needs a graph with ``enable_conditionals``.
+def auto_operations(kind: str) -> list[Callable[..., Node]]:
+    """The suite's operations as functions that a graph with ``enable_conditionals`` calls as they are.
+
+    They branch on no image, and to rewrite them takes a second for each operation in a row.
+    """
+    return [do_not_convert(one.__call__) for one in auto_suite(kind)]
+
+
+def auto_augment(
+    images: Node, operations: list[Callable[..., Node]], ops: Node, bins: Node, signs: Node, image_size: int
+) -> Node:
+    """Apply one operation to each image. Needs a graph with ``enable_conditionals``.
 
     What moves into the image from beyond its border is mid-grey.
 
     Args:
+        operations: from ``auto_operations``.
         ops, bins, signs: int32 scalars: place in the suite, magnitude bin of 31, 1 for the negated magnitude.
     """
     return select(
-        suite,
+        operations,
         ops,
         data=images,
         magnitude_bin=signed_bin(bins, signs),
@@ -140,7 +153,7 @@ def auto_augment(images: Node, suite: list[Augmentation], ops: Node, bins: Node,
 
 
 def jitter_colors(images: Node, factors: Node) -> Node:
-    """Change saturation, brightness and contrast (around mid-grey), and round once at the end.
+    """Change saturation, then contrast (around mid-grey), then brightness, and round once at the end.
 
     Args:
         factors: float32 [3], of brightness, contrast and saturation; 1 changes nothing.

@@ -112,10 +112,10 @@ def augmented(images: Node, inputs: Mapping[str, Node], data: DataConfig, on_gpu
     """Training images after all that stands between flip and selection: uint8 [S, S, 3] in and out."""
     settings, size = data.augment, data.image_size
     if settings.auto is not None:
-        suite = do_not_convert(augment.auto_suite)(settings.auto.kind)
+        operations = do_not_convert(augment.auto_operations)(settings.auto.kind)
         for level in range(num_auto_ops(settings)):
             op, strength, sign = inputs["auto_ops"], inputs["auto_bins"], inputs["auto_signs"]
-            images = augment.auto_augment(images, suite, op[level], strength[level], sign[level], size)
+            images = augment.auto_augment(images, operations, op[level], strength[level], sign[level], size)
     if settings.color_jitter > 0:
         images = augment.jitter_colors(images, inputs["jitter"])
     if not on_gpu:

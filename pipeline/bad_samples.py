@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.config import AugmentConfig
 from pipeline.graph import GraphSettings, SourceArrays, run_once, source_arrays
 from pipeline.image_header import image_size, is_parsable, why_undecodable
 from pipeline.plan import StepPlan
@@ -79,6 +80,8 @@ class RowReader:
         self, index: ShardIndex, reader: SampleReader, settings: GraphSettings, planner: Planner | None
     ) -> None:
         self._index, self._reader, self._settings, self._planner = index, reader, settings, planner
+        # Rows that are tried alone are decoded and cropped: what comes after has no part in their failing.
+        self._plain = replace(settings, data=settings.data.model_copy(update={"augment": AugmentConfig()}))
         self._suspects: set[int] = set()  # ids of samples that have failed in the graph
 
     def read(self, plan: StepPlan) -> Rows:
@@ -118,9 +121,12 @@ class RowReader:
 
     def arrays(self, rows: Rows) -> SourceArrays:
         """The rows as the graph's inputs."""
+        return self._arrays(rows, self._settings)
+
+    def _arrays(self, rows: Rows, settings: GraphSettings) -> SourceArrays:
         ids = rows.plan.sample_ids
         sizes = np.stack([self._index.height[ids], self._index.width[ids]], axis=1)
-        return source_arrays(rows.plan, rows.encoded, self._settings, sizes)
+        return source_arrays(rows.plan, rows.encoded, settings, sizes)
 
     def _fault_outside(self, sample_id: int, image: np.ndarray) -> str | None:
         """What is wrong with an image by its header; a decompression bomb is never decoded."""
@@ -139,9 +145,9 @@ class RowReader:
         return None if self._runs(Rows(plan, [image], ()), 0, 1) else why_undecodable(image.data)
 
     def _runs(self, rows: Rows, start: int, stop: int) -> bool:
-        part = Rows(rows.plan.rows(start, stop), rows.encoded[start:stop], ())
+        part = Rows(replace(rows.plan.rows(start, stop), augment=None), rows.encoded[start:stop], ())
         try:
-            run_once(self.arrays(part), self._settings)
+            run_once(self._arrays(part, self._plain), self._plain)
         except RuntimeError:
             return False
         return True

@@ -92,11 +92,12 @@ def equalized(channel: np.ndarray) -> np.ndarray:
 
 
 def jittered(image: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
-    """Away from the grey image, then from black, then from mid-grey."""
+    """Away from the grey image, then from mid-grey, then from black."""
     pixels = image.astype(np.float64)
     grey = (pixels @ [0.299, 0.587, 0.114])[..., None]
-    pixels = (grey + saturation * (pixels - grey)) * brightness
-    return np.clip(np.rint(128 + contrast * (pixels - 128)), 0, 255).astype(np.uint8)
+    pixels = grey + saturation * (pixels - grey)
+    pixels = brightness * (128 + contrast * (pixels - 128))
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def mixed(own: np.ndarray, partner: np.ndarray, weight: float, box: np.ndarray) -> np.ndarray:

@@ -89,8 +89,8 @@ def test_every_operation_does_what_it_does_in_pillow(photos: ShardIndex, kind: s
             assert difference.max() == 0, name
         elif name == "sharpness":  # Pillow leaves the outermost pixels as they are
             assert difference[1:-1, 1:-1].max() <= 1, name
-        else:  # Pillow cuts fractions off, where DALI rounds
-            assert difference.max() <= 1, name
+        else:  # Pillow cuts fractions off, where DALI rounds, and for color those of the grey image too
+            assert difference.max() <= (2 if name == "color" else 1), name
 
 
 def test_operations_follow_one_another(photos: ShardIndex) -> None:
@@ -176,8 +176,7 @@ def test_crop_flip_and_mixing_together_are_torchvisions_and_the_slow_way(photos:
     assert difference.max() <= 10
 
 
-@pytest.mark.parametrize("rule", ["contrast", "random"])
-@pytest.mark.parametrize("settings", SETTINGS[:2], ids=["everything", "trivialaugment and mean"])
+@pytest.mark.parametrize(("settings", "rule"), [(SETTINGS[0], "contrast"), (SETTINGS[1], "random")])
 def test_patches_are_selected_from_the_augmented_mixed_and_erased_image(
     photos: ShardIndex, settings: dict, rule: str
 ) -> None:
@@ -240,12 +239,12 @@ def load(planner: TrainPlanner, index: ShardIndex, micro_batch_size: int, **how:
 
 def test_ranks_micro_batches_threads_prefetching_and_resuming_do_not_change_a_byte(photos: ShardIndex) -> None:
     selection = SelectionConfig(rule="contrast", temperature=0.05)
-    planner = train_planner(photos, photo_data(photos, **EVERYTHING), selection=selection, global_batch_size=16)
+    data = photo_data(photos, **EVERYTHING | {"auto": {"kind": "trivialaugment"}})
+    planner = train_planner(photos, data, selection=selection, global_batch_size=16)
     whole = load(planner, photos, 16)
     assert [row[:2] for row in whole] == [(step, row) for step in range(4) for row in range(16)]
-    assert load(planner, photos, 16, prefetch_batches=8, num_threads=2) == whole
-    assert load(planner, photos, 4, prefetch_batches=1) == whole
-    assert load(planner, photos, 16, first_step=3) == whole[48:]
+    assert load(planner, photos, 4, prefetch_batches=8, num_threads=2) == whole
+    assert load(planner, photos, 16, prefetch_batches=1, first_step=3) == whole[48:]
     for world_size, micro_batch_size in ((2, 8), (4, 2)):
         parts = [load(planner, photos, micro_batch_size, rank=r, world_size=world_size) for r in range(world_size)]
         assert sorted(row for part in parts for row in part) == whole
@@ -300,13 +299,16 @@ def test_what_is_off_brings_no_operator_and_no_input(photos: ShardIndex) -> None
 
 
 def run_nodes(images: np.ndarray, arrays: dict[str, list[np.ndarray]], nodes: Callable[..., Any]) -> np.ndarray:
+    names = list(arrays)
+
+    def source(_: int) -> list[list[np.ndarray]]:
+        return [list(images), *arrays.values()]
+
     @pipeline_def(batch_size=len(images), num_threads=1, device_id=None, exec_dynamic=True, enable_conditionals=True)
     def graph() -> Any:
-        inputs = {
-            name: fn.external_source(source=lambda _, name=name: arrays[name], dtype=INPUTS[name][0], batch=True)
-            for name in arrays
-        }
-        return nodes(fn.external_source(source=lambda _: list(images), layout="HWC", batch=True), inputs)
+        layouts = ["HWC", *[""] * len(names)]
+        pixels, *inputs = fn.external_source(source=source, num_outputs=len(layouts), batch=True, layout=layouts)
+        return nodes(pixels, dict(zip(names, inputs)))  # noqa: B905, conditionals know no strict
 
     [pixels] = graph().run()
     return np.array(pixels.as_tensor())
