@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -174,9 +174,12 @@ def _known_keys(sections: list[str]) -> list[str]:
     model: type[BaseModel] = RunConfig
     for name in sections:
         annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        sections_here = [
+            one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel)
+        ]
+        if not sections_here:
             return []
-        model = annotation
+        model = sections_here[0]
     return list(model.model_fields)
 
 

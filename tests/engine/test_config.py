@@ -65,6 +65,8 @@ def test_a_dumped_configuration_reads_back_the_same(minimal: Path, tmp_path: Pat
         (["optim.lrr=1"], r"unknown key 'optim.lrr'; did you mean 'lr'"),
         (["schedul.kind=linear"], r"unknown key 'schedul'; did you mean 'schedule'"),
         (["data.augment.scales=1"], r"did you mean 'scale'"),
+        (["data.augment.auto={kind: randaugment, magnitud: 9}"], r"did you mean 'magnitude'"),
+        (["train.loss=bce"], r"train.loss: Input should be 'cross_entropy' or 'binary_cross_entropy', got 'bce'"),
         (["train.xyzzy=1"], r"known keys here: duration, global_batch_size"),
         (["train.global_batch_size=none"], r"train.global_batch_size.*'none'"),
         (["engine.zero_stage=4"], r"engine.zero_stage"),

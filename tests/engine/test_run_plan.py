@@ -47,6 +47,8 @@ def test_without_a_micro_batch_size_a_rank_takes_its_share_at_once() -> None:
         (["optim.warmup=3epochs"], 60000, 1, "shorten it"),
         (["schedule.cooldown=4epochs"], 60000, 1, "cooldown"),
         (["eval.every=10samples"], 60000, 1, "less than one step"),
+        (["data.augment.mixup=0.8"], 60000, 128, "there are 1 images in a micro batch; choose train.global_batch_size"),
+        (["data.augment.cutmix=1", "train.micro_batch_size=1"], 60000, 2, "mix pairs of neighbours"),
     ],
 )
 def test_a_run_that_cannot_be_divided_is_explained(

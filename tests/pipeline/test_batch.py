@@ -7,18 +7,19 @@ from pixels import at_keep_rate, train_planner
 from shard_files import write_tar
 
 from pipeline.batch import Batch
-from pipeline.config import DataConfig, SelectionConfig
+from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
 from pipeline.loader import PatchLoader
 from pipeline.schedule import num_kept_at
 from pipeline.shards import build_index
 
 
-def batch_at_224(folder: Path, keep_rate: float) -> Batch:
+def batch_at_224(folder: Path, keep_rate: float, **augment: float) -> Batch:
     members = []
     for number in range(4):
         members += [(f"{number}.jpg", jpeg_bytes(number, 250, 240)), (f"{number}.cls", b"1")]
     index = build_index(folder, "train", [write_tar(folder / "train-0.tar", members)])
-    data = DataConfig(train=folder, val=folder, num_classes=2, image_size=224, patch_size=16)
+    mixing = AugmentConfig(**augment)  # type: ignore[arg-type]
+    data = DataConfig(train=folder, val=folder, num_classes=2, image_size=224, patch_size=16, augment=mixing)
     selection = SelectionConfig(rule="random")
     plan = train_planner(index, data, selection=selection, global_batch_size=4).plan(0)
     plan = at_keep_rate(plan, num_kept_at(keep_rate, data.num_patches), keep_rate)
@@ -48,4 +49,18 @@ def test_a_batch_moves_whole_and_keeps_its_plan(tmp_path: Path) -> None:
     for name in ("patches", "ids_keep", "labels", "counted"):
         assert torch.equal(getattr(moved, name), getattr(batch, name))
     assert moved.plan is batch.plan
+    assert moved.mix_labels is moved.mix_weights is None
     assert batch.to(torch.device("meta")).patches.device.type == "meta"
+
+
+def test_mixed_labels_cross_and_move_with_the_batch(tmp_path: Path) -> None:
+    batch = batch_at_224(tmp_path, 0.2, mixup=0.8)
+    assert batch.mix_labels is not None
+    assert batch.mix_weights is not None
+    assert (batch.mix_labels.dtype, batch.mix_labels.shape) == (torch.int64, (4,))
+    assert (batch.mix_weights.dtype, batch.mix_weights.shape) == (torch.float32, (4,))
+    assert batch.num_bytes == 4 * (38 * (16 * 16 * 3 + 4) + 8 + 8 + 4)
+    moved = batch.to(torch.device("meta"))
+    assert moved.mix_labels is not None
+    assert moved.mix_weights is not None
+    assert moved.mix_labels.device.type == moved.mix_weights.device.type == "meta"

@@ -4,7 +4,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import AugmentConfig, DataConfig, Duration, ScheduleConfig, SelectionConfig, Settings
+from pipeline.config import (
+    AugmentConfig,
+    AutoAugmentConfig,
+    DataConfig,
+    Duration,
+    ScheduleConfig,
+    SelectionConfig,
+    Settings,
+)
 
 
 def data_config(**settings: Any) -> DataConfig:
@@ -86,6 +94,7 @@ def test_a_patch_size_that_does_not_divide_the_image_comes_with_sizes_that_do() 
     [
         (DataConfig, {"train": "a", "val": "b", "num_classes": 2}),
         (AugmentConfig, {}),
+        (AutoAugmentConfig, {"kind": "randaugment"}),
         (SelectionConfig, {}),
         (ScheduleConfig, {}),
     ],
@@ -136,12 +145,36 @@ def test_a_value_out_of_range_is_named_by_its_key(key: str, value: Any) -> None:
         ({"ratio": (0.0, 1.0)}, "ratio is [low, high] with 0 < low <= high, got [0.0, 1.0]"),
         ({"flip_probability": 1.5}, "flip_probability: Input should be less than or equal to 1"),
         ({"pad_pixels": -1}, "pad_pixels: Input should be greater than or equal to 0"),
+        ({"mixup": -0.1}, "mixup: Input should be greater than or equal to 0"),
+        ({"repeats": 0}, "repeats: Input should be greater than or equal to 1"),
+        ({"erase_mode": "noise"}, "erase_mode: Input should be 'pixel' or 'mean'"),
+        ({"color_jitter": 0.4, "auto": {"kind": "randaugment"}}, "set color_jitter to 0 or auto to null"),
+        (
+            {"auto": {"kind": "randaugment", "magnitude": 11}},
+            "auto.magnitude: Input should be less than or equal to 10",
+        ),
+        ({"auto": {"kind": "trivialaugment", "magnitude": 5}}, "leave out num_ops, magnitude, magnitude_std"),
+        ({"auto": {"kind": "autoaugment"}}, "auto.kind: Input should be 'randaugment' or 'trivialaugment'"),
     ],
 )
 def test_an_impossible_augmentation_is_explained(settings: dict[str, Any], part: str) -> None:
     with pytest.raises(ValidationError) as error:
         AugmentConfig(**settings)
     assert part in message(error)
+
+
+@pytest.mark.parametrize("kind", ["randaugment", "trivialaugment"])
+def test_automatic_augmentation_survives_being_written_and_read(kind: str) -> None:
+    augment = AugmentConfig(auto={"kind": kind})  # type: ignore[arg-type]
+    assert AugmentConfig(**augment.model_dump(mode="json")) == augment
+
+
+@pytest.mark.parametrize(
+    ("settings", "mixes"),
+    [({}, False), ({"mixup": 0.2}, True), ({"cutmix": 1.0}, True), ({"mixup": 0.2, "mix_probability": 0.0}, False)],
+)
+def test_images_are_mixed_where_mixup_or_cutmix_is_on(settings: dict[str, Any], mixes: bool) -> None:
+    assert AugmentConfig(**settings).mixes == mixes
 
 
 # Selection

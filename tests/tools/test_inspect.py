@@ -15,7 +15,7 @@ from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import TrainPlanner
 from pipeline.selection import patchify
 from pipeline.shards import open_index
-from tools.inspect import inspect_step, main
+from tools.inspect import inspect_step, main, row_label
 from tools.inspect_picture import greyed_out
 
 NUM_STEPS = 24  # two epochs of 96 images in batches of 8
@@ -66,6 +66,47 @@ def test_json_has_exactly_the_promised_keys_and_types(capsys: pytest.CaptureFixt
         assert [type(sample[name]) for name in ("key", "shard", "label", "flip")] == [str, str, int, bool]
         top, left, bottom, right = sample["crop"]
         assert bottom - top == right - left == 28
+
+
+def test_json_tells_what_is_planned_beyond_crop_and_flip(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    on = "data.augment={crop: pad, auto: {kind: randaugment}, mixup: 0.8, cutmix: 1, erase_probability: 0.5}"
+    samples = inspect_json(capsys, config, "--step", "13", "--set", on)["samples"]
+    plan = inspect_step(load_config(config, [on]), 13).plan.augment
+    assert plan is not None
+    for row, sample in enumerate(samples):
+        assert list(sample) == ["key", "shard", "label", "crop", "flip", "augment", "mix", "erase"]
+        assert [sorted(op) for op in sample["augment"]] == [["magnitude", "op"]] * 2
+        assert all(op["magnitude"] is None or 4 < abs(op["magnitude"]) <= 10 for op in sample["augment"])
+        assert plan.mix_weights is not None
+        assert plan.mix_labels is not None
+        assert sample["mix"]["partner"] == samples[row ^ 1]["key"]
+        assert sample["mix"]["weight"] == plan.mix_weights[row]
+        assert samples[row ^ 1]["label"] == plan.mix_labels[row]
+    boxes = [box for sample in samples for box in (sample["mix"]["box"], sample["erase"]) if box is not None]
+    assert 2 < len(boxes) < 16
+    assert all(0 <= top < bottom <= 28 and 0 <= left < right <= 28 for top, left, bottom, right in boxes)
+
+
+def test_json_says_nothing_of_what_is_off(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    on = ["--set", "data.augment.color_jitter=0.3"]
+    [sample, *_] = inspect_json(capsys, config, "--step", "13", *on)["samples"]
+    assert list(sample) == ["key", "shard", "label", "crop", "flip", "jitter"]
+    assert list(sample["jitter"]) == ["brightness", "contrast", "saturation"]
+    on = ["--set", "data.augment.mixup=0.3", "--set", "data.augment.mix_probability=0.000001"]
+    [sample, *_] = inspect_json(capsys, config, "--step", "13", *on)["samples"]
+    assert sample["mix"] is None
+
+
+def test_the_label_of_a_mixed_image_names_both_with_their_weights(config: Path) -> None:
+    plan = inspect_step(load_config(config, ["data.augment.mixup=0.8"]), 3).plan
+    assert plan.augment is not None
+    assert plan.augment.mix_weights is not None
+    weights, names = plan.augment.mix_weights, [f"class-{i}" for i in range(10)]
+    for row, own in enumerate(plan.labels):
+        other = plan.labels[row ^ 1]
+        first, second = row_label(plan, row, names).split("\n")
+        assert first == f"{weights[row]:.2f} {own} class-{own}"
+        assert second == f"{1 - weights[row]:.2f} {other} class-{other}"
 
 
 def test_the_samples_are_those_that_a_run_trains_on(capsys: pytest.CaptureFixture[str], config: Path) -> None:
@@ -167,7 +208,8 @@ def test_a_picture_of_the_batch_is_drawn(
 def test_photographs_are_drawn_too(photo_shards: Path, tmp_path: Path) -> None:
     data = {"train": str(photo_shards), "val": str(photo_shards), "num_classes": 5, "image_size": 64}
     config = write_config(tmp_path / "photos.yaml", photo_shards, data=data, selection={"rule": "grid"})
-    assert main(["--config", str(config), "--step", "0", "--png", str(tmp_path / "step.png")]) == 0
+    on = "data.augment={auto: {kind: trivialaugment}, mixup: 0.8, cutmix: 1, erase_probability: 0.5, repeats: 2}"
+    assert main(["--config", str(config), "--step", "0", "--png", str(tmp_path / "step.png"), "--set", on]) == 0
     assert (tmp_path / "step.png").stat().st_size > 10_000
 
 
