@@ -13,6 +13,10 @@ import torch
 from launching import ROOT, deepspeed, environment, run_jobs
 from toy_data import NUM_VAL, toy_image, write_toy_config, write_toy_shards
 
+from engine.ranks import World
+from engine.train import prepare
+from pipeline.loader import PatchLoader
+
 ZERO_STAGES = (0, 1, 2, 3)
 BAD_INPUTS = {
     "a missing shard folder": (["--set", "data.train=/nowhere/shards"], "/nowhere/shards"),
@@ -22,11 +26,20 @@ BAD_INPUTS = {
     "a label outside the classes": (["--set", "data.num_classes=3"], "labels are 0 to 2"),
     "a batch that ranks do not divide": (["--set", "train.global_batch_size=17"], "17 is not divided by 2 ranks"),
     "a batch that micro batches do not divide": (["--set", "train.micro_batch_size=3"], "3 does not divide"),
+    "micro batches that tear pairs apart": (
+        ["--set", "data.augment.mixup=0.5", "--set", "train.micro_batch_size=1"],
+        "mix pairs of neighbours",
+    ),
     "a batch larger than the data set": (["--set", "train.global_batch_size=400"], "does not fit 200"),
     "an unknown model": (["--set", "model.name=vit_tinny_patch16_224"], "vit_tiny_patch16_224"),
     "a warm-up longer than the run": (["--set", "optim.warmup=24steps"], "shorten it"),
     "an unknown argument": (["--stepps", "3"], "--stepps"),
 }
+AUGMENT = "{crop: pad, auto: {kind: trivialaugment}, mixup: 0.8, cutmix: 1, erase_probability: 0.3, repeats: 2}"
+AUGMENTED = [
+    *("--set", f"data.augment={AUGMENT}", "--set", "train.loss=binary_cross_entropy"),
+    *("--set", "train.label_smoothing=0.1"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +78,9 @@ def two_ranks(toy: Path) -> tuple[dict[str, int], str]:
     jobs["plain"] = arguments(toy, "world2")
     accumulated = ["--set", "train.micro_batch_size=2", "--set", "engine.checkpoint_activations=true"]
     jobs["accumulated"] = arguments(toy, "accumulated", *accumulated)
+    jobs["augmented"] = arguments(toy, "augmented", *AUGMENTED)
+    jobs["augmented, stopped"] = arguments(toy, "augmented-resumed", *AUGMENTED, "--max-steps", "9")
+    jobs["augmented, resumed"] = arguments(toy, "augmented-resumed", *AUGMENTED)
     jobs["another model"] = arguments(toy, "world2", "--set", "model.options.depth=3")
     jobs["not a checkpoint"] = arguments(toy, "nothing", "--resume", str(toy / "shards"))
     for name, (override, _) in BAD_INPUTS.items():
@@ -113,6 +129,39 @@ def test_accumulation_and_activation_checkpointing_change_nothing_but_rounding(
 ) -> None:
     accumulated = [line["loss"] for line in lines(toy, "accumulated", "train")]
     np.testing.assert_allclose(accumulated, [line["loss"] for line in lines(toy, "world2", "train")], rtol=1e-4)
+
+
+def test_the_loss_is_that_of_mixed_and_smoothed_labels(toy: Path, two_ranks: tuple[dict[str, int], str]) -> None:
+    assert two_ranks[0]["augmented"] == 0
+    prepared = prepare(arguments(toy, "nothing", *AUGMENTED), World(0, 1, 0, 1, torch.device("cpu"), ("here",)))
+    config, plan = prepared.config, prepared.planner.plan(0)
+    with PatchLoader(
+        prepared.train_index,
+        iter([plan]),
+        data=config.data,
+        selection=config.selection,
+        crop="pad",
+        batch_size=16,
+        num_threads=1,
+    ) as loader:
+        batch = next(loader)
+    assert batch.mix_labels is not None
+    assert batch.mix_weights is not None
+    own, partner = (torch.nn.functional.one_hot(labels, 4) for labels in (batch.labels, batch.mix_labels))
+    weights = batch.mix_weights[:, None]
+    targets = 0.9 * (weights * own + (1 - weights) * partner) + 0.1 / 4
+    probabilities = prepared.model(batch.patches, batch.ids_keep).sigmoid()
+    losses = -(targets * probabilities.log() + (1 - targets) * (1 - probabilities).log())
+    assert lines(toy, "augmented", "train")[0]["loss"] == pytest.approx(losses.mean().item(), rel=1e-4)
+
+
+def test_an_augmented_run_that_was_resumed_ends_bit_identical(toy: Path, two_ranks: tuple[dict[str, int], str]) -> None:
+    assert two_ranks[0]["augmented, stopped"] == two_ranks[0]["augmented, resumed"] == 0
+    whole, resumed = summary(toy, "augmented"), summary(toy, "augmented-resumed")
+    assert resumed["weights_digest"] == whole["weights_digest"]
+    assert [line["loss"] for line in lines(toy, "augmented-resumed", "train")] == [
+        line["loss"] for line in lines(toy, "augmented", "train")
+    ]
 
 
 def test_a_train_line_says_what_the_step_was(toy: Path, two_ranks: tuple[dict[str, int], str]) -> None:
