@@ -108,6 +108,29 @@ def plan_augment(
     return AugmentPlan(**parts) if parts else None
 
 
+def order_positions(step_of_epoch: int, global_batch_size: int, repeats: int) -> np.ndarray:
+    """Places in the epoch's order of the samples of one global batch, row by row: int64 [global_batch_size].
+
+    Under ``repeats`` (arXiv 1901.09335, 1902.05509) every sample of the order stands that many times in a row, and
+    steps take the next places as ever, so an epoch sees as many times fewer samples. A batch that the repeats do not
+    divide shares a sample with the one before or after, and an epoch's last sample may come fewer times. In a batch
+    first copies come first, then second ones: no two copies are neighbours, which are mixed with one another.
+    """
+    places = step_of_epoch * global_batch_size + np.arange(global_batch_size)
+    if repeats == 1:
+        return places
+    return places[np.argsort(places % repeats, kind="stable")] // repeats
+
+
+def check_repeats(repeats: int, global_batch_size: int) -> None:
+    """Raise ValueError where a batch has no room for two samples and all their repeats."""
+    if repeats > 1 and global_batch_size < 2 * repeats:
+        raise ValueError(
+            f"data.augment.repeats {repeats} needs a global_batch_size of at least {2 * repeats}, so that a batch "
+            f"holds two samples, got {global_batch_size}"
+        )
+
+
 def check_pairs(num_rows: int, of_what: str) -> None:
     """Raise ValueError where images are mixed in pairs and this many rows are no whole pairs."""
     if num_rows % 2:

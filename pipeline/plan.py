@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from pipeline import keyed
-from pipeline.augment_plan import AugmentPlan, plan_augment
+from pipeline.augment_plan import AugmentPlan, check_repeats, order_positions, plan_augment
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
 from pipeline.keyed import Stream
@@ -147,7 +147,8 @@ class TrainPlanner:
         stage = self.schedule.stage(step)
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
-        positions = self._positions(step_of_epoch)[first_row : first_row + num_rows]
+        positions = order_positions(step_of_epoch, self.global_batch_size, self.data.augment.repeats)
+        positions = positions[first_row : first_row + num_rows]
         ids = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
         labels = self.samples.label[ids].astype(np.int64)
         flips = self._draws(Stream.FLIP, step, first_row, num_rows, 1)[:, 0] < self.data.augment.flip_probability
@@ -188,20 +189,6 @@ class TrainPlanner:
             crops=self._crops(plan.step, plan.first_row, ids),
             augment=None if plan.augment is None else plan.augment.with_labels(labels, plan.first_row),
         )
-
-    def _positions(self, step_of_epoch: int) -> np.ndarray:
-        """Places in the epoch's order of the samples of one global batch, row by row: int64 [global_batch_size].
-
-        Under ``repeats`` (arXiv 1901.09335, 1902.05509) every sample of the order stands that many times in a row, and
-        steps take the next places as ever, so an epoch sees as many times fewer samples. A batch that the repeats do
-        not divide shares a sample with the one before or after, and an epoch's last sample may come fewer times. In a
-        batch first copies come first, then second ones: no two copies are neighbours, which are mixed with one another.
-        """
-        repeats, rows = self.data.augment.repeats, np.arange(self.global_batch_size)
-        places = step_of_epoch * self.global_batch_size + rows
-        if repeats == 1:
-            return places
-        return places[np.argsort(places % repeats, kind="stable")] // repeats
 
     def _draws(self, stream: Stream, step: int, first_row: int, num_rows: int, num_columns: int) -> np.ndarray:
         return keyed.uniform(self.seed, stream, step, first_row=first_row, num_rows=num_rows, num_columns=num_columns)
@@ -285,15 +272,6 @@ def substitute(samples: Samples, seed: int, sample_id: int, attempt: int) -> int
     """A sample drawn from the whole data set by (seed, sample_id, attempt)."""
     word = int(keyed.words(seed, Stream.SUBSTITUTE, sample_id, attempt + 1)[attempt])
     return int(samples.sample_ids(np.array([word % samples.num_samples]))[0])
-
-
-def check_repeats(repeats: int, global_batch_size: int) -> None:
-    """Raise ValueError where a batch has no room for two samples and all their repeats."""
-    if repeats > 1 and global_batch_size < 2 * repeats:
-        raise ValueError(
-            f"data.augment.repeats {repeats} needs a global_batch_size of at least {2 * repeats}, so that a batch "
-            f"holds two samples, got {global_batch_size}"
-        )
 
 
 def steps_per_epoch(num_samples: int, global_batch_size: int) -> int:

@@ -1,11 +1,21 @@
 """Augmentation written out: slow, one image at a time, from the definitions in the papers and in Pillow."""
 
 import math
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 FILL = 128.0
+# Settings under ``data.augment`` with all on that goes together.
+EVERYTHING: dict[str, Any] = {
+    "auto": {"kind": "randaugment"},
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "mix_probability": 0.8,
+    "erase_probability": 0.5,
+    "repeats": 2,
+}
 ENHANCERS = {
     "brightness": ImageEnhance.Brightness,
     "contrast": ImageEnhance.Contrast,

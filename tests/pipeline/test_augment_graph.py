@@ -10,7 +10,7 @@ import reference
 from nvidia.dali import backend_impl, fn, pipeline_def
 from pixels import at_keep_rate, expected_image, full_images, run_graph, train_planner
 
-from pipeline import augment
+from pipeline import augment, augment_graph
 from pipeline.augment_graph import INPUTS, augment_arrays, mean_color
 from pipeline.augment_plan import AUTO_OPS, PLAIN_OPS, SIGNED_OPS, AugmentPlan
 from pipeline.batch import Batch
@@ -24,16 +24,8 @@ from pipeline.shards import ShardIndex, open_index
 
 pytestmark = pytest.mark.timeout(120)
 
-EVERYTHING: dict[str, Any] = {
-    "auto": {"kind": "randaugment"},
-    "mixup": 0.8,
-    "cutmix": 1.0,
-    "mix_probability": 0.8,
-    "erase_probability": 0.5,
-    "repeats": 2,
-}
 SETTINGS = [
-    EVERYTHING,
+    augmenting.EVERYTHING,
     {"auto": {"kind": "trivialaugment"}, "mixup": 0.8, "erase_probability": 0.5, "erase_mode": "mean"},
     {"color_jitter": 0.4, "cutmix": 1.0},
 ]
@@ -193,7 +185,7 @@ def test_patches_are_selected_from_the_augmented_mixed_and_erased_image(
 
 
 def test_validation_images_are_left_alone(photos: ShardIndex) -> None:
-    data, plain = photo_data(photos, **EVERYTHING), photo_data(photos)
+    data, plain = photo_data(photos, **augmenting.EVERYTHING), photo_data(photos)
     plan = ValidationPlanner(photos, data, SelectionConfig(), 1.0, 8, 0).plan(0)
     np.testing.assert_array_equal(full_images(photos, plan, data), full_images(photos, plan, plain))
     settings = GraphSettings(data, SelectionConfig(), "centre", 8, 1)
@@ -239,7 +231,7 @@ def load(planner: TrainPlanner, index: ShardIndex, micro_batch_size: int, **how:
 
 def test_ranks_micro_batches_threads_prefetching_and_resuming_do_not_change_a_byte(photos: ShardIndex) -> None:
     selection = SelectionConfig(rule="contrast", temperature=0.05)
-    data = photo_data(photos, **EVERYTHING | {"auto": {"kind": "trivialaugment"}})
+    data = photo_data(photos, **augmenting.EVERYTHING | {"auto": {"kind": "trivialaugment"}})
     planner = train_planner(photos, data, selection=selection, global_batch_size=16)
     whole = load(planner, photos, 16)
     assert [row[:2] for row in whole] == [(step, row) for step in range(4) for row in range(16)]
@@ -318,6 +310,7 @@ def run_nodes(images: np.ndarray, arrays: dict[str, list[np.ndarray]], nodes: Ca
 def test_the_gpus_operators_mix_and_erase_as_numpy_does(photos: ShardIndex, mode: str) -> None:
     plan, data = planned(photos, mixup=0.8, cutmix=1.0, erase_probability=0.5, erase_mode=mode)
     arrays = augment_arrays(plan, data)
+    arrays = {name: arrays[name] for name in augment_graph.input_names(data.augment, on_gpu=True)}
     color = mean_color(data).tolist()
 
     def nodes(images: Any, inputs: dict[str, Any]) -> Any:

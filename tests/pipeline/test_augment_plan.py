@@ -1,6 +1,7 @@
 from dataclasses import fields, replace
 from typing import Any
 
+import augmenting
 import numpy as np
 import pytest
 import reference
@@ -13,14 +14,7 @@ from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, Selection
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.schedule import PatchSchedule
 
-EVERYTHING: dict[str, Any] = {
-    "auto": {"kind": "randaugment"},
-    "mixup": 0.8,
-    "cutmix": 1.0,
-    "mix_probability": 0.8,
-    "erase_probability": 0.5,
-    "repeats": 3,
-}
+EVERYTHING = augmenting.EVERYTHING | {"repeats": 3}
 NAMES = [field.name for field in fields(AugmentPlan)]
 
 
