@@ -6,7 +6,9 @@ Each run of 200 steps on two ranks is killed up to three times, at moments drawn
 fifth of them fall into the start of the processes. What is killed is drawn too: every process of the run at once, a
 rank, deepspeed's launch.py, or the deepspeed command itself. Then the same command is given again. At the end the
 digest of the weights, and the loss of every step, are held against those of the run that was left in peace. Writes
-benchmarks/results/kill_and_resume.json. Takes about fifteen minutes on two cores.
+benchmarks/results/kill_and_resume.json. Takes about fifteen minutes on two cores. With --everything the runs have
+planned augmentation, mixing, the magnitude rule, relative positions, averaging and drop path all at once, and the
+result goes into benchmarks/results/kill_and_resume_everything.json.
 """
 
 import argparse
@@ -19,11 +21,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.toy_runs import ToyRun, settings, wait_until, write_toy_config, write_toy_shards
+from benchmarks.toy_runs import ToyRun, everything, settings, wait_until, write_toy_config, write_toy_shards
 from engine.hardware import describe_hardware
 from engine.metrics import read_metrics
 
 RESULT = Path("benchmarks/results/kill_and_resume.json")
+RESULT_OF_EVERYTHING = RESULT.with_name("kill_and_resume_everything.json")
 TARGETS = ("everything", "rank 0", "rank 1", "launch.py", "runner")
 MOST_KILLS = 3
 START_UP_SHARE = 0.2
@@ -50,16 +53,12 @@ class Kill:
     ended_after_s: float
 
 
-def overrides(steps: int) -> list[str]:
+def overrides(steps: int, with_everything: bool) -> list[str]:
     """A run of some length, with checkpoints and evaluations in it and weights that no rank holds alone."""
-    return settings(
-        train__duration=f"{steps}steps",
-        checkpoint__every="10steps",
-        eval__every="25steps",
-        engine__zero_stage=1,
-        model__drop_path=0.1,
-        data__augment__flip_probability=0.5,
-    )
+    common = settings(train__duration=f"{steps}steps", checkpoint__every="10steps", eval__every="25steps")
+    if with_everything:
+        return [*common, *everything()]
+    return common + settings(engine__zero_stage=1, model__drop_path=0.1, data__augment__flip_probability=0.5)
 
 
 def losses(out: Path) -> list[tuple[int, float]]:
@@ -100,14 +99,16 @@ def kill_at_random(run: ToyRun, draws: random.Random, start_up_s: float, trainin
     return None if run.has_ended else kill(run, target, "start-up" if in_start_up else "training")
 
 
-def one_run(number: int, config: Path, out: Path, steps: int, start_up_s: float, training_s: float) -> dict[str, Any]:
+def one_run(
+    number: int, config: Path, out: Path, flags: list[str], start_up_s: float, training_s: float
+) -> dict[str, Any]:
     """Kill and resume one run until it is done."""
     draws = random.Random(number)
     kills: list[Kill] = []
     starts, code = 0, None
     while code != 0 and starts <= MOST_KILLS:
         starts += 1
-        with ToyRun(config, out, overrides(steps)) as run:
+        with ToyRun(config, out, flags) as run:
             # The first start is always killed, later ones more often than not.
             if len(kills) < MOST_KILLS and (not kills or draws.random() < 0.6):
                 found = kill_at_random(run, draws, start_up_s, training_s)
@@ -131,6 +132,7 @@ def one_run(number: int, config: Path, out: Path, steps: int, start_up_s: float,
         "starts": starts,
         "exit_code": code,
         "weights_digest": summary["weights_digest"],
+        "ema_digest": summary.get("ema_digest"),
     }
 
 
@@ -138,23 +140,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--everything", action="store_true", help="with every feature of training switched on")
     arguments = parser.parse_args()
+    flags = overrides(arguments.steps, arguments.everything)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = write_toy_config(folder / "toy.yaml", write_toy_shards(folder / "shards"))
-        with ToyRun(config, folder / "in-peace", overrides(arguments.steps)) as run:
+        with ToyRun(config, folder / "in-peace", flags) as run:
             run.wait_for_step(0)
             start_up_s = time.monotonic() - run.started
             if run.wait(600) != 0:
                 raise RuntimeError(f"the run that was left in peace failed: {run.tail()}")
             training_s = time.monotonic() - run.started - start_up_s
-            expected = run.summary()["weights_digest"]
+            expected, expected_ema = run.summary()["weights_digest"], run.summary().get("ema_digest")
         print(f"in peace: {start_up_s:.1f} s to start, {training_s:.1f} s to train; digest {expected[:16]}", flush=True)
         runs = []
         for number in range(arguments.runs):
             out = folder / f"run-{number:02d}"
-            found = one_run(number, config, out, arguments.steps, start_up_s, training_s)
-            found["weights_equal"] = found.get("weights_digest") == expected
+            found = one_run(number, config, out, flags, start_up_s, training_s)
+            digests = (found.get("weights_digest"), found.get("ema_digest"))
+            found["weights_equal"] = digests == (expected, expected_ema)
             found["losses_equal"] = losses(out) == losses(folder / "in-peace")
             found["evaluations_equal"] = accuracies(out) == accuracies(folder / "in-peace")
             found["no_orphans"] = not any(k["survivors"] for k in found["kills"])
@@ -163,11 +168,11 @@ def main() -> None:
             told = "as in peace" if found["weights_equal"] and found["losses_equal"] else f"DIFFERS: {found}"
             print(f"run {number}: {told}; killed: {hits}", flush=True)
     result = {
-        "command": "python -m benchmarks.kill_and_resume",
+        "command": "python -m benchmarks.kill_and_resume" + (" --everything" if arguments.everything else ""),
         "hardware": describe_hardware(),
         "ranks": 2,
         "steps": arguments.steps,
-        "settings": overrides(arguments.steps)[1::2],
+        "settings": flags[1::2],
         "start_up_s": start_up_s,
         "training_s": training_s,
         "weights_digest": expected,
@@ -179,9 +184,9 @@ def main() -> None:
         },
         "runs": runs,
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{result['num_weights_equal']} of {len(runs)} digests equal that of the run in peace; written to {RESULT}")
+    path = RESULT_OF_EVERYTHING if arguments.everything else RESULT
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"{result['num_weights_equal']} of {len(runs)} digests equal that of the run in peace; written to {path}")
 
 
 if __name__ == "__main__":

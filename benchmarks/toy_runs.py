@@ -19,6 +19,7 @@ from engine.metrics import read_metrics
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests"))  # the toy data set and the launcher's environment are those of the tests
 
+from everything import everything  # noqa: E402
 from launching import environment, free_port  # noqa: E402
 from toy_data import write_toy_config, write_toy_shards  # noqa: E402
 
@@ -26,6 +27,7 @@ __all__ = [
     "ROOT",
     "ToyRun",
     "environment",
+    "everything",
     "free_port",
     "settings",
     "wait_until",

@@ -143,12 +143,15 @@ class PatchLoader:
 
     def _produce(self) -> None:
         try:
-            graph = self._next_graph()
+            graph = self._build_graph() if self._take_snapshot() else None
             while graph is not None and not self._closing.is_set():
                 try:
                     outputs = graph.run()
                 except StopIteration:
-                    graph = self._next_graph() if self._again and self._snapshots is not None else None
+                    # Run dry, at the end or before a snapshot: nothing in the graph was scored by another one.
+                    if not self._again or not self._take_snapshot():
+                        break
+                    graph.reset()
                     continue
                 except RuntimeError:
                     if not any(self._rows.examine(rows) for _, rows in self._issued):
@@ -163,24 +166,28 @@ class PatchLoader:
         except BaseException as error:
             self._put(error)
 
-    def _next_graph(self) -> Pipeline | None:
-        """The graph for the plans that come next, with the snapshot that they need; None if there are none."""
-        if self._snapshots is not None:
-            if not self._again:
-                plan = next(self._plans, None)
-                if plan is None:
-                    return None
-                self._again.append(plan)
-            moment = self._snapshots.moment_of(self._again[0].step)
-            self._snapshot = self._snapshots.wait_for(moment, self._closing.is_set)
-            if self._snapshot is None:
-                return None
-        return self._build_graph()
+    def _take_snapshot(self) -> bool:
+        """Wait for the snapshot that the next plan needs, if the rule needs any; False if there is no next plan."""
+        if self._snapshots is None:
+            return True
+        if not self._again:
+            plan = next(self._plans, None)
+            if plan is None:
+                return False
+            self._again.append(plan)
+        moment = self._snapshots.moment_of(self._again[0].step)
+        self._snapshot = self._snapshots.wait_for(moment, self._closing.is_set)
+        if self._snapshot is None:
+            return False
+        self._scorer = MagnitudeScorer(self._snapshot, self._settings.selection, self._data.grid_size, self._seed)
+        return True
 
     def _build_graph(self) -> Pipeline:
-        if self._snapshot is not None:
-            self._scorer = MagnitudeScorer(self._snapshot, self._settings.selection, self._data.grid_size, self._seed)
-        return build_graph(self._source, self._settings, None if self._scorer is None else self._scorer.scores)
+        return build_graph(self._source, self._settings, None if self._snapshots is None else self._score)
+
+    def _score(self, images: list[np.ndarray]) -> np.ndarray:
+        assert self._scorer is not None
+        return self._scorer.scores(images)
 
     def _batch(self, outputs: Any) -> Batch:
         _, rows = self._issued.popleft()
