@@ -21,6 +21,7 @@ sys.path.append(str(ROOT / "tests"))  # the toy data set and the launcher's envi
 
 from everything import everything  # noqa: E402
 from launching import environment, free_port  # noqa: E402
+from photographs import write_image_folder  # noqa: E402
 from toy_data import write_toy_config, write_toy_shards  # noqa: E402
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "free_port",
     "settings",
     "wait_until",
+    "write_image_folder",
     "write_toy_config",
     "write_toy_shards",
 ]

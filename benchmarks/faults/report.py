@@ -45,7 +45,7 @@ def write_again(outcomes: list[Outcome]) -> dict[str, Any]:
 
 def write_docs(result: dict[str, Any]) -> None:
     """Write the page from the raw results that there are."""
-    parts = [_PROMISES.read_text(), *_killed_at_random(), *_seeking(), *_table(result)]
+    parts = [_PROMISES.read_text(), *_killed_at_random(), *_seeking(), *_soaked(), *_table(result)]
     DOCS.parent.mkdir(exist_ok=True)
     DOCS.write_text("\n".join(parts))
     print(f"{DOCS} is written")
@@ -62,6 +62,9 @@ def _table(result: dict[str, Any]) -> list[str]:
         "processes to the last check, without the resume that follows: the runs of the first two groups are taken up "
         "again together in the end, against one that was left in peace.",
     ]
+    repeated = [case["name"] for case in result["cases"] if case.get("repeated")]
+    if repeated:
+        lines += ["", f"Not as expected at first, and run again by themselves since: {', '.join(repeated)}."]
     for group, cases in groupby(result["cases"], key=lambda case: case["group"]):
         lines += ["", f"### {group[0].upper()}{group[1:]}", ""]
         lines += ["| fault | how | expected | observed | | s |", "|---|---|---|---|---|---|"]
@@ -86,21 +89,55 @@ _LONG = {"message", "error line", "error lines", "error lines that say so", "mes
 
 
 def _killed_at_random() -> list[str]:
-    path = RESULTS / "kill_and_resume.json"
+    found = {
+        path: json.loads(path.read_text())
+        for name in ("kill_and_resume", "kill_and_resume_everything")
+        if (path := RESULTS / f"{name}.json").exists()
+    }
+    lines = ["## Killed at random", ""] if found else []
+    for path, result in found.items():
+        runs, equal = result["num_runs"], result["num_weights_equal"]
+        lines += [
+            f"`{result['command']}`: {runs} runs of {result['steps']} steps on {result['ranks']} ranks were killed "
+            f"{result['num_kills']} times in all, at random moments (every process at once, a rank, `launch.py` or "
+            f"`deepspeed`), and started again until done. **{equal} of {runs}** ended with the digest of the run that "
+            f"was left in peace, {result['num_losses_equal']} with the same loss at every step and "
+            f"{result['num_evaluations_equal']} with the same evaluations. Processes stayed behind in "
+            f"{runs - result['num_no_orphans']} of them. Raw result: [`{path}`](../{path}).",
+            "",
+        ]
+    return lines
+
+
+def _soaked() -> list[str]:
+    path = RESULTS / "soak.json"
     if not path.exists():
         return []
     result = json.loads(path.read_text())
-    runs, equal = result["num_runs"], result["num_weights_equal"]
-    orphans = runs - result["num_no_orphans"]
-    return [
-        "## Killed at random",
+    lines = [
+        "## Over time",
         "",
-        f"`{result['command']}`: {runs} runs of {result['steps']} steps on {result['ranks']} ranks were killed "
-        f"{result['num_kills']} times in all, at random moments (every process at once, a rank, `launch.py` or "
-        f"`deepspeed`), and started again until done. **{equal} of {runs}** ended with the digest of the run that was "
-        f"left in peace, {result['num_losses_equal']} with the same loss at every step and "
-        f"{result['num_evaluations_equal']} with the same evaluations. Processes stayed behind in {orphans} of them. "
-        f"Raw result: [`{path}`](../{path}).",
+        f"`{result['command']}`: the loader went over {result['loader_samples']:,} samples with the keep rate changing "
+        f"at every step, then two ranks trained for {result['train_minutes']:.0f} minutes ({result['train_steps']:,} "
+        "steps; other work ran on the machine) with checkpoints and evaluations in between. Means over the first and "
+        f"the last third of the time after the start. Raw result: [`{path}`](../{path}).",
+        "",
+        "| process | memory, MiB | open files | threads |",
+        "|---|---|---|---|",
+    ]
+    for name, growth in result["growth"].items():
+        cells = [
+            f"{growth[f'{key}_early']:.0f} → {growth[f'{key}_late']:.0f}"
+            for key in ("rss_mib", "num_fds", "num_threads")
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [
+        *lines,
+        "",
+        "Memory is level between evaluations and moves at them, by more at the first ones: the allocator keeps what "
+        "their larger batches needed.",
+        "",
+        f"![Memory, open files and threads over an hour](../{RESULTS / 'soak.png'})",
         "",
     ]
 
