@@ -38,7 +38,7 @@ from pipeline.selection import select
 from tools.command import add_picture_argument, show
 
 KEEP_RATES = (0.8, 0.6, 0.4, 0.2)
-_SIZES = (1 / 20, 1 / 10, 1 / 4)  # of the estimates, as shares of the embedding
+_SIZES = (1 / 40, 1 / 20, 1 / 10, 1 / 4)  # of the estimates, as shares of the embedding
 _REPEATS = 7
 _IMAGES_TIMED = 32
 

@@ -10,11 +10,17 @@ if TYPE_CHECKING:
 
 # Of the palette of Okabe & Ito, told apart with any colour vision; the marker says the same again.
 _LOOKS = {
-    "magnitude": ("#000000", "*"),
-    "sketch": ("#0072B2", "o"),
-    "rows": ("#D55E00", "s"),
-    "pixels": ("#009E73", "^"),
+    "magnitude, exact": ("#000000", "*"),
+    "estimate: sketch": ("#0072B2", "o"),
+    "estimate: rows": ("#D55E00", "s"),
+    "pixels or none": ("#009E73", "^"),
 }
+
+
+def _kind(rule: "Rule") -> str:
+    if "," not in rule.name:
+        return "magnitude, exact" if rule.name == "magnitude" else "pixels or none"
+    return rule.name.partition(" of ")[0].replace("magnitude, ", "estimate: ")
 
 
 def draw(rules: list["Rule"], title: str, path: Path) -> None:
@@ -25,13 +31,16 @@ def draw(rules: list["Rule"], title: str, path: Path) -> None:
     """
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for rule in rules:
-        kind = next((kind for kind in ("sketch", "rows") if kind in rule.name), None)
-        color, marker = _LOOKS[kind or ("magnitude" if rule.name == "magnitude" else "pixels")]
-        axes.plot(rule.cost_us, 100 * rule.overlap["0.4"], color=color, marker=marker, markersize=9, linestyle="none")
-        label = rule.name.removeprefix("magnitude, ")
-        axes.annotate(label, (rule.cost_us, 100 * rule.overlap["0.4"]), xytext=(7, -3), textcoords="offset points")
-    axes.set(xscale="log", xlabel="µs to score and rank an image, one core", ylim=(0, 105))
+    for kind, (color, marker) in _LOOKS.items():
+        of_kind = [rule for rule in rules if _kind(rule) == kind]
+        points = [(rule.cost_us, 100 * rule.overlap["0.4"]) for rule in of_kind]
+        axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=9, linestyle="none", label=kind)
+        for number, (rule, point) in enumerate(zip(of_kind, points, strict=True)):
+            label = rule.name.rpartition(" of ")[2]
+            above = 9 if number % 2 else -17  # neighbours take turns
+            axes.annotate(label, point, xytext=(0, above), textcoords="offset points", ha="center")
+    axes.legend(loc="lower right", title="rule (numbers: estimate_size)")
+    axes.set(xscale="log", xlabel="µs to score and rank an image, one core", ylim=(0, 110))
     axes.set_ylabel("patches kept as by the exact rule, % (keep 0.4)")
     axes.axhline(95, color="#999999", linewidth=1, linestyle="--")
     axes.margins(x=0.2)
