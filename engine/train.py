@@ -22,6 +22,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed import DeepSpeedEngine
 
 from engine.average import WeightAverage, resume_average
 from engine.bad_data import one_data_error
@@ -208,10 +209,8 @@ def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = N
         return _train_prepared(prepared, start, world, watch)
 
 
-def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch) -> int:
-    config, model = prepared.config, prepared.model.to(world.device)
-    average = None if config.train.ema_decay is None else WeightAverage(model, config.train.ema_decay)
-    board = open_board(config, prepared.plan.schedule)
+def build_engine(config: RunConfig, plan: RunPlan, model: Model, *, load_universal: bool = False) -> DeepSpeedEngine:
+    """DeepSpeed around a model on its device, with the run's optimizer. Collective."""
     optimizer = build_optimizer(
         param_groups(
             model,
@@ -225,9 +224,17 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        config=deepspeed_config(config, prepared.plan, load_universal=start.is_universal),
+        config=deepspeed_config(config, plan, load_universal=load_universal),
         dist_init_required=False,
     )
+    return engine
+
+
+def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch) -> int:
+    config, model = prepared.config, prepared.model.to(world.device)
+    average = None if config.train.ema_decay is None else WeightAverage(model, config.train.ema_decay)
+    board = open_board(config, prepared.plan.schedule)
+    engine = build_engine(config, prepared.plan, model, load_universal=start.is_universal)
     if start.checkpoint is not None and start.source is not None:
         load_checkpoint(engine, start.checkpoint)
         if average is not None:
@@ -269,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         parse_arguments(argv)
-    _quiet()
+    quiet()
     launchers = Launchers()
     world = join_world()
     code = train_run(argv, world, launchers)
@@ -280,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         os._exit(code)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """The run's own output is enough; DeepSpeed's remarks matter only when something is wrong."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="deepspeed")

@@ -27,7 +27,7 @@ from pipeline import keyed
 from pipeline.batch import Batch
 from pipeline.keyed import Stream
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan import TrainPlanner
+from pipeline.plan import StepPlan, TrainPlanner
 from pipeline.shards import ShardIndex
 from pipeline.snapshots import SnapshotBoard
 
@@ -138,17 +138,39 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
         rank=world.rank,
         world_size=world.size,
     )
+    return patch_loader(
+        plans,
+        config=config,
+        micro_batch_size=plan.micro_batch_size,
+        world=world,
+        index=run.train_index,
+        planner=run.planner,
+        snapshots=run.snapshots,
+    )
+
+
+def patch_loader(
+    plans: Iterator[StepPlan],
+    *,
+    config: RunConfig,
+    micro_batch_size: int,
+    world: World,
+    index: ShardIndex,
+    planner: TrainPlanner,
+    snapshots: SnapshotBoard | None,
+) -> PatchLoader:
+    """A loader of training batches, set up as the run's configuration says."""
     return PatchLoader(
-        run.train_index,
+        index,
         plans,
         data=config.data,
         selection=config.selection,
         crop=config.data.augment.crop,
-        batch_size=plan.micro_batch_size,
+        batch_size=micro_batch_size,
         num_threads=config.data.num_threads or world.cores,
         device_id=world.local_rank if config.data.device == "gpu" else None,
-        substitutes=run.planner if config.data.on_bad_sample == "skip" else None,
-        snapshots=run.snapshots,
+        substitutes=planner if config.data.on_bad_sample == "skip" else None,
+        snapshots=snapshots,
         seed=config.seed,
         targets=config.task == "pretrain",
     )

@@ -61,12 +61,13 @@ def preview(config: RunConfig) -> Preview:
     num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
     schedule = build_schedule(config, num_samples)
     stages = schedule.stages()
-    flops = _flops_per_image(config, [stage.num_kept for stage in stages])
-    (full,) = _flops_per_image(config, [schedule.num_patches])
+    flops = flops_per_image(config, [stage.num_kept for stage in stages])
+    (full,) = flops_per_image(config, [schedule.num_patches])
     return Preview(config, schedule, stages, [one / full for one in flops])
 
 
-def _flops_per_image(config: RunConfig, nums_kept: list[int]) -> list[int]:
+def flops_per_image(config: RunConfig, nums_kept: list[int]) -> list[int]:
+    """Floating-point operations of a training step for one image, at each number of patches; no decoder's."""
     import torch  # here, so that a mistake in the configuration is reported at once
 
     from engine.model import training_flops_per_image

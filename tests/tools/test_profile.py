@@ -1,0 +1,211 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from launching import ROOT, environment
+from PIL import Image
+from toy_data import write_toy_config, write_toy_shards
+
+from engine.config import load_config
+from engine.ranks import World
+from engine.train import prepare
+from pipeline.config import ScheduleConfig
+from pipeline.schedule import PatchSchedule, Stage
+from tools.profile import command, parse_arguments
+from tools.profile_measure import plans_at, stages_to_profile
+from tools.profile_result import Profile, Rate, StageProfile, describe, pays_down_to
+from tools.schedule import flops_per_image
+
+HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "shards").mkdir()
+    return write_toy_config(folder / "toy.yaml", write_toy_shards(folder / "shards"))
+
+
+def steady(images_per_s: float) -> Rate:
+    return Rate(images_per_s, images_per_s, images_per_s)
+
+
+def stage(
+    keep_rate: float, num_kept: int, share: float, loader: float | None, step: float | None, both: float | None
+) -> StageProfile:
+    loader_rate, step_rate, both_rate = (None if one is None else steady(one) for one in (loader, step, both))
+    parts_ms = (None, None, None) if step is None else (1.0, 2.0, 0.5)
+    rates = (loader_rate, step_rate, both_rate)
+    return StageProfile(keep_rate, num_kept, share, *rates, *parts_ms, 0.0, 100.0, 1000 * num_kept, None)
+
+
+def profile(*stages: StageProfile) -> Profile:
+    return Profile("made up", 19, 2, list(stages), 1e6, 0)
+
+
+def test_a_rate_is_the_median_of_its_repeats_with_their_extremes() -> None:
+    assert Rate.of([30.0, 10.0, 20.0]) == Rate(20.0, 10.0, 30.0)
+    assert Rate.of([30.0, 10.0, 20.0]).spread == 20.0  # type: ignore[union-attr]
+    assert Rate.of([]) is None
+
+
+def test_the_slower_side_limits() -> None:
+    assert stage(0.5, 9, 1, 100, 200, 90).limited_by == "loader"
+    assert stage(0.5, 9, 1, 200, 100, 90).limited_by == "step"
+    assert stage(0.5, 9, 1, None, 100, None).limited_by is None
+    assert stage(0.5, 9, 1, 100, None, None).limited_by is None
+
+
+def test_the_time_ratio_weighs_each_stages_time_per_image() -> None:
+    shown = profile(stage(0.5, 9, 0.75, 999, 200, 200), stage(1.0, 19, 0.25, 999, 100, 100))
+    # Of 100 images at full patches, 1 s: 75 take 1/200 s and 25 take 1/100 s each.
+    assert shown.schedule_time_ratio == pytest.approx(75 / 200 + 25 / 100)
+    assert shown.token_ratio == pytest.approx(0.75 * 10 / 20 + 0.25)
+
+
+def test_full_patches_are_compared_with_even_where_the_schedule_has_none() -> None:
+    shown = profile(stage(0.5, 9, 1.0, 999, 200, 160), stage(1.0, 19, 0.0, 999, 100, 100))
+    assert shown.schedule_time_ratio == pytest.approx(100 / 160)
+    assert shown.token_ratio == pytest.approx(0.5)
+
+
+def test_there_is_no_time_ratio_without_both_sides_or_without_full_patches() -> None:
+    assert profile(stage(1.0, 19, 1.0, None, 100, None)).schedule_time_ratio is None
+    assert profile(stage(0.5, 9, 1.0, 300, 200, 200)).schedule_time_ratio is None
+
+
+def test_dropping_pays_as_far_as_it_gains_more_than_the_repeats_differ() -> None:
+    rates = [(1.0, Rate(100, 95, 105)), (0.8, Rate(130, 125, 135)), (0.6, Rate(139, 134, 144)), (0.4, steady(138))]
+    assert pays_down_to(rates) == 0.8
+    assert pays_down_to(rates[::-1]) == 0.8
+    assert pays_down_to([*rates, (0.2, steady(160))]) == 0.2
+    assert pays_down_to([(1.0, steady(100)), (0.5, steady(90))]) == 1.0
+    assert pays_down_to([]) is None
+
+
+def test_the_share_of_the_matrix_product_counts_operations_of_the_step_alone() -> None:
+    shown = profile(stage(1.0, 19, 1.0, 5, 10, 5))
+    assert shown.matmul_share(shown.stages[0]) == pytest.approx(19_000 * 10 / 1e6)
+
+
+def test_the_table_names_the_limiting_side_and_what_pays() -> None:
+    table = describe(profile(stage(0.5, 9, 0.5, 100, 200, 100), stage(1.0, 19, 0.5, 100, 90, 90)))
+    rows = [line for line in table.splitlines() if line.strip().startswith(("0.5", "1 "))]
+    assert ["loader" in row for row in rows] == [True, False]
+    assert "step" in rows[1]
+    assert "tokens are 75.0% of those at full patches; its time would be 95.0%" in table
+    assert "pays down to keep rate 0.5" in table
+    assert "-" in describe(profile(stage(0.5, 9, 1, 100, None, None)))
+
+
+def test_full_patches_are_profiled_once_and_only_where_they_may_be() -> None:
+    def kept(rate: float, full_patches: bool) -> list[tuple[int, float]]:
+        schedule = PatchSchedule(ScheduleConfig(kind="constant", keep_rate=rate), 19, 10, 5, 4)
+        return [(one.num_kept, share) for one, share in stages_to_profile(schedule, full_patches=full_patches)]
+
+    assert kept(0.5, True) == [(9, 1.0), (19, 0.0)]
+    assert kept(0.5, False) == [(9, 1.0)]
+    assert kept(1.0, True) == [(19, 1.0)]
+
+
+def test_plans_are_the_runs_own_but_for_the_stage_and_never_end(config: Path) -> None:
+    planner = prepare(["--config", str(config)], HERE).planner
+    plans = plans_at(planner, Stage(0.6, 9), 22, 8, HERE)
+    for step in (22, 23, 0, 1):
+        own = planner.plan(step)
+        for first_row in (0, 8):
+            plan = next(plans)
+            assert (plan.step, plan.first_row, plan.stage) == (step, first_row, Stage(0.6, 9))
+            np.testing.assert_array_equal(plan.sample_ids, own.sample_ids[first_row : first_row + 8])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--seconds", "0"], "--seconds is above 0"),
+        (["--seconds", "nan"], "--seconds is above 0"),
+        (["--repeats", "0"], "--repeats is at least 1"),
+        (["--loader-only", "--step-only"], "not allowed with"),
+        (["--png", "picture.svg"], "writes a .png file"),
+        (["--json", "nowhere/profile.json"], "folder nowhere does not exist"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_named(arguments: list[str], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_arguments(["--config", "run.yaml", *arguments])
+
+
+def test_the_command_of_a_result_starts_the_same_ranks() -> None:
+    assert command(["--config", "a b.yaml"], HERE) == "python -m tools.profile --config 'a b.yaml'"
+    two = World(0, 2, 0, 2, torch.device("cpu"), ("here", "here"))
+    assert command(["--config", "c"], two) == (
+        "deepspeed --no_local_rank --num_accelerators 2 --module tools.profile --config c"
+    )
+
+
+def profiled(config: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A process of its own, as a user starts it: one that has met other ranks cannot do so again."""
+    return subprocess.run(
+        [sys.executable, "-m", "tools.profile", "--config", config, *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_profile_of_the_toy_run_is_consistent(config: Path, tmp_path: Path) -> None:
+    arguments = ("--seconds", "0.001", "--repeats", "2", "--json", tmp_path / "p.json", "--png", tmp_path / "p.png")
+    # The paper's rule and small micro batches, so that a snapshot and accumulation take part.
+    overrides = (
+        "--set",
+        "selection.rule=magnitude",
+        "--set",
+        "train.micro_batch_size=8",
+        "--set",
+        "train.ema_decay=0.9",
+    )
+    done = profiled(config, *overrides, *arguments)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads((tmp_path / "p.json").read_text())
+    stages = result["stages"]
+    assert (result["world_size"], result["num_patches"]) == (1, 16)
+    assert result["hardware"]["cores"] >= 1
+    assert result["command"].startswith("python -m tools.profile --config")
+    assert [one["num_kept"] for one in stages] == [2, 6, 9, 13, 16]
+    assert sum(one["share"] for one in stages) == pytest.approx(1)
+    # Patches of 4 x 4 x 3 bytes with an int32 each, and an int64 label.
+    assert [one["bytes_per_image"] for one in stages] == [52 * one["num_kept"] + 8 for one in stages]
+    assert [one["flops_per_image"] for one in stages] == flops_per_image(load_config(config), [2, 6, 9, 13, 16])
+    for one in stages:
+        for side in ("loader", "step", "end_to_end"):
+            low, high = one[f"{side}_images_per_s_range"]
+            assert 0 < low <= one[f"{side}_images_per_s"] <= high
+        slower = min(("loader", "step"), key=lambda side: one[f"{side}_images_per_s"])
+        assert one["limited_by"] == slower
+        assert min(one[part] for part in ("forward_ms", "backward_ms", "optimizer_ms", "matmul_share")) > 0
+        assert 0 <= one["loader_wait_share"] <= 1
+    full = stages[-1]["end_to_end_images_per_s"]
+    times = [one["share"] * full / one["end_to_end_images_per_s"] for one in stages]
+    assert result["schedule_time_ratio"] == pytest.approx(sum(times))
+    assert result["token_ratio"] == pytest.approx(sum(one["share"] * (one["num_kept"] + 1) / 17 for one in stages))
+    assert result["pays_down_to"] in [one["keep_rate"] for one in stages]
+    assert "limited by" in done.stdout
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.width > 500
+
+
+def test_a_wrong_configuration_ends_in_one_line(config: Path) -> None:
+    done = profiled(config, "--set", "train.global_batch_size=1000")
+    assert done.returncode == 2
+    assert done.stdout.count("error") == 0
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert line.startswith("error: global_batch_size 1000 does not fit 200 training samples")
+    assert "Traceback" not in done.stderr

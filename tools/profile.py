@@ -1,0 +1,146 @@
+"""Does a schedule pay on these machines? Throughput per stage of a run's configuration.
+
+    deepspeed --no_local_rank --num_accelerators 2 --module tools.profile --config configs/fashion_mnist.yaml
+
+Without the launcher, ``python -m tools.profile --config ...`` profiles a run of one rank. For each stage of the
+schedule, and for full patches: images per second of the loader alone, of the training step alone on a batch that is
+already there, and of both together; which of them limits; and what time the schedule would take against full patches.
+Shapes are warmed up first, and the stages are measured in turn, several times over. Images are read in the order of
+training, so a data set that fits into memory is read from there after its first pass, as in training.
+
+Exit codes: 0 done; 2 an input that cannot be used; 3 an image that cannot be decoded or a shard that changed (one line
+on stderr says which); 1 anything else.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from engine.bad_data import one_data_error
+from engine.command_line import Parser
+from engine.hardware import describe_hardware
+from engine.preflight import check_same_inputs, check_same_software
+from engine.progress import say
+from engine.ranks import World, join_world, leave_world, on_first_rank, one_clear_error
+from engine.train import Prepared, prepare, quiet
+from tools.command import add_picture_argument
+from tools.profile_measure import profile_run, stages_to_profile
+from tools.profile_plot import draw
+from tools.profile_result import Profile, describe
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+        ValueError: an argument that is missing, unknown or of the wrong form.
+    """
+    parser = Parser(prog="tools.profile", description=(__doc__ or "").split("\n")[0])
+    parser.add_run_arguments()
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result for programs")
+    add_picture_argument(parser, "draw images per second over the keep rate")
+    sides = parser.add_mutually_exclusive_group()
+    sides.add_argument("--loader-only", action="store_true", help="measure the loader alone; builds no engine")
+    sides.add_argument("--step-only", action="store_true", help="measure the training step alone")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per measurement, about (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="of every measurement (default: %(default)s)")
+    options = parser.parse_args(argv)
+    if not (math.isfinite(options.seconds) and options.seconds > 0):
+        raise ValueError(f"--seconds is above 0, got {options.seconds:g}")
+    if options.repeats < 1:
+        raise ValueError(f"--repeats is at least 1, got {options.repeats}")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise ValueError(
+            f"--json: the folder {options.json.parent} does not exist, so {options.json.name} cannot be written"
+        )
+    return options
+
+
+def _read_inputs(argv: Sequence[str], world: World) -> tuple[argparse.Namespace, Prepared]:
+    options = parse_arguments(argv)
+    overrides = [part for override in options.set for part in ("--set", override)]
+    return options, prepare(["--config", str(options.config), *overrides], world)
+
+
+def _profile(argv: Sequence[str], world: World) -> None:
+    """One profile from its command line to its table. Collective.
+
+    Raises:
+        SystemExit: on every rank, for an input or data that cannot be used.
+    """
+    check_same_software(world)
+    with one_clear_error(world):
+        options, prepared = _read_inputs(argv, world)
+    indexes = {"data.train": prepared.train_index, "data.val": prepared.val_index}
+    check_same_inputs(world, prepared.config, indexes, stop_step=prepared.stop_step)
+    num_stages = len(stages_to_profile(prepared.plan.schedule, full_patches=prepared.config.task != "pretrain"))
+    total = num_stages * (1 + options.repeats)
+    bar = tqdm(total=total, unit="stage", disable=not (world.is_first and sys.stderr.isatty()))
+    with one_data_error(world), bar:
+        profile = profile_run(
+            prepared,
+            world,
+            loads=not options.step_only,
+            trains=not options.loader_only,
+            seconds=options.seconds,
+            repeats=options.repeats,
+            progress=_progress(bar, world),
+        )
+    with one_clear_error(world):
+        on_first_rank(world, lambda: _write(profile, options, argv, world))
+    if world.is_first:
+        say(describe(profile))
+
+
+def _progress(bar: tqdm, world: World) -> Callable[[str], None]:
+    """Tells the first rank's terminal, or whatever else its stderr is, how far the profile has come."""
+
+    def advance(text: str) -> None:
+        bar.set_postfix_str(text, refresh=False)
+        bar.update()
+        if world.is_first and bar.disable:
+            print(text, file=sys.stderr, flush=True)
+
+    return advance
+
+
+def _write(profile: Profile, options: argparse.Namespace, argv: Sequence[str], world: World) -> None:
+    if options.png is not None:
+        draw(profile, options.png)
+    if options.json is None:
+        return
+    result = {
+        "command": command(argv, world),
+        "hardware": describe_hardware(),
+        "seconds": options.seconds,
+        "repeats": options.repeats,
+        **profile.as_json(),
+    }
+    options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def command(argv: Sequence[str], world: World) -> str:
+    """The command line that starts such a profile again on one machine."""
+    launched = f"deepspeed --no_local_rank --num_accelerators {world.local_size} --module"
+    return f"{'python -m' if world.size == 1 else launched} tools.profile {shlex.join(argv)}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Meet the other ranks, profile, part."""
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        parse_arguments(argv)
+    quiet()
+    world = join_world()
+    _profile(argv, world)
+    leave_world()
+
+
+if __name__ == "__main__":
+    main()

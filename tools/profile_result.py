@@ -1,0 +1,202 @@
+"""What a profile says, worked out from its measurements."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Side = Literal["loader", "step"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images per second over all ranks: the median of the repeats and their extremes."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, repeats: Sequence[float]) -> "Rate | None":
+        """None where nothing was measured."""
+        return cls(statistics.median(repeats), min(repeats), max(repeats)) if repeats else None
+
+    @property
+    def spread(self) -> float:
+        return self.high - self.low
+
+
+@dataclass(frozen=True)
+class StageProfile:
+    """One stage of the schedule. What was not measured is None.
+
+    Attributes:
+        share: of the run's steps; 0 for full patches that were measured for comparison only.
+        loader: the loader alone.
+        step: the training step alone, on a batch that lies on the device.
+        end_to_end: the loader feeding training steps.
+        forward_ms, backward_ms, optimizer_ms: parts of a training step, on the first rank; medians of the repeats.
+        loader_wait_share: of ``end_to_end``'s time, in which a rank waited for its loader; the mean over the ranks.
+        bytes_per_image: that cross to the training device.
+        flops_per_image: of a training step, without a decoder's.
+        peak_device_memory_bytes: of the GPU that needed most; None on a CPU.
+    """
+
+    keep_rate: float
+    num_kept: int
+    share: float
+    loader: Rate | None
+    step: Rate | None
+    end_to_end: Rate | None
+    forward_ms: float | None
+    backward_ms: float | None
+    optimizer_ms: float | None
+    loader_wait_share: float | None
+    bytes_per_image: float
+    flops_per_image: int
+    peak_device_memory_bytes: int | None
+
+    @property
+    def limited_by(self) -> Side | None:
+        """The side that is slower alone."""
+        if self.loader is None or self.step is None:
+            return None
+        return "loader" if self.loader.median < self.step.median else "step"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A run's configuration on these machines.
+
+    Attributes:
+        num_patches: of the full image.
+        stages: fewest patches first.
+        matmul_flops_per_s: what all ranks together reach in a large matrix product, in the precision of training.
+        peak_memory_bytes: main memory of the rank that needed most, over the whole profile.
+    """
+
+    name: str
+    num_patches: int
+    world_size: int
+    stages: list[StageProfile]
+    matmul_flops_per_s: float | None
+    peak_memory_bytes: int
+
+    @property
+    def full(self) -> StageProfile | None:
+        """The stage of full patches."""
+        return next((stage for stage in self.stages if stage.num_kept == self.num_patches), None)
+
+    @property
+    def schedule_time_ratio(self) -> float | None:
+        """The run's projected time over that of as many steps at full patches; None where either was not measured."""
+        if self.full is None or self.full.end_to_end is None:
+            return None
+        relative = 0.0
+        for stage in self.stages:
+            if stage.end_to_end is None:
+                return None
+            relative += stage.share * self.full.end_to_end.median / stage.end_to_end.median
+        return relative
+
+    @property
+    def token_ratio(self) -> float:
+        """Tokens of the run over those of full patches, the class token counted in, as keep rates count it."""
+        return sum(stage.share * (stage.num_kept + 1) for stage in self.stages) / (self.num_patches + 1)
+
+    @property
+    def pays_down_to(self) -> float | None:
+        """The keep rate below which dropping more patches no longer pays, see ``pays_down_to``."""
+        return pays_down_to([(stage.keep_rate, stage.end_to_end) for stage in self.stages if stage.end_to_end])
+
+    def matmul_share(self, stage: StageProfile) -> float | None:
+        """Operations per second of the training step alone, over those of a large matrix product."""
+        if stage.step is None or self.matmul_flops_per_s is None:
+            return None
+        return stage.flops_per_image * stage.step.median / self.matmul_flops_per_s
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "world_size": self.world_size,
+            "num_patches": self.num_patches,
+            "matmul_flops_per_s": self.matmul_flops_per_s,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "stages": [self._stage_as_json(stage) for stage in self.stages],
+            "pays_down_to": self.pays_down_to,
+            "schedule_time_ratio": self.schedule_time_ratio,
+            "token_ratio": self.token_ratio,
+        }
+
+    def _stage_as_json(self, stage: StageProfile) -> dict[str, Any]:
+        rates: dict[str, Any] = {}
+        for name in ("loader", "step", "end_to_end"):
+            rate: Rate | None = getattr(stage, name)
+            rates[f"{name}_images_per_s"] = None if rate is None else rate.median
+            rates[f"{name}_images_per_s_range"] = None if rate is None else [rate.low, rate.high]
+        names = ("forward_ms", "backward_ms", "optimizer_ms", "loader_wait_share", "bytes_per_image", "flops_per_image")
+        return {
+            **{name: getattr(stage, name) for name in ("keep_rate", "num_kept", "share")},
+            **rates,
+            **{name: getattr(stage, name) for name in (*names, "peak_device_memory_bytes", "limited_by")},
+            "matmul_share": self.matmul_share(stage),
+        }
+
+
+def pays_down_to(rates: Sequence[tuple[float, Rate]]) -> float | None:
+    """The smallest keep rate that is faster than all larger ones by more than the repeats of either are apart.
+
+    Args:
+        rates: keep rate and end-to-end speed, in any order.
+    """
+    best: tuple[float, Rate] | None = None
+    for keep_rate, rate in sorted(rates, key=lambda one: -one[0]):
+        if best is None or rate.median - best[1].median > max(rate.spread, best[1].spread):
+            best = keep_rate, rate
+    return None if best is None else best[0]
+
+
+def describe(profile: Profile) -> str:
+    """The profile as a table for people."""
+    lines = [
+        f"{profile.name} on {profile.world_size} rank(s): images/s, medians (± half of the repeats' range)",
+        "",
+        f"{'keep rate':>9} {'num_kept':>9} {'share':>7} {'loader':>16} {'step':>16} {'both':>16} {'limited by':>11} "
+        f"{'wait':>6} {'fwd/bwd/opt ms':>20} {'bytes/image':>12} {'of matmul':>10}",
+    ]
+    lines += [_row(profile, stage) for stage in profile.stages]
+    return "\n".join([*lines, "", *_conclusions(profile)])
+
+
+def _row(profile: Profile, stage: StageProfile) -> str:
+    parts = (stage.forward_ms, stage.backward_ms, stage.optimizer_ms)
+    split = "/".join(f"{part:.1f}" for part in parts if part is not None) or "-"
+    return (
+        f"{stage.keep_rate:>9.4g} {stage.num_kept:>9} {stage.share:>7.1%} {_shown(stage.loader):>16} "
+        f"{_shown(stage.step):>16} {_shown(stage.end_to_end):>16} {stage.limited_by or '-':>11} "
+        f"{_percent(stage.loader_wait_share):>6} {split:>20} {stage.bytes_per_image:>12,.0f} "
+        f"{_percent(profile.matmul_share(stage)):>10}"
+    )
+
+
+def _shown(rate: Rate | None) -> str:
+    return "-" if rate is None else f"{rate.median:.0f} (±{rate.spread / 2:.0f})"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _conclusions(profile: Profile) -> list[str]:
+    """Sentences on what the figures mean for the schedule."""
+    lines = [f"the schedule's tokens are {profile.token_ratio:.1%} of those at full patches"]
+    ratio, lowest = profile.schedule_time_ratio, profile.pays_down_to
+    if ratio is not None:
+        lines[0] += f"; its time would be {ratio:.1%}"
+    elif profile.full is None:
+        lines[0] += "; full patches cannot be trained under this task, so there is no time to compare with"
+    if lowest is not None:
+        smallest = min(stage.keep_rate for stage in profile.stages)
+        below = "" if lowest == smallest else "; dropping more gains no more than the repeats differ"
+        lines.append(f"dropping patches pays down to keep rate {lowest:.4g} of those measured{below}")
+    return lines
