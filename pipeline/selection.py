@@ -65,8 +65,8 @@ def gather_patches(image: np.ndarray, ids_keep: np.ndarray, patch_size: int) -> 
 def patch_contrast(images: np.ndarray, patch_size: int) -> np.ndarray:
     """Standard deviation of each patch's pixels around its mean colour, over 255: uint8 [B, S, S, 3] to float32 [B, N].
 
-    What the graph's node of the same name computes with DALI. Sums are whole numbers here, so patches of one colour
-    score 0 exactly, and patches with the same pixels in another order score alike.
+    What the graph's node of the same name computes with DALI, up to the last bit of a float32. Sums are whole numbers
+    here, so patches of one colour score 0 exactly, and patches with the same pixels in another order score alike.
     """
     num_pixels = patch_size**2
     scores = []
