@@ -117,6 +117,15 @@ def build_model(
     return model
 
 
+def configurable_options(name: str) -> tuple[str, ...]:
+    """The arguments of timm's constructor that `build_model` takes as `options` for the model of this name.
+
+    Raises:
+        ValueError: for an unknown name or another model family.
+    """
+    return FAMILIES[_check_name(name)][1]
+
+
 def classifiers(model: PatchModel) -> tuple[nn.Linear, ...]:
     """The model's linear classifiers: one, or two in a distilled model."""
     found = model.get_classifier()

@@ -106,7 +106,8 @@ def rank_rows(global_batch_size: int, rank: int, world_size: int) -> tuple[int, 
     return rank * num_rows, num_rows
 
 
-def _noise_columns(selection: SelectionConfig, num_patches: int) -> int:
+def noise_columns(selection: SelectionConfig, num_patches: int) -> int:
+    """How many random numbers a rule takes for one image."""
     if selection.rule == "random" or selection.temperature > 0:
         return num_patches
     return 1 if selection.rule == "grid" else 0
@@ -152,7 +153,7 @@ class TrainPlanner:
         ids = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
         labels = self.samples.label[ids].astype(np.int64)
         flips = self._draws(Stream.FLIP, step, first_row, num_rows, 1)[:, 0] < self.data.augment.flip_probability
-        noise_columns = _noise_columns(self.selection, self.data.num_patches)
+        num_columns = noise_columns(self.selection, self.data.num_patches)
         augment, image_size = self.data.augment, self.data.image_size
         return StepPlan(
             step=step,
@@ -164,7 +165,7 @@ class TrainPlanner:
             labels=labels,
             crops=self._crops(step, first_row, ids),
             flips=flips,
-            noise=self._draws(Stream.SELECTION, step, first_row, num_rows, noise_columns),
+            noise=self._draws(Stream.SELECTION, step, first_row, num_rows, num_columns),
             counted=np.ones(num_rows, dtype=bool),
             augment=plan_augment(augment, image_size, labels, seed=self.seed, step=step, first_row=first_row),
         )
@@ -233,7 +234,7 @@ class ValidationPlanner:
             0,
             first_row=first,
             num_rows=self.micro_batch_size,
-            num_columns=_noise_columns(self.selection, self.data.num_patches),
+            num_columns=noise_columns(self.selection, self.data.num_patches),
         )
         return StepPlan(
             step=batch,

@@ -7,8 +7,35 @@ patch index. These rules see only pixels or random numbers, never the model.
 from functools import cache
 
 import numpy as np
+from pydantic import ValidationError
 
 from pipeline.config import SelectionConfig
+
+RULE_FORMS = "random, grid, contrast, magnitude, magnitude:sketch:SIZE or magnitude:rows:SIZE"
+
+
+def rule_from_text(text: str) -> SelectionConfig:
+    """A rule by its name: one of ``RULE_FORMS``, such as ``contrast`` or ``magnitude:sketch:32``.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    rule, *estimate = text.split(":")
+    if len(estimate) not in (0, 2):
+        raise ValueError(f"a rule is {RULE_FORMS}; got {text!r}")
+    values = dict(zip(("estimate", "estimate_size"), estimate, strict=False))
+    try:
+        return SelectionConfig.model_validate({"rule": rule, **values})
+    except ValidationError:
+        raise ValueError(f"a rule is {RULE_FORMS}; got {text!r}") from None
+
+
+def rule_name(selection: SelectionConfig) -> str:
+    """A rule as ``rule_from_text`` reads it; a temperature, which it does not read, follows behind."""
+    name: str = selection.rule
+    if selection.estimate != "none":
+        name = f"{name}:{selection.estimate}:{selection.estimate_size}"
+    return f"{name}, temperature {selection.temperature:g}" if selection.temperature else name
 
 
 def patchify(images: np.ndarray, patch_size: int) -> np.ndarray:
@@ -33,6 +60,21 @@ def gather_patches(image: np.ndarray, ids_keep: np.ndarray, patch_size: int) -> 
     rows, columns = np.divmod(ids_keep, grid)
     tiles = image.reshape(grid, patch_size, grid, patch_size * 3)
     return tiles[rows, :, columns].reshape(len(ids_keep), -1)
+
+
+def patch_contrast(images: np.ndarray, patch_size: int) -> np.ndarray:
+    """Standard deviation of each patch's pixels around its mean colour, over 255: uint8 [B, S, S, 3] to float32 [B, N].
+
+    What the graph's node of the same name computes with DALI, up to the last bit of a float32. Sums are whole numbers
+    here, so patches of one colour score 0 exactly, and patches with the same pixels in another order score alike.
+    """
+    num_pixels = patch_size**2
+    scores = []
+    for image in images:  # one by one, for the 64-bit copy is eight times as large
+        pixels = patchify(image[None], patch_size)[0].reshape(-1, num_pixels, 3).astype(np.int64)
+        spread = num_pixels * (pixels**2).sum(axis=1) - pixels.sum(axis=1) ** 2
+        scores.append(np.sqrt(spread.mean(axis=1)) / (num_pixels * 255))
+    return np.stack(scores).astype(np.float32)
 
 
 def ids_dropped(ids_keep: np.ndarray, num_patches: int) -> np.ndarray:

@@ -10,7 +10,17 @@ from hypothesis.extra import numpy as hnp
 from pipeline import keyed
 from pipeline.config import SelectionConfig
 from pipeline.keyed import Stream
-from pipeline.selection import gather_patches, grid_ids, patchify, perturbed, select, top_k
+from pipeline.selection import (
+    gather_patches,
+    grid_ids,
+    patch_contrast,
+    patchify,
+    perturbed,
+    rule_from_text,
+    rule_name,
+    select,
+    top_k,
+)
 
 
 def noise(num_rows: int, num_columns: int, seed: int = 0) -> np.ndarray:
@@ -54,6 +64,42 @@ def test_patches_are_gathered_from_a_mirrored_view_too() -> None:
     ids = np.array([0, 4, 7], dtype=np.int32)
     mirrored = image[:, ::-1]
     assert np.array_equal(gather_patches(mirrored, ids, 4), gather_patches(mirrored.copy(), ids, 4))
+
+
+# Rules by name
+
+
+@pytest.mark.parametrize("text", ["random", "grid", "contrast", "magnitude", "magnitude:sketch:6", "magnitude:rows:8"])
+def test_a_rule_is_read_as_it_is_named(text: str) -> None:
+    assert rule_name(rule_from_text(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "contrasts", "magnitude:sketch", "contrast:rows:4", "magnitude:rows:0"])
+def test_an_unknown_rule_is_refused_with_the_known_ones(text: str) -> None:
+    with pytest.raises(ValueError, match="a rule is random, grid, contrast"):
+        rule_from_text(text)
+
+
+def test_a_temperature_is_part_of_the_name() -> None:
+    assert rule_name(SelectionConfig(rule="contrast", temperature=0.5)) == "contrast, temperature 0.5"
+
+
+# Contrast
+
+
+@pytest.mark.parametrize(("size", "patch_size"), [(12, 4), (15, 5), (6, 1), (16, 16)])
+def test_contrast_equals_the_reference(size: int, patch_size: int) -> None:
+    batch = images(3, size)
+    scores = patch_contrast(batch, patch_size)
+    assert scores.dtype == np.float32
+    expected = np.stack([reference.contrast(image, patch_size) for image in batch])
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+def test_patches_of_one_colour_have_no_contrast_and_shuffled_ones_have_the_same() -> None:
+    (image,) = images(1, 6)
+    assert not patch_contrast(np.broadcast_to(image[:1, :1], (1, 6, 6, 3)), 3).any()
+    assert patch_contrast(image[None, ::-1, ::-1], 6) == patch_contrast(image[None], 6)
 
 
 # The best k

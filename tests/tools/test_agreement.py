@@ -3,38 +3,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from finished_run import write_finished_run
 from photographs import photograph
 from PIL import Image
-from toy_data import write_toy_config, write_toy_shards
 
-from engine.config import dump_config, load_config
-from engine.trained import build_run_model, load_trained, validation_images
-from engine.weights import export_model
+from engine.trained import load_trained, validation_images
 from pipeline.magnitude import EmbeddingSnapshot
 from tools.agreement import Scoring, compare, main, overlap, rank_correlation, rules_to_compare
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a finished toy run leaves behind, as far as it is looked at."""
-    folder = tmp_path_factory.mktemp("toy")
-    (folder / "shards").mkdir()
-    config = load_config(write_toy_config(folder / "toy.yaml", write_toy_shards(folder / "shards")))
-    model = build_run_model(config)
-    (folder / "run").mkdir()
-    (folder / "run" / "config.yaml").write_text(dump_config(config))
-    export_model(
-        model.state_dict(),
-        folder / "run" / "model",
-        timm_name=model.timm_name,
-        model_args=model.timm_args,
-        num_classes=config.data.num_classes,
-        class_names=None,
-        mean=config.data.mean,
-        std=config.data.std,
-        image_size=config.data.image_size,
-    )
-    return folder / "run"
+    return write_finished_run(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")

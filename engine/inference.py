@@ -1,0 +1,200 @@
+"""A trained classifier at any keep rate, on images that are in memory.
+
+The patches are selected by the functions the pipeline selects with, so a model answers as it does in validation.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.model import build_model, configurable_options
+from engine.patch_embed import PatchModel
+from engine.snapshots import take_snapshot
+from engine.trained import Trained, load_trained
+from pipeline import keyed
+from pipeline.batch import Batch
+from pipeline.config import SelectionConfig
+from pipeline.keyed import Stream
+from pipeline.magnitude import MagnitudeScorer
+from pipeline.on_device import gather_on_device
+from pipeline.plan import noise_columns
+from pipeline.schedule import num_kept_at
+from pipeline.selection import RULE_FORMS, patch_contrast, rule_from_text, select
+
+
+def load_classifier_run(folder: Path, overrides: list[str] | None = None) -> Trained:
+    """``load_trained`` for runs that trained a classifier.
+
+    Raises:
+        ValueError, OSError: it is no finished run, or one of pre-training, or its weights do not fill the model.
+    """
+    trained = load_trained(folder, overrides)
+    if trained.config.task != "classify":
+        raise ValueError(f"the run in {folder} is a {trained.config.task} run: its model has no trained classifier")
+    _check_all_loaded(trained.model)
+    return trained
+
+
+def _check_all_loaded(model: PatchModel) -> None:
+    """Fine-tuning may start with a new classifier, but a model that answers has to be whole."""
+    report = model.load_report
+    assert report is not None
+    left_out = (*report.missing, *report.shape_mismatched)
+    if left_out:
+        raise ValueError(
+            f"the weights in {report.source} do not fill the model as it is described: {', '.join(left_out)} would "
+            "stay random; leave data and model as they were in training"
+        )
+
+
+class Classifier:
+    """A model whose weights stay as they are, and the rule by which it looks at images.
+
+    Args:
+        model: put into eval mode. It answers on the device and in the precision that it has.
+        selection: the rule where a call names none; None: every call names its own.
+        seed: key of what the rules draw, where a call names none.
+
+    Attributes:
+        image_size: side of the images, in pixels.
+    """
+
+    def __init__(self, model: PatchModel, selection: SelectionConfig | None, seed: int = 0) -> None:
+        self.model, self.selection, self.seed = model.eval(), selection, seed
+        self.image_size, self._grid_size = model.patch_embed.img_size[0], model.patch_embed.grid_size[0]
+        self._scorers: dict[tuple[SelectionConfig, int], MagnitudeScorer] = {}
+
+    @classmethod
+    def load(cls, folder: Path, rule: str | SelectionConfig | None = None) -> "Classifier":
+        """From a finished run's folder, or an exported model's (``model/`` of a run, wherever it was copied to).
+
+        Args:
+            rule: instead of the rule the run was trained with, which an export does not know.
+
+        Raises:
+            ValueError, OSError: it is neither, or the run is not done or was no classification.
+        """
+        selection = rule_from_text(rule) if isinstance(rule, str) else rule
+        if (folder / "model.safetensors").is_file() and not (folder / "config.yaml").exists():
+            return cls(_exported_model(folder), selection)
+        trained = load_classifier_run(folder)
+        return cls(trained.model, selection or trained.config.selection, trained.config.seed)
+
+    def logits(
+        self,
+        images: Tensor | Batch,
+        keep_rate: float | None = None,
+        rule: str | SelectionConfig | None = None,
+        *,
+        seed: int | None = None,
+        first_row: int = 0,
+    ) -> Tensor:
+        """Logits [B, num_classes] on the model's device, without gradients.
+
+        Args:
+            images: uint8 [B, S, S, 3], RGB, resized to ``image_size``, on any device; or a loader's batch, whose
+                patches are selected already.
+            keep_rate: share of the patches to look at, in (0, 1]; None: all of them. Not with a batch.
+            rule: one of ``RULE_FORMS`` or a selection; None: the classifier's own. Not with a batch.
+            seed: key of what the rule draws; None: the classifier's own.
+            first_row: row of the first image among the images that are drawn for; the images of one set given in
+                pieces count on, and in the order of the validation set they get the patches that validation keeps.
+
+        Raises:
+            ValueError: images of another shape or type, a rate that keeps no patch, or a rule that does not fit.
+        """
+        device = next(self.model.parameters()).device
+        if isinstance(images, Batch):
+            if keep_rate is not None or rule is not None:
+                raise ValueError("the patches of a batch are selected already: leave out keep_rate and rule")
+            patches, ids_keep = images.patches, images.ids_keep
+        else:
+            rate = 1.0 if keep_rate is None else keep_rate
+            ids_keep = self.select(images, rate, rule, seed=seed, first_row=first_row)
+            patches = gather_on_device(images, ids_keep, self.image_size // self._grid_size)
+        with torch.no_grad():
+            return self.model(patches.to(device), ids_keep.to(device))
+
+    def select(
+        self,
+        images: Tensor,
+        keep_rate: float,
+        rule: str | SelectionConfig | None = None,
+        *,
+        seed: int | None = None,
+        first_row: int = 0,
+    ) -> Tensor:
+        """The patches that are kept of images: int32 [B, K] on the CPU, ascending. Arguments as for ``logits``."""
+        self._check(images)
+        selection = rule_from_text(rule) if isinstance(rule, str) else rule or self.selection
+        num_patches = self._grid_size**2
+        num_kept = num_kept_at(keep_rate, num_patches)
+        if num_kept == num_patches:  # whatever the rule
+            return torch.arange(num_patches, dtype=torch.int32).expand(len(images), -1)
+        if selection is None:
+            raise ValueError(f"an exported model has no rule of its own: name one, {RULE_FORMS}")
+        seed = self.seed if seed is None else seed
+        noise = keyed.uniform(
+            seed,
+            Stream.VALIDATION_SELECTION,
+            0,
+            first_row=first_row,
+            num_rows=len(images),
+            num_columns=noise_columns(selection, num_patches),
+        )
+        scores = self._scores(images.cpu().numpy(), selection, seed)
+        return torch.from_numpy(select(scores, noise, num_kept, self._grid_size, selection))
+
+    def _scores(self, images: np.ndarray, selection: SelectionConfig, seed: int) -> np.ndarray | None:
+        if selection.rule == "contrast":
+            return patch_contrast(images, self.image_size // self._grid_size)
+        if not selection.needs_model:
+            return None
+        if (selection, seed) not in self._scorers:
+            snapshot = take_snapshot(self.model, 0)
+            self._scorers[selection, seed] = MagnitudeScorer(snapshot, selection, self._grid_size, seed)
+        return self._scorers[selection, seed].scores(list(images))
+
+    def _check(self, images: Tensor) -> None:
+        size = self.image_size
+        if not isinstance(images, Tensor):
+            raise ValueError(
+                f"images are a uint8 tensor [B, {size}, {size}, 3] or a batch, got {type(images).__name__}"
+            )
+        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (size, size, 3):
+            raise ValueError(
+                f"images are uint8 [B, {size}, {size}, 3], resized to the model's size, channels last; "
+                f"got {images.dtype} {list(images.shape)}"
+            )
+        if not len(images):
+            raise ValueError("images are at least one, got none")
+
+
+def _exported_model(folder: Path) -> PatchModel:
+    """The model in a folder that ``engine.weights.export_model`` wrote.
+
+    Raises:
+        ValueError, OSError: its ``config.json`` or its weights cannot be used.
+    """
+    path = folder / "config.json"
+    try:
+        description = json.loads(path.read_text())
+        name, args, preprocessing = (description[key] for key in ("architecture", "model_args", "pretrained_cfg"))
+        known = configurable_options(name)
+        model = build_model(
+            name,
+            image_size=preprocessing["input_size"][1],
+            patch_size=args["patch_size"],
+            num_classes=description["num_classes"],
+            mean=preprocessing["mean"],
+            std=preprocessing["std"],
+            options={key: value for key, value in args.items() if key in known},
+            pretrained=f"local-dir:{folder}",
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} does not describe a model as this project exports it: {error!r}") from None
+    _check_all_loaded(model)
+    return model

@@ -1,0 +1,137 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from finished_run import write_finished_run
+
+from engine.config import dump_config, load_config
+from engine.inference import Classifier
+from engine.snapshots import take_snapshot
+from engine.trained import load_trained, validation_images
+from pipeline.batch import Batch
+from pipeline.config import SelectionConfig
+from pipeline.loader import PatchLoader, validation_plans
+from pipeline.plan import ValidationPlanner
+from pipeline.selection import rule_from_text
+from pipeline.shards import open_index
+from pipeline.snapshots import fixed_board
+
+RULES = ["random", "grid", "contrast", "magnitude", "magnitude:sketch:6", "magnitude:rows:8"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_finished_run(tmp_path_factory.mktemp("toy"), ["seed=7"])
+
+
+@pytest.fixture(scope="module")
+def classifier(run: Path) -> Classifier:
+    return Classifier.load(run)
+
+
+@pytest.fixture(scope="module")
+def images(run: Path) -> torch.Tensor:
+    return torch.from_numpy(validation_images(load_trained(run).config, 50))
+
+
+def validation_batches(run: Path, selection: SelectionConfig, keep_rate: float) -> Iterator[Batch]:
+    """As ``evaluate`` reads them."""
+    trained = load_trained(run)
+    config = trained.config
+    index = open_index(config.data.val, "val")
+    planner = ValidationPlanner(index, config.data, selection, keep_rate, 16, config.seed)
+    with PatchLoader(
+        index,
+        validation_plans(planner),
+        data=config.data,
+        selection=selection,
+        crop="centre",
+        batch_size=16,
+        num_threads=1,
+        snapshots=fixed_board(take_snapshot(trained.model, 0)) if selection.needs_model else None,
+        seed=config.seed,
+    ) as loader:
+        yield from loader
+
+
+@pytest.mark.parametrize("keep_rate", [0.5, 1.0])
+@pytest.mark.parametrize("rule", [*RULES, SelectionConfig(rule="contrast", temperature=0.1)], ids=str)
+def test_images_get_the_logits_that_validation_gives_them(
+    rule: str | SelectionConfig, keep_rate: float, run: Path, classifier: Classifier, images: torch.Tensor
+) -> None:
+    selection = rule_from_text(rule) if isinstance(rule, str) else rule
+    num_seen = 0
+    for batch in validation_batches(run, selection, keep_rate):
+        batch_images = images[num_seen : num_seen + 16]
+        count = int(batch.counted.sum())
+        assert count == len(batch_images)
+        ids = classifier.select(batch_images, keep_rate, rule, first_row=num_seen)
+        assert torch.equal(ids, batch.ids_keep[:count])
+        logits = classifier.logits(batch_images, keep_rate, rule, first_row=num_seen)
+        torch.testing.assert_close(logits, classifier.logits(batch)[:count])
+        num_seen += count
+    assert num_seen == 50
+
+
+def test_rules_and_seeds_choose_other_patches(classifier: Classifier, images: torch.Tensor) -> None:
+    chosen = [classifier.select(images, 0.5, rule).tolist() for rule in RULES]
+    assert all(a != b for i, a in enumerate(chosen) for b in chosen[:i])
+    assert classifier.select(images, 0.5, "random", seed=8).tolist() != chosen[0]
+    assert classifier.select(images, 0.5, "random", seed=7).tolist() == chosen[0]
+
+
+def test_the_run_knows_its_rule_and_an_export_must_be_told(
+    run: Path, classifier: Classifier, images: torch.Tensor
+) -> None:
+    export = Classifier.load(run / "model")
+    assert torch.equal(export.logits(images), classifier.logits(images))
+    with pytest.raises(ValueError, match="name one, random, grid"):
+        export.logits(images, 0.5)
+    with_rule = Classifier.load(run / "model", rule="contrast")
+    assert torch.equal(with_rule.logits(images, 0.5), classifier.logits(images, 0.5))
+    assert not classifier.logits(images, 0.5).requires_grad
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(2, 16, 16, 3),
+        torch.zeros(2, 3, 16, 16, dtype=torch.uint8),
+        torch.zeros(16, 16, 3, dtype=torch.uint8),
+        torch.zeros(2, 20, 20, 3, dtype=torch.uint8),
+        torch.zeros(0, 16, 16, 3, dtype=torch.uint8),
+        np.zeros((2, 16, 16, 3), dtype=np.uint8),
+    ],
+    ids=["float", "channels first", "one image", "another size", "no image", "an array"],
+)
+def test_other_images_are_refused(wrong: torch.Tensor, classifier: Classifier) -> None:
+    with pytest.raises(ValueError, match=r"images are .*got"):
+        classifier.logits(wrong)
+
+
+def test_a_batch_is_not_selected_again(run: Path, classifier: Classifier) -> None:
+    batch = next(validation_batches(run, SelectionConfig(rule="grid"), 0.5))
+    with pytest.raises(ValueError, match="leave out keep_rate"):
+        classifier.logits(batch, 0.5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 1.5])
+def test_a_rate_that_keeps_nothing_or_too_much_is_refused(
+    rate: float, classifier: Classifier, images: torch.Tensor
+) -> None:
+    with pytest.raises(ValueError, match="keep rate"):
+        classifier.logits(images, rate)
+
+
+def test_a_folder_without_a_classifier_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no run folder"):
+        Classifier.load(tmp_path)
+    config = load_config(
+        run / "config.yaml", ["task=pretrain", "schedule={kind: constant, keep_rate: 0.4}", "eval.keep_rates=[0.4]"]
+    )
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    (tmp_path / "model").symlink_to(run / "model")
+    with pytest.raises(ValueError, match="no trained classifier"):
+        Classifier.load(tmp_path)

@@ -1,0 +1,142 @@
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from finished_run import write_finished_run
+from launching import deepspeed
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from engine.inference import Classifier
+from engine.model import training_flops_per_image
+from engine.trained import load_trained, validation_images
+from pipeline.shards import open_index
+from tools.sweep import main
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_finished_run(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """A world of one rank leaves its address in the environment, and a run its number of threads."""
+    threads = torch.get_num_threads()
+    with patch.dict(os.environ):
+        yield
+    torch.set_num_threads(threads)
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
+
+
+def test_each_line_says_what_the_model_does_at_that_rate(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules, rates = ["contrast", "magnitude", "magnitude:sketch:6"], ["1", "0.5", "0.2"]
+    assert main([str(run), "--rules", *rules, "--keep-rates", *rates]) == 0
+    lines = lines_of(run / "sweep")
+    assert [(line["rule"], line["keep_rate"]) for line in lines] == [(r, float(k)) for r in rules for k in rates]
+    config = load_trained(run).config
+    classifier, images = Classifier.load(run), torch.from_numpy(validation_images(config, 50))
+    labels = torch.from_numpy(open_index(config.data.val, "val").label.astype("int64"))
+    for line in lines:
+        logits = classifier.logits(images, line["keep_rate"], line["rule"])
+        assert line["num_samples"] == 50
+        assert line["top1"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+        assert line["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-5)
+        assert line["top5"] == 1  # of four classes
+        assert line["forward_flops_per_image"] * 3 == training_flops_per_image(classifier.model, line["num_kept"])
+        assert line["bytes_per_image"] == line["num_kept"] * (4 * 4 * 3 + 4) + 8
+    printed = capsys.readouterr().out
+    assert "magnitude:sketch:6" in printed
+    assert f"{lines[0]['top1']:.2%}" in printed
+    rows = list(csv.DictReader((run / "sweep" / "sweep.csv").open()))
+    assert [float(row["top1"]) for row in rows] == [line["top1"] for line in lines]
+    assert Image.open(run / "sweep" / "sweep.png").width > 500
+
+
+def test_what_is_there_is_not_computed_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), "--keep-rates", "1", "0.4"]) == 0
+    results = run / "sweep" / "sweep.jsonl"
+    first, second = lines_of(run / "sweep")
+    results.write_text(json.dumps(first) + "\n" + json.dumps(second)[:40])  # as a kill leaves it
+    capsys.readouterr()
+    assert main([str(run), "--keep-rates", "1", "0.4", "0.2", "--json"]) == 0
+    again = lines_of(run / "sweep")
+    assert again[0] == first  # its time too
+    assert [line["keep_rate"] for line in again] == [1.0, 0.4, 0.2]
+    assert again[1]["top1"] == second["top1"]
+    assert json.loads(capsys.readouterr().out)["results"] == again
+
+
+def test_other_weights_are_computed_anew(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), "--keep-rates", "1"]) == 0
+    weights = load_file(run / "model" / "model.safetensors")
+    weights["head.bias"] += 1.0
+    save_file(weights, run / "model" / "model.safetensors")
+    capsys.readouterr()
+    assert main([str(run), "--keep-rates", "1", "--json"]) == 0
+    old, new = lines_of(run / "sweep")
+    assert old["weights_digest"] != new["weights_digest"]
+    assert json.loads(capsys.readouterr().out)["results"] == [new]
+
+
+def test_several_runs_share_a_picture_and_two_ranks_share_the_work(run: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "elsewhere" / "run"))
+    arguments = [str(run), str(other), "--rules", "random", "contrast", "--keep-rates", "0.5", "--out"]
+    done = deepspeed(2, "--module", "tools.sweep", *arguments, tmp_path / "two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert main([*arguments, str(tmp_path / "one")]) == 0
+    one, two = lines_of(tmp_path / "one"), lines_of(tmp_path / "two")
+    assert [line["run"] for line in one] == [str(run)] * 2 + [str(other)] * 2
+    for a, b in zip(one, two, strict=True):
+        assert (a["ranks"], b["ranks"], a["num_samples"], b["num_samples"]) == (1, 2, 50, 50)
+        assert b["top1"] == a["top1"]
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+    assert Image.open(tmp_path / "two" / "sweep.png").width > 500
+    assert f"{two[0]['top1']:.2%}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["RUN", "--rules", "entropy"], "a rule is random, grid, contrast"),
+        (["RUN", "--rules", "magnitude:rows:900"], "no more than 32 rows"),
+        (["RUN", "--keep-rates", "0.01"], "keeps none of 16 patches"),
+        (["RUN", "--keep-rates", "2"], "a keep rate lies in (0, 1]"),
+        (["RUN", "RUN/../run", "--out", "OUT"], "named twice"),
+        (["RUN", "OUT"], "--out"),
+        (["OUT"], "no run folder"),
+        (["RUN", "--set", "data.num_classes=9"], "head.weight, head.bias"),
+        (["RUN", "--out", "RUN/config.yaml"], "config.yaml"),
+        ([], "required"),
+    ],
+)
+def test_what_cannot_be_used_ends_in_one_line(
+    arguments: list[str], words: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"RUN": str(run), "OUT": str(tmp_path / "out")}
+    for name, place in places.items():
+        arguments = [argument.replace(name, place) for argument in arguments]
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line

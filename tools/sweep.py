@@ -1,0 +1,132 @@
+"""How accurate is a trained model at each keep rate, under each rule, and what does it cost?
+
+    python -m tools.sweep runs/fashion_mnist --rules contrast magnitude --keep-rates 1 0.6 0.2
+
+Takes finished runs and their whole validation sets. Under ``deepspeed --no_local_rank --module tools.sweep ...`` the
+ranks share the work. Results go to sweep.jsonl in the output folder, a line for each run, rule and keep rate; what is
+there already is not computed again, unless the weights, the validation set or how it is read have changed. sweep.csv
+and sweep.png show what the last call asked for.
+
+Exit codes: 0 done, 2 an input that cannot be used, 3 an image or a shard that turned out to be bad (one line on stderr
+says which).
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from engine.command_line import Parser
+from pipeline.selection import RULE_FORMS, rule_from_text
+from tools.command import show
+
+KEEP_RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
+_COLUMNS = (
+    *("run", "rule", "keep_rate", "num_kept", "top1", "top5", "loss", "num_samples", "bad_samples"),
+    *("images_per_s", "wall_s", "forward_flops_per_image", "bytes_per_image", "ranks"),
+)
+
+
+def describe(lines: list[dict[str, Any]]) -> str:
+    """The results as a table for people."""
+    widths = {key: max(len(key), *(len(line[key]) for line in lines)) for key in ("run", "rule")}
+    head = f"{'run':{widths['run']}}  {'rule':{widths['rule']}}"
+    rows = [
+        f"{head}  {'keep rate':>9}  {'patches':>7}  {'top-1':>7}  {'top-5':>7}  {'loss':>7}  {'images/s':>8}  "
+        f"{'MFLOPs/image':>12}  {'bytes/image':>11}"
+    ]
+    for line in lines:
+        rows.append(
+            f"{line['run']:{widths['run']}}  {line['rule']:{widths['rule']}}  {line['keep_rate']:>9.3g}  "
+            f"{line['num_kept']:>7}  {line['top1']:>7.2%}  {line['top5']:>7.2%}  {line['loss']:>7.4f}  "
+            f"{line['images_per_s']:>8.0f}  {line['forward_flops_per_image'] / 1e6:>12,.1f}  "
+            f"{line['bytes_per_image']:>11,}"
+        )
+    bad = sum(line["bad_samples"] for line in lines)
+    if bad:
+        rows += ["", f"{bad} times an image could not be decoded and was left out (bad_samples in sweep.jsonl)"]
+    return "\n".join(rows)
+
+
+def _write_files(lines: list[dict[str, Any]], folder: Path) -> None:
+    from tools.files import write_atomically
+    from tools.sweep_plot import draw
+
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_atomically(folder / "sweep.csv", sink.getvalue())
+    draw(lines, folder / "sweep.png")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m tools.sweep", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a finished run")
+    parser.add_argument(
+        "--keep-rates", type=float, nargs="+", default=list(KEEP_RATES), metavar="RATE", help="default: 1 to 0.2"
+    )
+    parser.add_argument("--rules", nargs="+", default=[], metavar="RULE", help=f"{RULE_FORMS} (default: the run's own)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one key of the runs")
+    parser.add_argument("--out", type=Path, help="folder of the results (default, for one run: RUN/sweep)")
+    parser.add_argument("--json", action="store_true", help="print the results for programs")
+    options = parser.parse_args(arguments)
+    if len({folder.resolve() for folder in options.runs}) < len(options.runs):
+        raise ValueError("a run is named twice; name each once")
+    if options.out is None and len(options.runs) > 1:
+        raise ValueError("several runs share one folder of results: name it with --out")
+    options.out = options.out or options.runs[0] / "sweep"
+    options.keep_rates = list(dict.fromkeys(options.keep_rates))
+    for rule in dict.fromkeys(options.rules):
+        rule_from_text(rule)
+    options.rules = list(dict.fromkeys(options.rules))
+    return options
+
+
+def _shown(options: argparse.Namespace, lines: list[dict[str, Any]]) -> str:
+    from engine.hardware import describe_hardware
+
+    _write_files(lines, options.out)
+    if options.json:
+        return json.dumps({"hardware": describe_hardware(), "results": lines}, indent=2)
+    return f"{describe(lines)}\n\n{options.out}: sweep.jsonl, sweep.csv, sweep.png"
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    with redirect_stdout(sys.stderr):  # DeepSpeed's log goes to what is standard output when it is imported
+        import torch.distributed as dist
+
+        from engine.ranks import join_world, leave_world, one_clear_error
+        from tools.sweep_jobs import sweep
+
+    world = join_world()
+    try:
+        lines = sweep(options, world)
+        with one_clear_error(world):
+            text = _shown(options, lines) if world.is_first else ""
+    except SystemExit as ending:
+        dist.destroy_process_group()
+        return int(ending.code or 0)
+    if world.is_first:
+        show(lambda: text)
+    leave_world()
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Sweep, alone or as one of the ranks that a launcher has started, and print the table on the first."""
+    try:
+        options = _parse(arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return _sweep(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

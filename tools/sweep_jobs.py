@@ -1,0 +1,192 @@
+"""The work of ``tools.sweep``: passes over validation sets, on any number of ranks, each done once."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from engine.bad_data import one_data_error
+from engine.checkpoint import weights_digest
+from engine.evaluate import Accuracy, evaluate
+from engine.inference import load_classifier_run
+from engine.metrics import read_metrics
+from engine.model import training_flops_per_image
+from engine.ranks import World, on_first_rank, one_clear_error
+from engine.snapshots import take_snapshot
+from engine.train import check_labels
+from engine.trained import Trained
+from pipeline.config import DataConfig, SelectionConfig
+from pipeline.magnitude import MagnitudeScorer
+from pipeline.schedule import num_kept_at
+from pipeline.selection import rule_from_text, rule_name
+from pipeline.shards import ShardIndex, open_index
+from tools.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run to be swept.
+
+    Attributes:
+        name: the run folder's, or its whole path where two runs are called alike.
+        digest: of the exported weights.
+    """
+
+    name: str
+    trained: Trained
+    index: ShardIndex
+    rules: tuple[SelectionConfig, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pass over a validation set."""
+
+    subject: Subject
+    selection: SelectionConfig
+    keep_rate: float
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that decides the accuracy; a line that says the same need not be computed again."""
+        config = self.subject.trained.config
+        return {
+            "run": self.subject.name,
+            "rule": rule_name(self.selection),
+            "keep_rate": self.keep_rate,
+            "weights_digest": self.subject.digest,
+            "validation_set": self.subject.index.fingerprint,
+            "image_size": config.data.image_size,
+            "mean": list(config.data.mean),
+            "std": list(config.data.std),
+            "val_crop_fraction": config.data.val_crop_fraction,
+            "device": config.data.device,
+            "on_bad_sample": config.data.on_bad_sample,
+            "seed": config.seed,
+        }
+
+    def is_told_by(self, line: dict[str, Any]) -> bool:
+        return all(line.get(name) == value for name, value in self.key.items())
+
+
+class ResultFile:
+    """``sweep.jsonl``: read once, then added to, a line at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.lines = read_metrics(path)
+        # A line that a kill has cut short would swallow the next one.
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in self.lines))
+
+    def add(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def bytes_per_image(data: DataConfig, num_kept: int) -> int:
+    """What crosses to the model's device for one image: kept patches, their ids (int32) and a label (int64)."""
+    return num_kept * (3 * data.patch_size**2 + 4) + 8
+
+
+def open_subject(name: str, folder: Path, options: argparse.Namespace, world: World) -> Subject:
+    """Read a run and check all that it is asked for.
+
+    Raises:
+        ValueError, OSError: a run, a rule or a keep rate that cannot be used.
+    """
+    trained = load_classifier_run(folder, options.set)
+    data = trained.config.data
+    if data.device == "gpu" and world.device.type != "cuda":
+        raise ValueError(f"{folder}: data.device is gpu, but no GPU is visible here; give --set data.device=cpu")
+    index = open_index(data.val, "val")
+    check_labels(index, data.num_classes)
+    for keep_rate in options.keep_rates:
+        num_kept_at(keep_rate, data.num_patches)
+    rules = tuple(map(rule_from_text, options.rules)) or (trained.config.selection,)
+    for rule in rules:
+        if rule.estimate != "none":
+            MagnitudeScorer(take_snapshot(trained.model, 0), rule, data.grid_size, trained.config.seed)
+    return Subject(name, trained, index, rules, weights_digest(trained.model.state_dict()))
+
+
+def run_job(job: Job, world: World, bar: Any) -> dict[str, Any]:
+    """The line of one pass. Collective.
+
+    Raises:
+        DataError: an image or a shard that cannot be used.
+    """
+    trained = job.subject.trained
+    config = trained.config.model_copy(update={"selection": job.selection})
+    model = trained.model.to(world.device)
+
+    def advance() -> bool:
+        bar.update()
+        return False
+
+    dist.barrier()
+    start = time.perf_counter()
+    torch.set_num_threads(config.engine.num_threads or world.cores)
+    accuracy, _ = evaluate(model, job.subject.index, config, job.keep_rate, world, advance)
+    wall_s = time.perf_counter() - start
+    assert isinstance(accuracy, Accuracy)
+    return {
+        **job.key,
+        **asdict(accuracy),
+        "wall_s": wall_s,
+        "images_per_s": accuracy.num_samples / wall_s,
+        "forward_flops_per_image": training_flops_per_image(trained.model, accuracy.num_kept) // 3,
+        "bytes_per_image": bytes_per_image(config.data, accuracy.num_kept),
+        "ranks": world.size,
+    }
+
+
+def sweep(options: argparse.Namespace, world: World) -> list[dict[str, Any]]:
+    """The lines of everything that was asked for, in order; computes those that are not there yet. Collective.
+
+    Raises:
+        SystemExit: with code 2 for an input that cannot be used, with code 3 for bad data; on every rank.
+    """
+    with one_clear_error(world):
+        subjects = [open_subject(name, folder, options, world) for name, folder in _names(options.runs)]
+    jobs = [Job(subject, rule, rate) for subject in subjects for rule in subject.rules for rate in options.keep_rates]
+    results: ResultFile | None = None
+
+    def find_lines() -> list[dict[str, Any] | None]:
+        nonlocal results
+        results = ResultFile(options.out / "sweep.jsonl")
+        return [next((line for line in results.lines if job.is_told_by(line)), None) for job in jobs]
+
+    with one_clear_error(world):
+        lines = on_first_rank(world, find_lines)
+    with one_data_error(world):
+        for i, job in enumerate(jobs):
+            if lines[i] is not None:
+                continue
+            with _bar(job, f"{i + 1}/{len(jobs)}", world) as bar:
+                line = lines[i] = run_job(job, world, bar)
+            if results is not None:
+                results.add(line)
+    return [line for line in lines if line is not None]
+
+
+def _bar(job: Job, place: str, world: World) -> Any:
+    num_batches = -(-job.subject.index.num_samples // (job.subject.trained.config.eval.micro_batch_size * world.size))
+    text = f"{place} {job.subject.name}, {rule_name(job.selection)}, keep {job.keep_rate:g}"
+    return tqdm(total=num_batches, desc=text, unit="batch", dynamic_ncols=True, disable=not world.is_first)
+
+
+def _names(folders: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """A name for each run, no two alike."""
+    names = [folder.resolve().name for folder in folders]
+    for name, folder in zip(names, folders, strict=True):
+        yield (name if names.count(name) == 1 else str(folder.resolve())), folder

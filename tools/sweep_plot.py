@@ -1,0 +1,35 @@
+"""The picture of a sweep: accuracy over the keep rate, a line for each run and rule."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+# The palette of Okabe & Ito, told apart with any colour vision; the marker says the same again.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "os^Dvp*X"  # one more than colours: no pair comes again before the 57th line
+
+
+def draw(lines: list[dict[str, Any]], path: Path) -> None:
+    """Write top-1 accuracy over the keep rate as a PNG file.
+
+    Args:
+        lines: of a sweep, as ``tools.sweep`` writes them.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    series: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for line in lines:
+        series.setdefault((line["run"], line["rule"]), []).append((line["keep_rate"], 100 * line["top1"]))
+    figure = Figure(figsize=(8, 4.8), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for i, ((run, rule), points) in enumerate(series.items()):
+        rates, accuracies = zip(*sorted(points), strict=True)
+        color, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+        axes.plot(rates, accuracies, color=color, marker=marker, label=f"{run}, {rule}")
+    axes.set(xlabel="keep rate", ylabel="top-1 accuracy on the validation set, %")
+    axes.set_ylim(bottom=0, top=1.05 * axes.get_ylim()[1])
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path)
