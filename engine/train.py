@@ -239,8 +239,9 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
         load_checkpoint(engine, start.checkpoint)
         if average is not None:
             start.notes.extend(resume_average(average, engine, start.source))
-        with one_clear_error(world):
-            restore_snapshot(board, start.source, start.step)
+        if start.step < prepared.stop_step:  # a run that only has to finish selects no more patches for training
+            with one_clear_error(world):
+                restore_snapshot(board, start.source, start.step)
     if world.is_first:
         _announce(prepared, start, world)
     run = Run(

@@ -31,15 +31,17 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"argv": [*of_both, "--out", str(folder / "broken")], "signal": "SIGTERM", "rank": 1, "after_steps": 4},
         [*of_both, "--out", str(folder / "broken"), "--max-steps", "16"],
         [*of_both, "--out", str(folder / "broken")],
+        ["remove", str(folder / "broken" / "summary.json")],  # as if it had been killed before it wrote that
+        [*of_both, "--out", str(folder / "broken")],
         [*of_both, "--out", str(folder / "other"), "--max-steps", "9"],
         [*of_both, "--out", str(folder / "other"), "--set", "selection.snapshot_at=epoch"],
     ]
     codes, printed = run_jobs(2, jobs, folder / "jobs")
-    assert codes == [0, 75, 0, 0, 0, 2], printed
+    assert codes == [0, 75, 0, 0, 0, 0, 0, 2], printed
     return folder
 
 
-def test_a_run_that_was_stopped_twice_ends_with_the_same_weights_and_the_same_average(toy: Path) -> None:
+def test_a_run_that_was_stopped_twice_and_lost_its_summary_ends_with_the_same_weights_and_average(toy: Path) -> None:
     whole, broken = summary(toy, "whole"), summary(toy, "broken")
     assert broken["weights_digest"] == whole["weights_digest"]
     assert broken["ema_digest"] == whole["ema_digest"]
