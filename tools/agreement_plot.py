@@ -39,7 +39,7 @@ def draw(rules: list["Rule"], title: str, path: Path) -> None:
             label = rule.name.rpartition(" of ")[2]
             above = 9 if number % 2 else -17  # neighbours take turns
             axes.annotate(label, point, xytext=(0, above), textcoords="offset points", ha="center")
-    axes.legend(loc="lower right", title="rule (numbers: estimate_size)")
+    axes.legend(loc="upper left", title="rule (numbers: estimate_size)")
     axes.set(xscale="log", xlabel="µs to score and rank an image, one core", ylim=(0, 110))
     axes.set_ylabel("patches kept as by the exact rule, % (keep 0.4)")
     axes.axhline(95, color="#999999", linewidth=1, linestyle="--")
