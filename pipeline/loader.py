@@ -96,7 +96,7 @@ class PatchLoader:
         self._reader = SampleReader(index)
         # Plans that DALI has, with their rows as read, whose outputs it has not given back.
         self._issued: deque[tuple[StepPlan, Rows]] = deque()
-        self._again: deque[StepPlan] = deque()  # plans that a graph had taken when it failed
+        self._again: deque[StepPlan] = deque()  # plans to read anew: after a failure, or once a snapshot is there
         self._source_error: Exception | None = None
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=data.prefetch_batches)
         self._closing = threading.Event()

@@ -35,13 +35,15 @@ class SnapshotMoments:
             return 0
         if self._at == "epoch":
             return step - step % self._schedule.steps_per_epoch
-        if step not in self._stretch:
-            self._stretch = range(self._stage_start(step), self._stage_known_until(step))
-        return self._stretch.start
+        known = self._stretch  # read once: the trainer's thread and the loader's both ask
+        if step not in known:
+            known = range(self._stage_start(step, known), self._stage_known_until(step))
+            self._stretch = known
+        return known.start
 
-    def _stage_start(self, step: int) -> int:
-        if step > 0 and step == self._stretch.stop and not len(self._changes(step - 1, step + 1)):
-            return self._stretch.start
+    def _stage_start(self, step: int, known: range) -> int:
+        if step > 0 and step == known.stop and not len(self._changes(step - 1, step + 1)):
+            return known.start
         last = step
         while last > 0:
             first = max(0, last - _STEPS_AT_A_TIME)
