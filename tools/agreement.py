@@ -34,7 +34,7 @@ from pipeline.config import SelectionConfig
 from pipeline.keyed import Stream
 from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.schedule import num_kept_at
-from pipeline.selection import select
+from pipeline.selection import patch_contrast, select
 from tools.command import add_picture_argument, show
 
 KEEP_RATES = (0.8, 0.6, 0.4, 0.2)
@@ -87,7 +87,7 @@ class Scoring:
         if self._scorer is not None:
             return self._scorer.scores(list(images))
         if self.selection.rule == "contrast":
-            return contrast_in_dali(images, self._patch_size)
+            return patch_contrast(images, self._patch_size)
         return noise if self.selection.rule == "random" else None
 
     def ids(self, scores: np.ndarray | None, noise: np.ndarray, num_kept: int) -> np.ndarray:
@@ -98,12 +98,9 @@ class Scoring:
         return 0 if self._scorer is None else self._grid_size**2 * self._scorer.arrays()[0].size
 
 
-def contrast_in_dali(images: np.ndarray, patch_size: int) -> np.ndarray:
-    """The pipeline's own contrast: float32 [B, N]."""
-    return np.array(_contrast_graph(images, patch_size, True).run()[0].as_tensor()).reshape(len(images), -1)
-
-
 def _contrast_graph(images: np.ndarray, patch_size: int, scored: bool) -> Any:
+    """The pipeline's own contrast on images that are in memory, and the same graph without it, to be timed."""
+
     @pipeline_def(batch_size=len(images), num_threads=1, device_id=None, prefetch_queue_depth=1)
     def graph() -> Any:
         pixels = fn.external_source(source=lambda: list(images), dtype=types.UINT8, ndim=3)
