@@ -61,20 +61,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class IntervalClock:
-    """Wall time and loader wait between two lines of metrics, without what happens between ``pause`` and ``resume``."""
+    """Wall time, processor time and loader wait between two lines of metrics, since the last ``reset``."""
 
     def __init__(self) -> None:
         self.reset(0.0)
 
     def reset(self, loader_wait_s: float) -> None:
         self._start = time.perf_counter()
+        self._cpu_at_start = time.process_time()
         self._wait_at_start = loader_wait_s
         self.num_steps = 0
 
-    def per_step(self, loader_wait_s: float) -> tuple[float, float]:
-        """Seconds per step, and of these seconds waiting for the loader, since the last reset."""
-        elapsed = time.perf_counter() - self._start
-        return elapsed / self.num_steps, (loader_wait_s - self._wait_at_start) / self.num_steps
+    def per_step(self, loader_wait_s: float) -> tuple[float, float, float]:
+        """Seconds per step; of these, seconds waiting for the loader; and processor seconds of all this rank's threads."""
+        elapsed_s = time.perf_counter() - self._start
+        cpu_s = time.process_time() - self._cpu_at_start
+        waited_s = loader_wait_s - self._wait_at_start
+        return elapsed_s / self.num_steps, waited_s / self.num_steps, cpu_s / self.num_steps
 
 
 def stage_table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -103,3 +106,14 @@ def stage_table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def train_wall_s(lines: list[dict[str, Any]]) -> float:
     """Time spent in training steps, over all of a run's starts; evaluation and checkpoints are not in it."""
     return sum(line["step_s"] * line["interval_steps"] for line in lines if line["event"] == "train")
+
+
+def train_cpu_s(lines: list[dict[str, Any]]) -> float | None:
+    """Processor time of the first rank in training steps, over all of a run's starts: other work does not lengthen it.
+
+    None where a start of an earlier version, which did not measure it, has a part in the run.
+    """
+    steps = [line for line in lines if line["event"] == "train"]
+    if any("cpu_s" not in line for line in steps):
+        return None
+    return sum(line["cpu_s"] * line["interval_steps"] for line in steps)

@@ -13,7 +13,7 @@ VIT_OPTIONS = (
     *("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "proj_bias", "qk_norm", "init_values"),
     *("class_token", "reg_tokens", "pos_embed", "no_embed_class"),
     *("pre_norm", "final_norm", "fc_norm", "global_pool", "pool_include_prefix"),
-    *("pos_drop_rate", "proj_drop_rate", "attn_drop_rate"),
+    *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
 )
 DISTILLED_OPTIONS = (
     *("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "proj_bias", "qk_norm", "init_values"),
@@ -25,13 +25,14 @@ class PatchViT(PatchModel, VisionTransformer):
     """timm's `VisionTransformer` from kept patches."""
 
     norm_pre: Any
+    patch_drop: Any
 
     def forward_features(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
         """The final tokens [B, num_prefix_tokens + K, D] of kept patches; arguments as for `forward`."""
         x = self._embed(patches, ids_keep)
         if self.pos_embed is not None:  # in timm, too, no positions means no dropout behind them
             x = self.pos_drop(x)
-        x = self.norm_pre(x)
+        x = self.norm_pre(self.patch_drop(x))
         x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
         return self.norm(x)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from engine.checkpoint import full_weights, weights_digest
 from engine.evaluate import Accuracy, Evaluation
-from engine.metrics import read_metrics, stage_table, train_wall_s
+from engine.hardware import describe_hardware
+from engine.metrics import read_metrics, stage_table, train_cpu_s, train_wall_s
 from engine.pretrain import MaskedAutoencoder
 from engine.trainer import Run
 from engine.weights import export_model
@@ -33,6 +34,7 @@ def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
     )
     lines = read_metrics(run.folder / "metrics.jsonl")
     summary = summarise(lines, evaluations, steps, config.train.global_batch_size, weights_digest(weights))
+    summary |= {"ranks": run.world.size, "hardware": describe_hardware()}
     if averages is not None:
         summary["ema_digest"] = weights_digest(averages)
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -56,6 +58,7 @@ def summarise(
     return {
         **_by_keep_rate(evaluations),
         "train_wall_s": wall_s,
+        "train_cpu_s": train_cpu_s(lines),
         "full_patches_train_wall_s": full["step_s"] * steps if full else None,
         "steps": steps,
         "mean_keep_rate": sum(s["keep_rate"] * s["num_steps"] for s in stages) / sum(s["num_steps"] for s in stages),

@@ -289,7 +289,7 @@ def _train_line(
     value = mean_loss.item() / run.world.size
     if not torch.isfinite(mean_loss):
         raise FloatingPointError(f"the loss is {value} at step {step}; the last checkpoint is from before it")
-    step_s, wait_s = clock.per_step(loader.wait_s)
+    step_s, wait_s, cpu_s = clock.per_step(loader.wait_s)
     return {
         "event": "train",
         "step": step,
@@ -301,6 +301,7 @@ def _train_line(
         "num_kept": batch.plan.stage.num_kept,
         "step_s": step_s,
         "loader_wait_s": wait_s,
+        "cpu_s": cpu_s,
         "images_per_s": run.config.train.global_batch_size / step_s,
         "bytes_per_image": batch.num_bytes / batch.num_images,
         "interval_steps": clock.num_steps,
