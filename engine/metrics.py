@@ -73,7 +73,7 @@ class IntervalClock:
         self.num_steps = 0
 
     def per_step(self, loader_wait_s: float) -> tuple[float, float, float]:
-        """Seconds per step; of these, seconds waiting for the loader; and processor seconds of all this rank's threads."""
+        """Seconds per step, of these seconds waiting for the loader, and processor seconds of this rank's threads."""
         elapsed_s = time.perf_counter() - self._start
         cpu_s = time.process_time() - self._cpu_at_start
         waited_s = loader_wait_s - self._wait_at_start

@@ -1,0 +1,198 @@
+"""From the runs of a study to its tables: one record a run, means and spreads over the seeds."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.metrics import read_metrics
+from tools.study_spec import Job, StudySpec, differences
+
+_LOSS_POINTS = 200
+_CLOCKS = {"wall": "train_wall_s", "cpu": "train_cpu_s"}
+Records = Mapping[tuple[str, int], dict[str, Any]]  # by name of the row and seed
+
+
+def record_of(job: Job, folder: Path) -> dict[str, Any]:
+    """Everything that the study keeps of a finished run; the run folder is not needed afterwards."""
+    lines, summary = read_metrics(folder / "metrics.jsonl"), json.loads((folder / "summary.json").read_text())
+    hardware = summary.pop("hardware")
+    machine = {key: hardware.pop(key) for key in ("cpu", "cores", "memory_gib", "gpus", "system")}
+    curve, loss = _over_time(lines)
+    return {
+        "name": job.name,
+        "seed": job.seed,
+        "config": yaml.safe_load((folder / "config.yaml").read_text()),
+        **summary,
+        "curve": curve,
+        "loss": loss,
+        "hardware": machine,
+        "versions": hardware,
+    }
+
+
+def _over_time(lines: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Accuracies after each validation and a thinned training loss, each with the time in training steps until then."""
+    curve: dict[int, dict[str, Any]] = {}
+    loss: list[dict[str, Any]] = []
+    wall_s = cpu_s = 0.0
+    for line in lines:
+        if line["event"] == "train":
+            wall_s += line["step_s"] * line["interval_steps"]
+            cpu_s += line["cpu_s"] * line["interval_steps"]
+            loss.append({"step": line["step"] + 1, "loss": line["loss"], "train_wall_s": wall_s, "train_cpu_s": cpu_s})
+        elif line["event"] == "eval":
+            point = {"step": line["step"], "train_wall_s": wall_s, "train_cpu_s": cpu_s, "top1": {}}
+            curve.setdefault(line["step"], point)["top1"][str(line["keep_rate"])] = line["top1"]
+    every = -(-len(loss) // _LOSS_POINTS) if loss else 1
+    return list(curve.values()), loss[::-1][::every][::-1]
+
+
+def read_records(folder: Path, jobs: Sequence[Job]) -> dict[tuple[str, int], dict[str, Any]]:
+    """The records of those jobs that are finished.
+
+    Raises:
+        ValueError: a record that was made with another configuration than the study asks for now.
+    """
+    found = {}
+    for job in jobs:
+        path = folder / f"{job.stem}.json"
+        if not path.exists():
+            continue
+        record = json.loads(path.read_text())
+        asked = job.config.model_dump(mode="json", exclude={"name"})
+        if job.in_the_time_of is not None:
+            asked["train"].pop("duration")
+        other = sorted(differences(asked, record["config"]))
+        if other:
+            raise ValueError(
+                f"{path} was made with another configuration ({'; '.join(other)}); take the study's settings back, "
+                "move the record away, or choose another --out"
+            )
+        found[job.name, job.seed] = record
+    return found
+
+
+def steps_in_the_time_of(spec: StudySpec, records: Records, job: Job) -> int | None:
+    """For how many steps a run in another's time is trained; None until both runs of its seed are finished."""
+    own = records.get((job.variant, job.seed))
+    other = None if job.in_the_time_of is None else records.get((job.in_the_time_of, job.seed))
+    if own is None or other is None:
+        return None
+    return max(1, round(own["steps"] * time_of(spec, other) / time_of(spec, own)))
+
+
+def time_of(spec: StudySpec, record: Mapping[str, Any]) -> float:
+    """Seconds in training steps, by the study's clock."""
+    value = record[_CLOCKS[spec.clock]]
+    if value is None:
+        raise ValueError(
+            f"{record['name']} seed {record['seed']}: a part of it was trained without measuring {spec.clock}"
+        )
+    return value
+
+
+def result(spec: StudySpec, jobs: Sequence[Job], records: Records) -> dict[str, Any]:
+    """The study as ``study.json`` has it; of an unfinished one what is there, with the names of what is not.
+
+    Accuracies are shares of 1 by keep rate; spreads are standard deviations over the seeds, None for one seed;
+    ``time_ratio`` is the time against the reference's with the same seed.
+    """
+    rows = {job.name: _row(spec, job, records) for job in jobs if (job.name, job.seed) in records}
+    missing = [f"{job.name} seed {job.seed}" for job in jobs if (job.name, job.seed) not in records]
+    return {
+        "name": spec.name,
+        "seeds": spec.seeds,
+        "reference": spec.reference,
+        "clock": spec.clock,
+        "complete": not missing,
+        "missing": missing,
+        "variants": [row for name, row in rows.items() if "@" not in name],
+        "equal_time": [row for name, row in rows.items() if "@" in name],
+        "hardware": next((record["hardware"] for record in records.values()), None),
+    }
+
+
+def _row(spec: StudySpec, job: Job, records: Records) -> dict[str, Any]:
+    runs = [record for (name, _), record in records.items() if name == job.name]
+    first, variant = runs[0], spec.variants[job.variant]
+    ratios = [
+        time_of(spec, run) / time_of(spec, records[spec.reference, run["seed"]])
+        for run in runs
+        if (spec.reference, run["seed"]) in records
+    ]
+    top1 = {rate: [run["top1"][rate] for run in runs] for rate in first["top1"]}
+    return {
+        "name": job.name,
+        "description": variant.about,
+        "reference": job.in_the_time_of,
+        "overrides": variant.set,
+        "rule": first["config"]["selection"]["rule"],
+        "eval_rule": first["config"]["selection"]["rule"],
+        "schedule": first["config"]["schedule"]["kind"],
+        "mean_keep_rate": first["mean_keep_rate"],
+        "steps": statistics.mean(run["steps"] for run in runs),
+        "num_runs": len(runs),
+        "top1_mean": {rate: statistics.mean(values) for rate, values in top1.items()},
+        "top1_stdev": {rate: _stdev(values) for rate, values in top1.items()},
+        "wall_s_mean": statistics.mean(run["train_wall_s"] for run in runs),
+        "cpu_s_mean": _mean([run["train_cpu_s"] for run in runs if run["train_cpu_s"] is not None]),
+        "time_ratio": _mean(ratios),
+        "time_ratio_stdev": _stdev(ratios),
+        "runs": [{key: value for key, value in run.items() if key != "config"} for run in runs],
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.mean(values) if values else None
+
+
+def _stdev(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """A study's result for people: at equal steps, and at equal time where that was asked for."""
+    rows = [*found["variants"], *found["equal_time"]]
+    if not rows:
+        return "no run is finished yet"
+    rates = sorted({rate for row in rows for rate in row["top1_mean"]}, key=float, reverse=True)
+    reference = next((row for row in rows if row["name"] == found["reference"]), None)
+    width = max(len(row["name"]) for row in rows)
+    against = f"against {found['reference']}"
+    lines = [
+        f"{'':{width}}  {'runs':>4}  {'keep':>5}  {'steps':>7}  {'time':>13}"
+        + "".join(f"  {'top-1 at ' + rate:>14}" for rate in rates)
+        + f"  {against:>16}"
+    ]
+    lines += [_line(row, rates, reference, width) for row in found["variants"]]
+    if found["equal_time"]:
+        lines += ["", "trained again, for the time of the variant behind the @:"]
+        lines += [_line(row, rates, reference, width) for row in found["equal_time"]]
+    lines += ["", f"time: {found['clock']} time in training steps, {against} with the same seed"]
+    if found["missing"]:
+        lines += [f"not finished: {', '.join(found['missing'])}"]
+    return "\n".join(lines)
+
+
+def _line(row: Mapping[str, Any], rates: Sequence[str], reference: Mapping[str, Any] | None, width: int) -> str:
+    cells = [
+        f"{row['name']:{width}}",
+        f"{row['num_runs']:>4}",
+        f"{row['mean_keep_rate']:>5.3f}",
+        f"{row['steps']:>7.0f}",
+    ]
+    cells.append(f"{_with_spread(row['time_ratio'], row['time_ratio_stdev'], 1, 3):>13}")
+    cells += [f"{_with_spread(row['top1_mean'].get(rate), row['top1_stdev'].get(rate), 100, 2):>14}" for rate in rates]
+    if reference is not None and row is not reference:
+        cells.append(f"{100 * (row['top1_mean'][rates[0]] - reference['top1_mean'][rates[0]]):>+9.2f} points")
+    return "  ".join(cells)
+
+
+def _with_spread(mean: float | None, stdev: float | None, factor: float, digits: int) -> str:
+    if mean is None:
+        return ""
+    return f"{factor * mean:.{digits}f}" + ("" if stdev is None else f" ± {factor * stdev:.{digits}f}")
