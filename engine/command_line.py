@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+STOPPED_EXIT_CODE = 75  # of a run that a signal stopped, with a checkpoint from which the same command goes on
+
 
 class Parser(argparse.ArgumentParser):
     """Raises ValueError where argparse would print its usage and exit: callers put errors in one line."""

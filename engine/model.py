@@ -163,9 +163,9 @@ def _check_name(name: str) -> type[nn.Module]:
 
 def _check_options(options: Mapping[str, Any], known: Sequence[str]) -> None:
     for option in options:
-        if option == "patch_drop_rate":
+        if option == "patch_drop_rate" and option not in known:
             raise ValueError(
-                "patch_drop_rate has no place here: patches are dropped in the data pipeline, by the schedule"
+                "patch_drop_rate is for plain ViTs alone, to compare with; drop patches in the data pipeline, by schedule"
             )
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)

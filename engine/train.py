@@ -27,7 +27,7 @@ from deepspeed import DeepSpeedEngine
 from engine.average import WeightAverage, resume_average
 from engine.bad_data import one_data_error
 from engine.checkpoint import clear_save_error, load_checkpoint
-from engine.command_line import Parser
+from engine.command_line import STOPPED_EXIT_CODE, Parser
 from engine.config import RunConfig, load_config
 from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
@@ -47,7 +47,6 @@ from engine.resume import Start, check_allowed_keys, choose_start, identity, set
 from engine.run_folder import prepare_folder
 from engine.run_plan import RunPlan, deepspeed_config, plan_run
 from engine.snapshots import open_board, restore_snapshot
-from engine.stopping import STOPPED_EXIT_CODE
 from engine.task import Model
 from engine.trained import build_run_model
 from engine.trainer import Run, train

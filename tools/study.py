@@ -26,12 +26,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from engine.command_line import Parser
-from engine.stopping import STOPPED_EXIT_CODE
+from engine.command_line import STOPPED_EXIT_CODE, Parser
 from tools.command import show
 from tools.files import write_atomically
 from tools.study_result import read_records, record_of, result, steps_in_the_time_of, table
 from tools.study_spec import Job, StudySpec, jobs_of, jobs_of_machine, load_study
+
+_STDERR = 2
 
 
 def _machine(text: str) -> tuple[int, int]:
@@ -82,8 +83,8 @@ class Trainer:
         command += ["-m" if command == [sys.executable] else "--module", "engine.train", "--config", str(config)]
         for override in (*job.overrides, *extra):
             command += ["--set", override]
-        # What it prints is for people; stdout is the table's.
-        with subprocess.Popen([*command, "--out", str(folder)], stdout=sys.stderr) as self._run:
+        # What it prints is for people; standard output is the table's.
+        with subprocess.Popen([*command, "--out", str(folder)], stdout=_STDERR) as self._run:
             if self.stopped:
                 self._run.send_signal(signal.SIGTERM)
             code = self._run.wait()

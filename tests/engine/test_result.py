@@ -10,6 +10,7 @@ LINES = [
         "keep_rate": rate,
         "num_kept": kept,
         "step_s": step_s,
+        "cpu_s": 0.8 * step_s,
         "loader_wait_s": 0.0,
         "images_per_s": 100 / step_s,
         "bytes_per_image": 1.0,
@@ -24,6 +25,7 @@ def test_the_summary_compares_with_full_patches_in_the_same_run() -> None:
     summary = summarise(LINES, ACCURACIES, steps=20, global_batch_size=100, digest="abc")
     assert summary["top1"] == {"1.0": 0.85, "0.6": 0.8}
     assert summary["train_wall_s"] == pytest.approx(12.5)
+    assert summary["train_cpu_s"] == pytest.approx(10.0)
     assert summary["full_patches_train_wall_s"] == pytest.approx(20.0)
     assert summary["mean_keep_rate"] == pytest.approx(0.6)
     assert summary["images_per_s"] == pytest.approx(160.0)
@@ -41,6 +43,11 @@ def test_without_a_full_patch_stage_there_is_nothing_to_compare_with() -> None:
     summary = summarise(LINES[:1], ACCURACIES, steps=10, global_batch_size=100, digest="abc")
     assert summary["full_patches_train_wall_s"] is None
     assert "nothing to compare with" in table(summary)
+
+
+def test_no_processor_time_is_told_where_a_part_of_the_run_did_not_measure_it() -> None:
+    old = {key: value for key, value in LINES[0].items() if key != "cpu_s"}
+    assert summarise([old, LINES[1]], ACCURACIES, steps=20, global_batch_size=100, digest="abc")["train_cpu_s"] is None
 
 
 def test_pretraining_is_told_by_its_reconstruction_loss() -> None:
