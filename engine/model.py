@@ -165,7 +165,7 @@ def _check_options(options: Mapping[str, Any], known: Sequence[str]) -> None:
     for option in options:
         if option == "patch_drop_rate" and option not in known:
             raise ValueError(
-                "patch_drop_rate is for plain ViTs alone, to compare with; drop patches in the data pipeline, by schedule"
+                "patch_drop_rate is for plain ViTs alone, to compare with; the schedule drops patches in the pipeline"
             )
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)

@@ -40,7 +40,6 @@ import torch.distributed as dist
 
 from engine.ranks import COLLECTIVE_TIMEOUT_S, World
 
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _REPEATED_AFTER_S = 3.0
 _SECONDS_BETWEEN_LOOKS = 0.25
