@@ -29,8 +29,10 @@ data: data/fashion-mnist/dataset.json
 data/fashion-mnist/dataset.json: | setup
 	$(BIN)/python -m tools.shards convert --source fashion-mnist --out data/fashion-mnist
 
+# Any free port, so that a second run on the same machine is no obstacle.
 train: setup data
-	$(BIN)/deepspeed --quiet --no_local_rank --num_accelerators $(RANKS) --module engine.train --config $(TRAIN_CONFIG) $(ARGS)
+	port=$$($(BIN)/python -c "import socket; s = socket.socket(); s.bind(('', 0)); print(s.getsockname()[1])") && \
+	$(BIN)/deepspeed --quiet --no_local_rank --num_accelerators $(RANKS) --master_port $$port --module engine.train --config $(TRAIN_CONFIG) $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
