@@ -57,14 +57,15 @@ class Setting:
 
 @contextmanager
 def stopped_workers(loader: Any) -> Iterator[Any]:
-    """An iterator of a PyTorch loader whose worker processes are ended on leaving."""
+    """An iterator of a PyTorch loader, or of timm's prefetcher around one, whose workers are ended on leaving."""
     batches = iter(loader)
     try:
         yield batches
     finally:
-        shut_down = getattr(batches, "_shutdown_workers", None)  # otherwise they end when the garbage is collected
-        if shut_down is not None:
-            shut_down()
+        for one in (batches, getattr(loader, "loader", loader)._iterator):  # the latter where workers are persistent
+            shut_down = getattr(one, "_shutdown_workers", None)
+            if shut_down is not None:
+                shut_down()
 
 
 def num_bytes(tensors: Any) -> int:
@@ -76,7 +77,7 @@ def num_bytes(tensors: Any) -> int:
     return tensors.nbytes if isinstance(tensors, torch.Tensor) else 0
 
 
-def timm_webdataset_loader(setting: Setting) -> Any:
+def timm_webdataset_loader(setting: Setting, device: torch.device) -> Any:
     """timm's loader of WebDataset shards: PIL in worker processes; uint8 NCHW as its prefetcher takes them."""
     last = len(setting.tars) - 1
     dataset = timm.data.create_dataset(
@@ -99,14 +100,15 @@ def timm_webdataset_loader(setting: Setting) -> Any:
         color_jitter=0.0,
         interpolation="bilinear",
         num_workers=setting.workers,
-        device=torch.device("cpu"),
+        device=device,
+        pin_memory=device.type == "cuda",
     )
 
 
 @contextmanager
 def timm_webdataset(setting: Setting) -> Iterator[Batches]:
     # Without the prefetcher around it, whose normalising belongs to the device.
-    with stopped_workers(timm_webdataset_loader(setting).loader) as batches:
+    with stopped_workers(timm_webdataset_loader(setting, torch.device("cpu")).loader) as batches:
         yield ((len(labels), num_bytes((images, labels))) for images, labels in batches)
 
 
@@ -183,7 +185,7 @@ def dali_reader(setting: Setting) -> Iterator[Batches]:
 
     @pipeline_def(batch_size=setting.batch_size, num_threads=setting.workers, device_id=None)
     def graph() -> Any:
-        encoded, label = fn.readers.webdataset(
+        encoded, label = fn.readers.webdataset(  # type: ignore[misc]
             paths=setting.tars,
             index_paths=[str(Path(tar).with_suffix(".idx")) for tar in setting.tars],
             ext=[extension, "cls"],
