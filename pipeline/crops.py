@@ -18,29 +18,43 @@ def resized_crops(heights: np.ndarray, widths: np.ndarray, draws: np.ndarray, au
     Returns:
         float32 [B, 4]: (top, left, bottom, right) in whole pixels.
     """
-    heights, widths = heights.astype(np.int64)[:, None], widths.astype(np.int64)[:, None]
-    low, high = augment.scale
-    area = heights * widths * (low + (high - low) * draws[:, 0 : 2 * _CROP_TRIES : 2].astype(np.float64))
-    log_low, log_high = np.log(augment.ratio)
-    ratio = np.exp(log_low + (log_high - log_low) * draws[:, 1 : 2 * _CROP_TRIES : 2].astype(np.float64))
-    crop_w = np.round(np.sqrt(area * ratio)).astype(np.int64)
-    crop_h = np.round(np.sqrt(area / ratio)).astype(np.int64)
-    fits = (crop_w > 0) & (crop_w <= widths) & (crop_h > 0) & (crop_h <= heights)
-    first = np.argmax(fits, axis=1)[:, None]
-    w, h = np.take_along_axis(crop_w, first, 1)[:, 0], np.take_along_axis(crop_h, first, 1)[:, 0]
+    heights, widths = heights.astype(np.int64), widths.astype(np.int64)
+    w, h, found = _first_fit(heights, widths, draws[:, :2], augment)
+    # Most rows are done after the first try, so the others are worked out for the rest alone.
+    rest = np.flatnonzero(~found)
+    w[rest], h[rest], found[rest] = _first_fit(heights[rest], widths[rest], draws[rest, 2 : 2 * _CROP_TRIES], augment)
 
-    heights, widths = heights[:, 0], widths[:, 0]
     in_ratio = widths / heights
     widest = np.maximum(np.round(heights * augment.ratio[1]), 1).astype(np.int64)
     highest = np.maximum(np.round(widths / augment.ratio[0]), 1).astype(np.int64)
     fallback_w = np.where(in_ratio > augment.ratio[1], widest, widths)
     fallback_h = np.where(in_ratio < augment.ratio[0], highest, heights)
-    found = fits.any(axis=1)
     w, h = np.where(found, w, fallback_w), np.where(found, h, fallback_h)
     top = np.where(found, (draws[:, -2] * (heights - h + 1)).astype(np.int64), (heights - h) // 2)
     left = np.where(found, (draws[:, -1] * (widths - w + 1)).astype(np.int64), (widths - w) // 2)
     top, left = np.minimum(top, heights - h), np.minimum(left, widths - w)
     return np.stack([top, left, top + h, left + w], axis=1).astype(np.float32)
+
+
+def _first_fit(
+    heights: np.ndarray, widths: np.ndarray, pairs: np.ndarray, augment: AugmentConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Width and height int64 [B] of the first box inside its image, and whether there is one, bool [B].
+
+    Args:
+        heights, widths: int64 [B].
+        pairs: float32 [B, 2 T] in [0, 1): (area, ratio) of T tries.
+    """
+    heights, widths = heights[:, None], widths[:, None]
+    low, high = augment.scale
+    area = heights * widths * (low + (high - low) * pairs[:, 0::2].astype(np.float64))
+    log_low, log_high = np.log(augment.ratio)
+    ratio = np.exp(log_low + (log_high - log_low) * pairs[:, 1::2].astype(np.float64))
+    crop_w = np.round(np.sqrt(area * ratio)).astype(np.int64)
+    crop_h = np.round(np.sqrt(area / ratio)).astype(np.int64)
+    fits = (crop_w > 0) & (crop_w <= widths) & (crop_h > 0) & (crop_h <= heights)
+    rows, first = np.arange(len(fits)), np.argmax(fits, axis=1)
+    return crop_w[rows, first], crop_h[rows, first], fits[rows, first]
 
 
 def pad_crops(draws: np.ndarray, image_size: int, pad_pixels: int) -> np.ndarray:

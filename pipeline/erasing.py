@@ -25,15 +25,27 @@ def plan_boxes(draws: np.ndarray, probability: float, image_size: int) -> np.nda
     """
     boxes = np.zeros((len(draws), 4), dtype=np.int32)
     rows = np.flatnonzero(draws[:, 0] < probability)
-    pairs = draws[rows, 1 : 1 + 2 * _TRIES].astype(np.float64)
+    shape, found = _first_fit(draws[rows, 1:3], image_size)
+    rest = np.flatnonzero(~found)  # few, so only these are worked out for the other tries
+    shape[rest], found[rest] = _first_fit(draws[rows[rest], 3 : 1 + 2 * _TRIES], image_size)
+    start = (draws[rows, -2:].astype(np.float64) * (image_size - shape + 1)).astype(np.int64)
+    boxes[rows] = np.concatenate([start, start + shape], axis=1) * found[:, None]
+    return boxes
+
+
+def _first_fit(pairs: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(height, width) int64 [B, 2] of the first box that fits the image, and whether there is one, bool [B].
+
+    Args:
+        pairs: float32 [B, 2 T] in [0, 1): (area, aspect) of T tries.
+    """
+    pairs = pairs.astype(np.float64)
     area = image_size**2 * (_AREA[0] + (_AREA[1] - _AREA[0]) * pairs[:, 0::2])
     aspect = np.exp(_LOG_ASPECT[0] + (_LOG_ASPECT[1] - _LOG_ASPECT[0]) * pairs[:, 1::2])
     shapes = np.round(np.sqrt(np.stack([area * aspect, area / aspect], axis=2))).astype(np.int64)
     fits = (shapes.min(axis=2) > 0) & (shapes.max(axis=2) < image_size)
-    shape = shapes[np.arange(len(rows)), np.argmax(fits, axis=1)]
-    start = (draws[rows, -2:].astype(np.float64) * (image_size - shape + 1)).astype(np.int64)
-    boxes[rows] = np.concatenate([start, start + shape], axis=1) * fits.any(axis=1, keepdims=True)
-    return boxes
+    rows, first = np.arange(len(fits)), np.argmax(fits, axis=1)
+    return shapes[rows, first], fits[rows, first]
 
 
 @lru_cache(maxsize=4)

@@ -10,6 +10,7 @@ from enum import IntEnum
 import numpy as np
 
 _FLOATS_PER_BLOCK = 8  # one Philox-4x64 block holds four 64-bit words, that is eight 32-bit halves
+_BLOCKS_AT_A_TIME = 8192  # 256 KiB of words: they are turned into numbers before they leave the processor's cache
 
 
 class Stream(IntEnum):
@@ -55,9 +56,13 @@ def uniform(seed: int, stream: Stream, counter: int, *, first_row: int, num_rows
         float32 [num_rows, num_columns] in [0, 1), on a grid of 2**-24.
     """
     blocks_per_row = -(-num_columns // _FLOATS_PER_BLOCK)
-    raw = _philox(seed, stream, counter, first_row * blocks_per_row).random_raw(num_rows * blocks_per_row * 4)
-    halves = raw.astype("<u8", copy=False).view("<u4").reshape(num_rows, blocks_per_row * _FLOATS_PER_BLOCK)
-    halves >>= np.uint32(8)  # in place, here and below: fresh memory costs more than the arithmetic
-    numbers = halves[:, :num_columns].astype(np.float32)
-    numbers *= np.float32(2.0**-24)
+    generator = _philox(seed, stream, counter, first_row * blocks_per_row)
+    numbers = np.empty((num_rows, num_columns), dtype=np.float32)
+    rows_at_a_time = max(1, _BLOCKS_AT_A_TIME // max(1, blocks_per_row))
+    for start in range(0, num_rows, rows_at_a_time):
+        rows = numbers[start : start + rows_at_a_time]
+        raw = generator.random_raw(len(rows) * blocks_per_row * 4)
+        halves = raw.astype("<u8", copy=False).view("<u4").reshape(len(rows), blocks_per_row * _FLOATS_PER_BLOCK)
+        halves >>= np.uint32(8)
+        np.multiply(halves[:, :num_columns], np.float32(2.0**-24), out=rows, dtype=np.float32, casting="unsafe")
     return numbers

@@ -1,0 +1,301 @@
+"""One epoch of a schedule, end to end, against full patches and against dropping patches inside the model.
+
+    python -m benchmarks.epoch
+
+ViT-Ti/16 at 224 on photographs (made at first use). An epoch is shortened to a stated number of steps, which the cyclic
+schedule parts among its stages as it does a real one. Our side is the run's loader and DeepSpeed engine as training
+sets them up. timm's side is its own loader of the same shards, its model and a plain loop in PyTorch, with the same
+optimizer, precision, clipping and numbers of threads: with every patch, and with its patch dropout set to each stage's
+number of patches. The contenders take turns, several times over, in one process; a few steps before the clock starts
+warm each up. Recorded for every stage: seconds a step, and the share of them in which training waited for its loader.
+About eight minutes on two cores. Writes benchmarks/results/epoch.json.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import yaml
+from torch import nn
+from tqdm import tqdm
+
+from benchmarks.loader_peers import Setting, stopped_workers, timm_webdataset_loader
+from benchmarks.measuring import RESULTS, keep_to_cores, spread, write_result
+from benchmarks.photographs import write_photographs
+from engine.optim import build_optimizer, param_groups
+from engine.ranks import World, join_world, leave_world
+from engine.task import training_loss
+from engine.train import Prepared, build_engine, prepare, quiet
+from engine.trainer import patch_loader
+from pipeline.loader import train_plans
+from pipeline.plan import TrainPlanner
+from pipeline.schedule import PatchSchedule
+
+MODEL, NUM_CLASSES, NUM_PATCHES = "vit_tiny_patch16_224", 10, 196
+PHOTOGRAPHS, NUM_PHOTOGRAPHS = Path("data/benchmark-photographs"), 2000
+FULL = {"schedule.kind": "constant", "schedule.keep_rate": 1.0}
+CYCLIC = {"schedule.kind": "cyclic", "schedule.keep_rate": [0.2, 1.0]}
+# Our contenders by name, as settings of the run's configuration. One line for each further one.
+OURS = {
+    "ours, full patches": FULL,
+    "ours, cyclic": CYCLIC,
+}
+# timm's: those of ours whose stages they follow.
+TIMM = {
+    "timm, full patches": "ours, full patches",
+    "timm, cyclic by patch dropout": "ours, cyclic",
+}
+# What is hoped for: an epoch's time over another's, and the share of a stage spent waiting.
+TARGETS = {
+    ("ours, cyclic", "ours, full patches"): 0.66,
+    ("ours, cyclic", "timm, full patches"): 0.62,
+    ("ours, cyclic", "timm, cyclic by patch dropout"): None,
+}
+MAX_WAIT_SHARE = 0.03
+WARMUP_STEPS = 3
+_MANY_EPOCHS = 1000
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """One training step: the patches it kept, its seconds, and those of them spent waiting for a batch."""
+
+    num_kept: int
+    total_s: float
+    wait_s: float
+
+
+def config_values(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "name": "epoch",
+        "data": {"train": str(PHOTOGRAPHS), "val": str(PHOTOGRAPHS), "num_classes": NUM_CLASSES},
+        "selection": {"rule": "random"},
+        "model": {"name": MODEL},
+        "train": {"duration": "1epochs", "global_batch_size": options.batch_size, "label_smoothing": 0.1},
+        "optim": {"lr": 1e-4},
+        "engine": {"num_threads": options.cores, "precision": options.precision},
+    }
+
+
+def prepared_run(settings: dict[str, Any], options: argparse.Namespace, world: World) -> Prepared:
+    """A run's configuration with these settings, looked at as training does."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "epoch.yaml"
+        path.write_text(yaml.safe_dump(config_values(options)))
+        overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        return prepare(["--config", str(path), *overrides], world)
+
+
+def shortened(prepared: Prepared, num_steps: int) -> TrainPlanner:
+    """The run's planner with many epochs of so few steps."""
+    config = prepared.config
+    batch_size = config.train.global_batch_size
+    schedule = PatchSchedule(
+        config.schedule, config.data.num_patches, num_steps * _MANY_EPOCHS, num_steps, batch_size, config.seed
+    )
+    return replace(prepared.planner, schedule=schedule)
+
+
+def timed_steps(
+    batches: Iterator[Any], train: Callable[[Any, int], None], nums_kept: list[int], device: torch.device
+) -> list[StepTime]:
+    """One step for each number of patches. The host waits for a GPU at the end only, as in training."""
+    times = []
+    for number, num_kept in enumerate(nums_kept):
+        start = time.perf_counter()
+        batch = next(batches)
+        got = time.perf_counter()
+        train(batch, num_kept)
+        if device.type == "cuda" and number == len(nums_kept) - 1:
+            torch.cuda.synchronize()
+        times.append(StepTime(num_kept, time.perf_counter() - start, got - start))
+    return times
+
+
+class OurSide:
+    """One engine, which the loaders of all our contenders feed."""
+
+    def __init__(self, options: argparse.Namespace, world: World) -> None:
+        self._world = world
+        self.runs = {name: prepared_run(settings, options, world) for name, settings in OURS.items()}
+        self.planners = {name: shortened(run, options.steps) for name, run in self.runs.items()}
+        first = next(iter(self.runs.values()))
+        self._engine = build_engine(first.config, first.plan, first.model.to(world.device))
+        self._engine.train()
+
+    def nums_kept(self, name: str, steps: range) -> list[int]:
+        return [self.planners[name].schedule.stage(step).num_kept for step in steps]
+
+    def epoch(self, name: str, warmup: range, steps: range) -> list[StepTime]:
+        """The steps' times, after a warm-up on the steps before them."""
+        run, planner, world = self.runs[name], self.planners[name], self._world
+        # The plans go on beyond the last step, so that the loader works until the clock stops.
+        plans = train_plans(
+            planner,
+            first_step=warmup.start,
+            stop_step=planner.schedule.total_steps,
+            micro_batch_size=run.plan.micro_batch_size,
+        )
+        loader = patch_loader(
+            plans,
+            config=run.config,
+            micro_batch_size=run.plan.micro_batch_size,
+            world=world,
+            index=run.train_index,
+            planner=planner,
+            snapshots=None,
+        )
+
+        def train(batch: Any, num_kept: int) -> None:
+            assert batch.plan.stage.num_kept == num_kept
+            loss = training_loss(self._engine, batch.to(world.device), run.config)
+            self._engine.backward(loss)
+            self._engine.step()
+
+        with closing(loader):
+            timed_steps(loader, train, self.nums_kept(name, warmup), world.device)
+            return timed_steps(loader, train, self.nums_kept(name, steps), world.device)
+
+
+class TimmSide:
+    """timm's model and loader in a plain loop."""
+
+    def __init__(self, options: argparse.Namespace, world: World, like: Prepared) -> None:
+        self._device, self._config = world.device, like.config
+        self._setting = Setting(PHOTOGRAPHS, 224, 16, NUM_CLASSES, options.batch_size, options.cores)
+        self._model = timm.create_model(MODEL, num_classes=NUM_CLASSES, patch_drop_rate=0.5).to(world.device).train()
+        optim = like.config.optim
+        groups = param_groups(self._model, weight_decay=optim.weight_decay)
+        self._optimizer = build_optimizer(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+        self._loss = nn.CrossEntropyLoss(label_smoothing=like.config.train.label_smoothing)
+        in_bf16 = options.precision == "bf16"
+        self._autocast = torch.autocast(world.device.type, torch.bfloat16) if in_bf16 else nullcontext()
+
+    def epoch(self, warmup: list[int], nums_kept: list[int]) -> list[StepTime]:
+        """The times of a step for each number of patches, after a warm-up."""
+        with stopped_workers(timm_webdataset_loader(self._setting, self._device)) as batches:
+            timed_steps(batches, self._train, warmup, self._device)
+            return timed_steps(batches, self._train, nums_kept, self._device)
+
+    def _train(self, batch: tuple[torch.Tensor, torch.Tensor], num_kept: int) -> None:
+        images, labels = batch
+        # timm keeps int(N * (1 - prob)) patches.
+        self._model.patch_drop.prob = 0.0 if num_kept == NUM_PATCHES else 1 - (num_kept + 0.5) / NUM_PATCHES
+        with self._autocast:
+            loss = self._loss(self._model(images), labels)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._model.parameters(), self._config.train.clip_grad_norm or torch.inf)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+def stage_lines(repeats: list[list[StepTime]]) -> list[dict[str, Any]]:
+    """For each number of patches: steps of an epoch, seconds a step and share of waiting over the repeats."""
+    lines = []
+    for num_kept in sorted({one.num_kept for one in repeats[0]}):
+        parts = [[one for one in epoch if one.num_kept == num_kept] for epoch in repeats]
+        totals = [sum(one.total_s for one in part) for part in parts]
+        waits = [sum(one.wait_s for one in part) / total for part, total in zip(parts, totals, strict=True)]
+        steps = len(parts[0])
+        step_s = spread([total / steps for total in totals])
+        lines.append({"num_kept": num_kept, "steps": steps, "step_s": step_s, "wait_share": spread(waits)})
+    return lines
+
+
+def compare(options: argparse.Namespace, world: World) -> dict[str, Any]:
+    """All contenders in turn, several times over."""
+    ours = OurSide(options, world)
+    theirs = TimmSide(options, world, next(iter(ours.runs.values())))
+    steps = range(options.steps, 2 * options.steps)
+    warmup = range(options.steps - min(WARMUP_STEPS, options.steps), options.steps)
+    measured: dict[str, list[list[StepTime]]] = {name: [] for name in (*OURS, *TIMM)}
+    with tqdm(total=options.repeats * len(measured), unit="epoch", disable=not sys.stderr.isatty()) as bar:
+        for _ in range(options.repeats):
+            for name, epochs in measured.items():
+                if name in OURS:
+                    epochs.append(ours.epoch(name, warmup, steps))
+                else:
+                    followed = TIMM[name]
+                    epochs.append(theirs.epoch(ours.nums_kept(followed, warmup), ours.nums_kept(followed, steps)))
+                bar.update()
+    epoch_s = {name: [sum(one.total_s for one in epoch) for epoch in epochs] for name, epochs in measured.items()}
+    return {
+        "contenders": [
+            {"contender": name, "epoch_s": spread(epoch_s[name]), "stages": stage_lines(epochs)}
+            for name, epochs in measured.items()
+        ],
+        "ratios": [
+            {
+                "epoch_of": one,
+                "over": other,
+                "ratio": spread([a / b for a, b in zip(epoch_s[one], epoch_s[other], strict=True)]),
+                "target": target,
+            }
+            for (one, other), target in TARGETS.items()
+        ],
+        "max_wait_share": MAX_WAIT_SHARE,
+    }
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Epochs, stages and ratios as text."""
+    rows = []
+    for line in found["contenders"]:
+        epoch = line["epoch_s"]
+        rows.append(f"{line['contender']:30} {epoch['median']:7.2f} s ({epoch['min']:.2f} to {epoch['max']:.2f})")
+        rows += [
+            f"    {stage['num_kept']:4} patches: {stage['steps']} steps of {1000 * stage['step_s']['median']:.0f} ms, "
+            f"{stage['wait_share']['median']:.1%} waiting"
+            for stage in line["stages"]
+        ]
+    for line in found["ratios"]:
+        ratio, target = line["ratio"], "" if line["target"] is None else f", hoped for: {line['target']}"
+        rows.append(
+            f"{line['epoch_of']} over {line['over']}: {ratio['median']:.3f} "
+            f"({ratio['min']:.3f} to {ratio['max']:.3f}){target}"
+        )
+    worst = max(
+        statistics.median(stage["wait_share"]["values"])
+        for line in found["contenders"]
+        if line["contender"] in OURS
+        for stage in line["stages"]
+    )
+    rows.append(f"longest wait of ours in a stage: {worst:.1%}, hoped for: under {MAX_WAIT_SHARE:.0%}")
+    return "\n".join(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="benchmarks.epoch", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--cores", type=int, default=2, help="cores, and threads of each part (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=18, help="of an epoch (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
+    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "epoch.json", help="(default: %(default)s)")
+    options = parser.parse_args(argv)
+    load_before = os.getloadavg()[0]
+    keep_to_cores(options.cores)
+    write_photographs(PHOTOGRAPHS, options.photographs, workers=options.cores)
+    quiet()
+    world = join_world()
+    found = compare(options, world)
+    leave_world()
+    print(describe(found))
+    facts = {name: getattr(options, name) for name in ("cores", "steps", "batch_size", "repeats", "precision")}
+    write_result(options.out, "benchmarks.epoch", argv, {"model": MODEL, **facts, **found}, load_before)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What the speed benchmarks share: cores to keep to, CPU time of all processes, medians, raw results."""
+
+import json
+import os
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine.hardware import describe_hardware
+
+RESULTS = Path("benchmarks/results")
+
+
+def keep_to_cores(num_cores: int) -> None:
+    """This process, and those it will start, run on so many of its processor cores only.
+
+    Raises:
+        ValueError: it may not use that many.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    if not 1 <= num_cores <= len(allowed):
+        raise ValueError(f"--cores is 1 to {len(allowed)} here, got {num_cores}")
+    os.sched_setaffinity(0, allowed[:num_cores])
+
+
+def tree_cpu_s() -> float:
+    """CPU seconds that this process and its living descendants have used so far, in user and in kernel mode."""
+    me = psutil.Process()
+    total_s = 0.0
+    for process in (me, *me.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:  # gone meanwhile
+            continue
+        total_s += times.user + times.system
+    return total_s
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median and extremes, and the values themselves in the order in which they were measured."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "values": list(values)}
+
+
+def write_result(path: Path, module: str, argv: Sequence[str], found: dict[str, Any], load_before: float) -> None:
+    """One file of raw results: the command, the machine and its load, then what was found.
+
+    Args:
+        load_before: the machine's load average when the measurement began: above 0, something else was running.
+    """
+    command = shlex.join(["python", "-m", module, *argv])
+    loads = {"load_average_before": load_before, "load_average_after": os.getloadavg()[0]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({"command": command, "hardware": describe_hardware(), **loads, **found}, indent=1) + "\n"
+    )
+    print(f"written to {path}", file=sys.stderr)
