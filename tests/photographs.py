@@ -8,7 +8,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 
-def photograph(seed: int, width: int = 500, height: int = 375) -> npt.NDArray[np.uint8]:
+def photograph(seed: int, width: int = 500, height: int = 375, texture_strength: float = 1.0) -> npt.NDArray[np.uint8]:
     """uint8 [height, width, 3]: a smooth background, some shapes with soft edges, and texture of several sizes."""
     rng = np.random.default_rng(seed)
     sky = Image.fromarray(rng.integers(30, 226, (4, 5, 3), dtype=np.uint8))
@@ -25,7 +25,9 @@ def photograph(seed: int, width: int = 500, height: int = 375) -> npt.NDArray[np
     for cell_pixels, strength in ((1, 6.2), (2, 6.0), (5, 8.0), (16, 10.0)):
         shape = (-(-height // cell_pixels), -(-width // cell_pixels))
         noise = Image.fromarray(rng.standard_normal(shape, dtype=np.float32))
-        texture[..., 0] += strength * np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))
+        texture[..., 0] += (
+            texture_strength * strength * np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC))
+        )
     return np.clip(np.asarray(picture, dtype=np.float32) + texture, 0, 255).astype(np.uint8)
 
 
