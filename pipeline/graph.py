@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
@@ -14,6 +14,7 @@ from pipeline.plan import StepPlan
 from pipeline.selection import gather_patches, ids_dropped, select
 
 SourceArrays = tuple[list[np.ndarray], ...]  # the inputs of ``input_names``, one array per row each
+LastPart = Literal["decode", "augment", "select"]
 Scorer = Callable[[list[np.ndarray]], np.ndarray]  # images uint8 [S, S, 3] to float32 [B, N], by a model's embedding
 
 # Every planned input: its DALI type and number of dimensions.
@@ -43,6 +44,8 @@ class GraphSettings:
         uniform_size: every image is already ``image_size`` square, so a pad crop needs no resize.
         device_id: the GPU under ``data.device: gpu``, else None.
         targets: the dropped patches come out as well, to be reconstructed.
+        last_part: where the graph ends. What ends before the selection gives whole images and serves to measure what
+            the parts of the work take.
     """
 
     data: DataConfig
@@ -53,11 +56,12 @@ class GraphSettings:
     uniform_size: bool = False
     device_id: int | None = None
     targets: bool = False
+    last_part: LastPart = "select"
 
     @property
     def augments(self) -> bool:
         """Whether images are augmented beyond crop and flip, where the configuration says so; validation's are not."""
-        return self.crop != "centre"
+        return self.crop != "centre" and self.last_part != "decode"
 
 
 def input_names(settings: GraphSettings) -> tuple[str, ...]:
@@ -71,6 +75,8 @@ def input_names(settings: GraphSettings) -> tuple[str, ...]:
     unused |= set(augment_graph.INPUTS)
     if settings.augments:
         unused -= augment_graph.input_names(settings.data.augment, settings.device_id is not None)
+    if settings.last_part != "select":
+        unused |= {"noise", "num_kept"}
     return tuple(name for name in _INPUTS if name not in unused)
 
 
@@ -133,7 +139,8 @@ def define_graph(
     Outputs of ``run()``: on a CPU (patches uint8 [B, K, P*P*3], ids_keep int32 [B, K]); with a GPU (images uint8
     [B, S, S, 3] on the GPU, ids_keep int32 [B, K] on the CPU), whose patches are gathered on the GPU, or for a rule
     that looks through the model (images, noise float32 [B, C] on the CPU), whose patches are also selected there.
-    With ``targets`` on a CPU a third one, the dropped patches uint8 [B, N-K, P*P*3] in raster order.
+    With ``targets`` on a CPU a third one, the dropped patches uint8 [B, N-K, P*P*3] in raster order. A graph that ends
+    before the selection has one output, the images uint8 [B, S, S, 3].
     """
     on_gpu = settings.device_id is not None
 
@@ -205,6 +212,8 @@ def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
 
 
 def _outputs(images: Any, inputs: Mapping[str, Any], settings: GraphSettings, scorer: Scorer | None) -> tuple[Any, ...]:
+    if settings.last_part != "select":
+        return (images,)
     pixels, ids_keep = _selected(images, inputs["noise"], inputs["num_kept"], settings, scorer)
     if settings.targets and settings.device_id is None:
         return pixels, ids_keep, _targets(images, ids_keep, settings.data)

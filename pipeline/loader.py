@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from nvidia.dali.pipeline import Pipeline
+from torch.profiler import record_function
 
 from pipeline.bad_samples import BadRow, Planner, RowReader, Rows
 from pipeline.batch import Batch
@@ -115,6 +116,11 @@ class PatchLoader:
         self._thread = threading.Thread(target=self._produce, name="patch-loader", daemon=True)
         self._thread.start()
 
+    @property
+    def settings(self) -> GraphSettings:
+        """What its graph is built for."""
+        return self._settings
+
     def _source(self, _: int) -> SourceArrays:
         try:
             if self._source_error is not None and not self._again:
@@ -123,7 +129,8 @@ class PatchLoader:
             if self._moment(plan) != self._moment_of_graph():
                 self._again.appendleft(plan)  # for the graph with the next snapshot, once this one has run dry
                 raise StopIteration
-            rows = self._rows.read(plan)
+            with record_function("loader: read"):
+                rows = self._rows.read(plan)
         except StopIteration:
             raise
         except Exception as error:
@@ -146,7 +153,8 @@ class PatchLoader:
             graph = self._build_graph() if self._take_snapshot() else None
             while graph is not None and not self._closing.is_set():
                 try:
-                    outputs = graph.run()
+                    with record_function("loader: graph"):
+                        outputs = graph.run()
                 except StopIteration:
                     # Run dry, at the end or before a snapshot: nothing in the graph was scored by another one.
                     if not self._again or not self._take_snapshot():
@@ -161,7 +169,9 @@ class PatchLoader:
                     self._issued.clear()
                     graph = self._build_graph()
                     continue
-                self._put(self._batch(outputs))
+                with record_function("loader: copy"):
+                    batch = self._batch(outputs)
+                self._put(batch)
             self._put(self._source_error or _END)
         except BaseException as error:
             self._put(error)

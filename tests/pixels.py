@@ -82,7 +82,7 @@ def run_graph(
     selection: SelectionConfig | None = None,
     **settings: object,
 ) -> list[tuple[Pixels, npt.NDArray[np.int32]]]:
-    """(patches or images, ids_keep) of every plan, straight from the graph."""
+    """(patches or images, ids_keep) of every plan, straight from the graph; no ids where it ends before selecting."""
     plans = list(plans)
     options: dict = {"uniform_size": False, "num_threads": 1, "device_id": None} | settings
     of_graph = GraphSettings(
@@ -100,9 +100,10 @@ def run_graph(
         graph = build_graph(source, of_graph)
         batches = []
         for _ in plans:
-            pixels, ids_keep = graph.run()
+            pixels, *others = graph.run()
             pixels = pixels if options["device_id"] is None else pixels.as_cpu()
-            batches.append((np.array(pixels.as_tensor()), np.array(ids_keep.as_tensor())))
+            ids_keep = np.array(others[0].as_tensor()) if others else np.empty(0, dtype=np.int32)
+            batches.append((np.array(pixels.as_tensor()), ids_keep))
     return batches
 
 

@@ -19,6 +19,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -33,6 +34,7 @@ from tools.command import add_picture_argument
 from tools.profile_measure import profile_run, stages_to_profile
 from tools.profile_plot import draw
 from tools.profile_result import Profile, describe
+from tools.profile_trace import write_traces
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -45,6 +47,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_run_arguments()
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result for programs")
     add_picture_argument(parser, "draw images per second over the keep rate")
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="write a timeline of each stage for chrome://tracing (.json)"
+    )
     sides = parser.add_mutually_exclusive_group()
     sides.add_argument("--loader-only", action="store_true", help="measure the loader alone; builds no engine")
     sides.add_argument("--step-only", action="store_true", help="measure the training step alone")
@@ -55,10 +60,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"--seconds is above 0, got {options.seconds:g}")
     if options.repeats < 1:
         raise ValueError(f"--repeats is at least 1, got {options.repeats}")
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        raise ValueError(
-            f"--json: the folder {options.json.parent} does not exist, so {options.json.name} cannot be written"
-        )
+    if options.trace is not None and options.loader_only:
+        raise ValueError("--trace shows training steps, of which --loader-only has none; leave one of them out")
+    for name, path in (("--json", options.json), ("--trace", options.trace)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ValueError(f"{name}: the folder {path.parent} does not exist, so {path.name} cannot be written")
     return options
 
 
@@ -83,7 +89,7 @@ def _profile(argv: Sequence[str], world: World) -> None:
     total = num_stages * (1 + options.repeats)
     bar = tqdm(total=total, unit="stage", disable=not (world.is_first and sys.stderr.isatty()))
     with one_data_error(world), bar:
-        profile = profile_run(
+        profile, traces = profile_run(
             prepared,
             world,
             loads=not options.step_only,
@@ -91,9 +97,10 @@ def _profile(argv: Sequence[str], world: World) -> None:
             seconds=options.seconds,
             repeats=options.repeats,
             progress=_progress(bar, world),
+            traces=options.trace is not None,
         )
     with one_clear_error(world):
-        on_first_rank(world, lambda: _write(profile, options, argv, world))
+        on_first_rank(world, lambda: _write(profile, traces, options, argv, world))
     if world.is_first:
         say(describe(profile))
 
@@ -110,7 +117,11 @@ def _progress(bar: tqdm, world: World) -> Callable[[str], None]:
     return advance
 
 
-def _write(profile: Profile, options: argparse.Namespace, argv: Sequence[str], world: World) -> None:
+def _write(
+    profile: Profile, traces: list[dict[str, Any]], options: argparse.Namespace, argv: Sequence[str], world: World
+) -> None:
+    if options.trace is not None:
+        write_traces(traces, options.trace)
     if options.png is not None:
         draw(profile, options.png)
     if options.json is None:

@@ -1,44 +1,22 @@
-"""The measurements behind a profile: the loader alone, the training step alone, and one feeding the other.
+"""A profile's measurements in their order: every stage warmed up, then all of them in turn, several times over."""
 
-Every measurement is a number of optimizer steps that all ranks agree on beforehand, so nothing is exchanged while the
-clock runs but what training itself exchanges. Its time is that of the slowest rank.
-"""
-
-import itertools
 import math
-import resource
 import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
-from engine.average import WeightAverage, trained_weights
-from engine.bad_data import read_batches
-from engine.optim import set_learning_rate
-from engine.pretrain import MaskedAutoencoder
 from engine.ranks import World
-from engine.snapshots import take_snapshot
-from engine.task import training_loss
-from engine.train import Prepared, build_engine
-from engine.trainer import patch_loader
+from engine.train import Prepared
 from pipeline.batch import Batch
-from pipeline.loader import PatchLoader
-from pipeline.plan import StepPlan, TrainPlanner
+from pipeline.graph import LastPart
 from pipeline.schedule import PatchSchedule, Stage
-from pipeline.snapshots import fixed_board
-from tools.profile_result import Profile, Rate, StageProfile
+from tools.profile_bench import Bench
+from tools.profile_loader import augments
+from tools.profile_result import LoaderParts, Profile, Rate, StageProfile
 from tools.schedule import flops_per_image
 
 _MIN_STEPS = 2
-_MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
-_MATMUL_REPEATS = 5
-# Batches that a loader may hold ready beyond its queue: two in DALI's, one in the thread's hands.
-_BATCHES_IN_THE_GRAPH = 3
 
 
 def stages_to_profile(schedule: PatchSchedule, *, full_patches: bool) -> list[tuple[Stage, float]]:
@@ -51,174 +29,6 @@ def stages_to_profile(schedule: PatchSchedule, *, full_patches: bool) -> list[tu
     if full_patches and stages[-1][0].num_kept < schedule.num_patches:
         stages.append((Stage(1.0, schedule.num_patches), 0.0))
     return stages
-
-
-def plans_at(
-    planner: TrainPlanner, stage: Stage, first_step: int, micro_batch_size: int, world: World
-) -> Iterator[StepPlan]:
-    """A rank's micro batches from ``first_step`` on, all at one stage; after the run's last step comes its first."""
-    for step in itertools.count(first_step):
-        plan = planner.plan(step % planner.schedule.total_steps, world.rank, world.size)
-        yield from replace(plan, stage=stage).micro_batches(micro_batch_size)
-
-
-class Laps:
-    """Seconds spent in each part of a loop. On a GPU events take the times, so that the host need not wait for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
-        self._marks: list[tuple[str, Any]] = []
-
-    def mark(self, part: str) -> None:
-        """The end of a part, which began at the mark before. The first mark only starts the clock."""
-        if not self._on_gpu:
-            self._marks.append((part, time.perf_counter()))
-            return
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._marks.append((part, event))
-
-    def seconds(self) -> dict[str, float]:
-        """By part. The GPU must have come to the last mark."""
-        found: dict[str, float] = defaultdict(float)
-        for (_, start), (part, end) in itertools.pairwise(self._marks):
-            found[part] += start.elapsed_time(end) / 1000 if self._on_gpu else end - start
-        return dict(found)
-
-
-class Bench:
-    """A run's loader and engine, to be timed. All methods are collective.
-
-    Args:
-        trains: whether training steps will be timed; otherwise no engine is built.
-    """
-
-    def __init__(self, prepared: Prepared, world: World, *, trains: bool) -> None:
-        self._prepared, self._world = prepared, world
-        self._next_step = 0  # every measurement goes on in the data where the one before it stopped
-        config, model = prepared.config, prepared.model
-        # The model is fresh, so this is what the first batches of a run are selected by.
-        seen_through = model.encoder if isinstance(model, MaskedAutoencoder) else model
-        self._board = fixed_board(take_snapshot(seen_through, 0)) if config.selection.needs_model else None
-        self._average: WeightAverage | None = None
-        if trains:
-            model = model.to(world.device)
-            if config.train.ema_decay is not None:
-                self._average = WeightAverage(model, config.train.ema_decay)
-            self._engine = build_engine(config, prepared.plan, model)
-            self._engine.train()
-            # One batch thousands of times over must not lead the weights anywhere; a step costs the same at rate 0.
-            set_learning_rate(self._engine.optimizer, 0.0)
-
-    def time_loader(self, stage: Stage, num_steps: int) -> tuple[float, Batch]:
-        """Seconds in which the slowest rank gets its batches of so many steps, and the last of them."""
-        accumulation_steps = self._prepared.plan.accumulation_steps
-        with self._open(stage, num_steps) as loader:
-            batches = read_batches(loader)
-            for _ in range(self._warmup_steps * accumulation_steps):
-                batch = next(batches)
-            start = time.perf_counter()
-            for _ in range(num_steps * accumulation_steps):
-                batch = next(batches)
-            elapsed_s = time.perf_counter() - start
-        return self._slowest(elapsed_s), batch.to(self._world.device)
-
-    def time_steps(self, batch: Batch, num_steps: int) -> tuple[float, dict[str, float]]:
-        """Seconds of so many training steps on one batch on the slowest rank, and this rank's seconds by part."""
-        dist.barrier()
-        elapsed_s, parts = self._train(itertools.repeat(batch), num_steps)
-        return self._slowest(elapsed_s), parts
-
-    def time_both(self, stage: Stage, num_steps: int) -> tuple[float, float]:
-        """Seconds of so many training steps fed by the loader, and the share of it spent waiting for the loader."""
-        with self._open(stage, num_steps) as loader:
-            batches = read_batches(loader)
-            self._train(batches, self._warmup_steps)
-            waited_before_s = loader.wait_s
-            elapsed_s, _ = self._train(batches, num_steps)
-            wait_share = (loader.wait_s - waited_before_s) / elapsed_s
-        return self._slowest(elapsed_s), self._reduced(wait_share, dist.ReduceOp.SUM) / self._world.size
-
-    def peak_memory_bytes(self) -> int:
-        """Main memory of the rank that has needed most so far."""
-        return int(self._reduced(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, dist.ReduceOp.MAX))
-
-    def peak_device_memory_bytes(self) -> int | None:
-        """Memory of the GPU that has needed most since this was asked for last; None on a CPU."""
-        if self._world.device.type != "cuda":
-            return None
-        peak = self._reduced(torch.cuda.max_memory_allocated(), dist.ReduceOp.MAX)
-        torch.cuda.reset_peak_memory_stats()
-        return int(peak)
-
-    def matmul_flops_per_s(self) -> float:
-        """What all ranks together reach, at the same time, in a large matrix product; the best of a few tries."""
-        device, config = self._world.device, self._prepared.config
-        size = _MATMUL_SIZE[device.type]
-        dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
-        a = torch.randn(size, size, device=device).to(dtype)
-        times = []
-        dist.barrier()
-        for _ in range(_MATMUL_REPEATS + 1):
-            self._synchronize()
-            start = time.perf_counter()
-            torch.matmul(a, a)
-            self._synchronize()
-            times.append(time.perf_counter() - start)
-        return self._reduced(2 * size**3 / min(times[1:]), dist.ReduceOp.SUM)
-
-    @property
-    def _warmup_steps(self) -> int:
-        """Steps after which what a loader had ready at the start is used up."""
-        ready = self._prepared.config.data.prefetch_batches + _BATCHES_IN_THE_GRAPH
-        return math.ceil(ready / self._prepared.plan.accumulation_steps)
-
-    def _open(self, stage: Stage, num_steps: int) -> PatchLoader:
-        prepared, micro_batch_size = self._prepared, self._prepared.plan.micro_batch_size
-        plans = plans_at(prepared.planner, stage, self._next_step, micro_batch_size, self._world)
-        self._next_step += self._warmup_steps + num_steps
-        return patch_loader(
-            plans,
-            config=prepared.config,
-            micro_batch_size=micro_batch_size,
-            world=self._world,
-            index=prepared.train_index,
-            planner=prepared.planner,
-            snapshots=self._board,
-        )
-
-    def _train(self, batches: Iterator[Batch], num_steps: int) -> tuple[float, dict[str, float]]:
-        laps = Laps(self._world.device)
-        self._synchronize()
-        start = time.perf_counter()
-        laps.mark("start")
-        for _ in range(num_steps):
-            for _ in range(self._prepared.plan.accumulation_steps):
-                batch = next(batches).to(self._world.device)
-                laps.mark("loader")
-                loss = training_loss(self._engine, batch, self._prepared.config)
-                laps.mark("forward")
-                self._engine.backward(loss)
-                laps.mark("backward")
-                self._engine.step()
-                laps.mark("optimizer")
-            if self._average is not None:
-                self._average.update(trained_weights(self._engine))
-                laps.mark("optimizer")
-        self._synchronize()
-        return time.perf_counter() - start, laps.seconds()
-
-    def _synchronize(self) -> None:
-        if self._world.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def _slowest(self, elapsed_s: float) -> float:
-        return self._reduced(elapsed_s, dist.ReduceOp.MAX)
-
-    def _reduced(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
-        tensor = torch.tensor(value, dtype=torch.float64, device=self._world.device)
-        dist.all_reduce(tensor, operation)
-        return float(tensor.item())
 
 
 @dataclass
@@ -235,10 +45,12 @@ class Measured:
     step: list[float] = field(default_factory=list)
     both: list[float] = field(default_factory=list)
     parts_ms: list[dict[str, float]] = field(default_factory=list)
+    communication_ms: list[float] = field(default_factory=list)
+    selected_ms: list[float] = field(default_factory=list)  # of a loader that ends with the selection
     wait_shares: list[float] = field(default_factory=list)
     peak_device_memory_bytes: int | None = None
 
-    def profile(self, flops: int) -> StageProfile:
+    def profile(self, flops: int, unselected: "Unselected | None", global_batch_size: int) -> StageProfile:
         def part_ms(name: str) -> float | None:
             return statistics.median(parts[name] for parts in self.parts_ms) if self.parts_ms else None
 
@@ -252,11 +64,43 @@ class Measured:
             forward_ms=part_ms("forward"),
             backward_ms=part_ms("backward"),
             optimizer_ms=part_ms("optimizer"),
+            communication_ms=statistics.median(self.communication_ms) if self.communication_ms else None,
+            loader_parts=None if unselected is None else self._loader_parts(unselected, global_batch_size),
             loader_wait_share=statistics.median(self.wait_shares) if self.wait_shares else None,
             bytes_per_image=self.batch.num_bytes / self.batch.num_images,
             flops_per_image=flops,
             peak_device_memory_bytes=self.peak_device_memory_bytes,
         )
+
+    def _loader_parts(self, unselected: "Unselected", global_batch_size: int) -> LoaderParts:
+        whole_ms = 1000 * global_batch_size / statistics.median(self.loader)
+        return LoaderParts.of(*unselected.ends_ms(), statistics.median(self.selected_ms), whole_ms)
+
+
+class Unselected:
+    """Loaders that end before the selection, which are the same for every stage, and how many steps each is timed for.
+
+    Args:
+        stage: any; its shapes play no part.
+    """
+
+    def __init__(self, bench: Bench, stage: Stage, seconds: float) -> None:
+        self._bench, self._stage = bench, stage
+        ends: list[LastPart | None] = [None, "decode", "augment"]
+        if not augments(bench.loader_settings):
+            ends.remove("augment")
+        self._steps = {end: _steps_in(seconds, bench.time_loader_until(end, stage, _MIN_STEPS)) for end in ends}
+        self._repeats_ms: dict[LastPart | None, list[float]] = {end: [] for end in ends}
+
+    def measure(self) -> None:
+        for end, repeats_ms in self._repeats_ms.items():
+            num_steps = self._steps[end]
+            repeats_ms.append(1000 * self._bench.time_loader_until(end, self._stage, num_steps) / num_steps)
+
+    def ends_ms(self) -> tuple[float, float, float]:
+        """Milliseconds of a step when the loader ends with reading, decoding and augmenting; medians."""
+        found = {end: statistics.median(repeats_ms) for end, repeats_ms in self._repeats_ms.items()}
+        return found[None], found["decode"], found.get("augment", found["decode"])
 
 
 def profile_run(
@@ -268,13 +112,18 @@ def profile_run(
     seconds: float,
     repeats: int,
     progress: Callable[[str], None],
-) -> Profile:
+    traces: bool = False,
+) -> tuple[Profile, list[dict[str, Any]]]:
     """Profile every stage of a run. Collective.
 
     Args:
         loads, trains: which sides to measure alone; they are measured together where both are.
         seconds: that one measurement should take, about.
         progress: told after each stage of each round, of which there is one more than ``repeats``, to warm up.
+        traces: record a few more steps of each stage in the end.
+
+    Returns:
+        The profile, and this rank's Chrome traces, one a stage.
     """
     config, schedule = prepared.config, prepared.plan.schedule
     stages = stages_to_profile(schedule, full_patches=config.task != "pretrain")
@@ -283,19 +132,27 @@ def profile_run(
     for stage, share in stages:
         found.append(_warmed_up(bench, stage, share, trains=trains, seconds=seconds))
         progress(f"warmed up keep rate {stage.keep_rate:.4g}")
+    unselected = Unselected(bench, stages[-1][0], seconds) if loads else None
     for repeat in range(repeats):
+        if unselected is not None:
+            unselected.measure()
         for measured in found:
             _measure(bench, measured, config.train.global_batch_size, loads=loads, trains=trains)
             progress(f"repeat {repeat + 1}/{repeats}, keep rate {measured.stage.keep_rate:.4g}")
+    traced = [bench.trace(one.stage, None if loads else one.batch) for one in found] if traces else []
     flops = flops_per_image(config, [stage.num_kept for stage, _ in stages])
-    return Profile(
+    profile = Profile(
         name=config.name,
         num_patches=schedule.num_patches,
         world_size=world.size,
-        stages=[measured.profile(one) for measured, one in zip(found, flops, strict=True)],
+        stages=[
+            measured.profile(one, unselected, config.train.global_batch_size)
+            for measured, one in zip(found, flops, strict=True)
+        ],
         matmul_flops_per_s=bench.matmul_flops_per_s() if trains else None,
         peak_memory_bytes=bench.peak_memory_bytes(),
     )
+    return profile, traced
 
 
 def _warmed_up(bench: Bench, stage: Stage, share: float, *, trains: bool, seconds: float) -> Measured:
@@ -306,22 +163,28 @@ def _warmed_up(bench: Bench, stage: Stage, share: float, *, trains: bool, second
         bench.time_steps(batch, _MIN_STEPS)
         step_s, _ = bench.time_steps(batch, _MIN_STEPS)
 
-    def steps(taken_s: float) -> int:
-        return max(_MIN_STEPS, math.ceil(seconds * _MIN_STEPS / taken_s)) if taken_s else _MIN_STEPS
+    loader_steps, train_steps = _steps_in(seconds, loader_s), _steps_in(seconds, step_s)
+    return Measured(stage, share, batch, loader_steps, train_steps, _steps_in(seconds, max(loader_s, step_s)))
 
-    return Measured(stage, share, batch, steps(loader_s), steps(step_s), steps(max(loader_s, step_s)))
+
+def _steps_in(seconds: float, taken_s: float) -> int:
+    """How many steps take so long, if ``_MIN_STEPS`` of them took ``taken_s``."""
+    return max(_MIN_STEPS, math.ceil(seconds * _MIN_STEPS / taken_s)) if taken_s else _MIN_STEPS
 
 
 def _measure(bench: Bench, measured: Measured, global_batch_size: int, *, loads: bool, trains: bool) -> None:
     if loads:
         loader_s, _ = bench.time_loader(measured.stage, measured.loader_steps)
         measured.loader.append(measured.loader_steps * global_batch_size / loader_s)
+        selected_s = bench.time_loader_until("select", measured.stage, measured.loader_steps)
+        measured.selected_ms.append(1000 * selected_s / measured.loader_steps)
     if trains:
         bench.peak_device_memory_bytes()  # from here on
         step_s, parts_s = bench.time_steps(measured.batch, measured.train_steps)
         measured.step.append(measured.train_steps * global_batch_size / step_s)
         measured.parts_ms.append({part: 1000 * taken_s / measured.train_steps for part, taken_s in parts_s.items()})
         measured.peak_device_memory_bytes = bench.peak_device_memory_bytes()
+        measured.communication_ms.append(1000 * bench.time_communication(measured.batch))
     if loads and trains:
         both_s, wait_share = bench.time_both(measured.stage, measured.both_steps)
         measured.both.append(measured.both_steps * global_batch_size / both_s)

@@ -1,8 +1,9 @@
 """What a profile says, worked out from its measurements."""
 
+import itertools
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any, Literal
 
 Side = Literal["loader", "step"]
@@ -27,6 +28,22 @@ class Rate:
 
 
 @dataclass(frozen=True)
+class LoaderParts:
+    """Milliseconds of one training step on the slowest rank, by part of the loader's work; see ``profile_loader``."""
+
+    read_ms: float
+    decode_ms: float
+    augment_ms: float
+    select_ms: float
+    copy_ms: float
+
+    @classmethod
+    def of(cls, *ends_ms: float) -> "LoaderParts":
+        """From the times of loaders that end with each part in turn; the last one is the whole loader."""
+        return cls(*(end - start for start, end in itertools.pairwise((0.0, *ends_ms))))
+
+
+@dataclass(frozen=True)
 class StageProfile:
     """One stage of the schedule. What was not measured is None.
 
@@ -36,6 +53,10 @@ class StageProfile:
         step: the training step alone, on a batch that lies on the device.
         end_to_end: the loader feeding training steps.
         forward_ms, backward_ms, optimizer_ms: parts of a training step, on the first rank; medians of the repeats.
+        communication_ms: of a training step, the time in which ranks exchange gradients or weights, or wait for one
+            another to do so, and no computation hides it; the mean over the ranks, seen by torch's profiler in steps of
+            its own. It lies within the three parts: under ZeRO 0 in the backward pass.
+        loader_parts: of the loader's time for a training step.
         loader_wait_share: of ``end_to_end``'s time, in which a rank waited for its loader; the mean over the ranks.
         bytes_per_image: that cross to the training device.
         flops_per_image: of a training step, without a decoder's.
@@ -51,6 +72,8 @@ class StageProfile:
     forward_ms: float | None
     backward_ms: float | None
     optimizer_ms: float | None
+    communication_ms: float | None
+    loader_parts: LoaderParts | None
     loader_wait_share: float | None
     bytes_per_image: float
     flops_per_image: int
@@ -105,6 +128,12 @@ class Profile:
         return sum(stage.share * (stage.num_kept + 1) for stage in self.stages) / (self.num_patches + 1)
 
     @property
+    def share_of_ideal(self) -> float | None:
+        """The schedule's speed over full patches' that is reached, of what it would be if time went with the tokens."""
+        ratio = self.schedule_time_ratio
+        return None if ratio is None else self.token_ratio / ratio
+
+    @property
     def pays_down_to(self) -> float | None:
         """The keep rate below which dropping more patches no longer pays, see ``pays_down_to``."""
         return pays_down_to([(stage.keep_rate, stage.end_to_end) for stage in self.stages if stage.end_to_end])
@@ -126,6 +155,7 @@ class Profile:
             "pays_down_to": self.pays_down_to,
             "schedule_time_ratio": self.schedule_time_ratio,
             "token_ratio": self.token_ratio,
+            "share_of_ideal": self.share_of_ideal,
         }
 
     def _stage_as_json(self, stage: StageProfile) -> dict[str, Any]:
@@ -134,11 +164,13 @@ class Profile:
             rate: Rate | None = getattr(stage, name)
             rates[f"{name}_images_per_s"] = None if rate is None else rate.median
             rates[f"{name}_images_per_s_range"] = None if rate is None else [rate.low, rate.high]
-        names = ("forward_ms", "backward_ms", "optimizer_ms", "loader_wait_share", "bytes_per_image", "flops_per_image")
+        names = ("forward_ms", "backward_ms", "optimizer_ms", "communication_ms", "loader_wait_share")
+        costs = ("bytes_per_image", "flops_per_image", "peak_device_memory_bytes", "limited_by")
         return {
             **{name: getattr(stage, name) for name in ("keep_rate", "num_kept", "share")},
             **rates,
-            **{name: getattr(stage, name) for name in (*names, "peak_device_memory_bytes", "limited_by")},
+            **{part.name: getattr(stage.loader_parts, part.name, None) for part in fields(LoaderParts)},
+            **{name: getattr(stage, name) for name in (*names, *costs)},
             "matmul_share": self.matmul_share(stage),
         }
 
@@ -157,30 +189,47 @@ def pays_down_to(rates: Sequence[tuple[float, Rate]]) -> float | None:
 
 
 def describe(profile: Profile) -> str:
-    """The profile as a table for people."""
+    """The profile as tables for people."""
     lines = [
         f"{profile.name} on {profile.world_size} rank(s): images/s, medians (± half of the repeats' range)",
         "",
         f"{'keep rate':>9} {'num_kept':>9} {'share':>7} {'loader':>16} {'step':>16} {'both':>16} {'limited by':>11} "
-        f"{'wait':>6} {'fwd/bwd/opt ms':>20} {'bytes/image':>12} {'of matmul':>10}",
+        f"{'wait':>6} {'bytes/image':>12} {'MFLOPs/image':>13} {'of matmul':>10}",
+        *(_row(profile, stage) for stage in profile.stages),
+        "",
+        "milliseconds of a step: the loader's parts, which work at the same time, and those of the training step",
+        "",
+        f"{'keep rate':>9} {'read':>8} {'decode':>8} {'augment':>8} {'select':>8} {'copy':>8} "
+        f"| {'forward':>8} {'backward':>8} {'optimizer':>9} {'of these exchange':>18}",
+        *(_parts_row(stage) for stage in profile.stages),
+        "",
     ]
-    lines += [_row(profile, stage) for stage in profile.stages]
-    return "\n".join([*lines, "", *_conclusions(profile)])
+    return "\n".join([*lines, *_conclusions(profile)])
 
 
 def _row(profile: Profile, stage: StageProfile) -> str:
-    parts = (stage.forward_ms, stage.backward_ms, stage.optimizer_ms)
-    split = "/".join(f"{part:.1f}" for part in parts if part is not None) or "-"
     return (
         f"{stage.keep_rate:>9.4g} {stage.num_kept:>9} {stage.share:>7.1%} {_shown(stage.loader):>16} "
         f"{_shown(stage.step):>16} {_shown(stage.end_to_end):>16} {stage.limited_by or '-':>11} "
-        f"{_percent(stage.loader_wait_share):>6} {split:>20} {stage.bytes_per_image:>12,.0f} "
+        f"{_percent(stage.loader_wait_share):>6} {stage.bytes_per_image:>12,.0f} {stage.flops_per_image / 1e6:>13,.1f} "
         f"{_percent(profile.matmul_share(stage)):>10}"
+    )
+
+
+def _parts_row(stage: StageProfile) -> str:
+    loader = (None,) * len(fields(LoaderParts)) if stage.loader_parts is None else astuple(stage.loader_parts)
+    return (
+        f"{stage.keep_rate:>9.4g} {' '.join(f'{_ms(part):>8}' for part in loader)} | {_ms(stage.forward_ms):>8} "
+        f"{_ms(stage.backward_ms):>8} {_ms(stage.optimizer_ms):>9} {_ms(stage.communication_ms):>18}"
     )
 
 
 def _shown(rate: Rate | None) -> str:
     return "-" if rate is None else f"{rate.median:.0f} (±{rate.spread / 2:.0f})"
+
+
+def _ms(part: float | None) -> str:
+    return "-" if part is None else f"{part:.1f}"
 
 
 def _percent(share: float | None) -> str:
@@ -192,11 +241,17 @@ def _conclusions(profile: Profile) -> list[str]:
     lines = [f"the schedule's tokens are {profile.token_ratio:.1%} of those at full patches"]
     ratio, lowest = profile.schedule_time_ratio, profile.pays_down_to
     if ratio is not None:
-        lines[0] += f"; its time would be {ratio:.1%}"
+        lines[0] += f"; its time would be {ratio:.1%}: {profile.share_of_ideal:.0%} of the ideal speed"
     elif profile.full is None:
         lines[0] += "; full patches cannot be trained under this task, so there is no time to compare with"
     if lowest is not None:
         smallest = min(stage.keep_rate for stage in profile.stages)
         below = "" if lowest == smallest else "; dropping more gains no more than the repeats differ"
         lines.append(f"dropping patches pays down to keep rate {lowest:.4g} of those measured{below}")
-    return lines
+    return [*lines, f"memory: {_memory(profile)}"]
+
+
+def _memory(profile: Profile) -> str:
+    text = f"{profile.peak_memory_bytes / 2**30:.1f} GiB of main memory for the rank that needed most"
+    device = [stage.peak_device_memory_bytes for stage in profile.stages if stage.peak_device_memory_bytes is not None]
+    return text + (f", {max(device) / 2**30:.1f} GiB of its GPU's" if device else "")

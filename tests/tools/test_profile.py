@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from launching import ROOT, environment
+from launching import ROOT, deepspeed, environment
 from PIL import Image
 from toy_data import write_toy_config, write_toy_shards
 
@@ -17,8 +17,9 @@ from engine.train import prepare
 from pipeline.config import ScheduleConfig
 from pipeline.schedule import PatchSchedule, Stage
 from tools.profile import command, parse_arguments
-from tools.profile_measure import plans_at, stages_to_profile
-from tools.profile_result import Profile, Rate, StageProfile, describe, pays_down_to
+from tools.profile_bench import plans_at
+from tools.profile_measure import stages_to_profile
+from tools.profile_result import LoaderParts, Profile, Rate, StageProfile, describe, pays_down_to
 from tools.schedule import flops_per_image
 
 HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))
@@ -41,7 +42,9 @@ def stage(
     loader_rate, step_rate, both_rate = (None if one is None else steady(one) for one in (loader, step, both))
     parts_ms = (None, None, None) if step is None else (1.0, 2.0, 0.5)
     rates = (loader_rate, step_rate, both_rate)
-    return StageProfile(keep_rate, num_kept, share, *rates, *parts_ms, 0.0, 100.0, 1000 * num_kept, None)
+    loader_parts = None if loader is None else LoaderParts(1.0, 5.0, 0.0, 0.5, 0.25)
+    parts = (*parts_ms, None if step is None else 0.75, loader_parts)
+    return StageProfile(keep_rate, num_kept, share, *rates, *parts, 0.0, 100.0, 1000 * num_kept, None)
 
 
 def profile(*stages: StageProfile) -> Profile:
@@ -66,16 +69,19 @@ def test_the_time_ratio_weighs_each_stages_time_per_image() -> None:
     # Of 100 images at full patches, 1 s: 75 take 1/200 s and 25 take 1/100 s each.
     assert shown.schedule_time_ratio == pytest.approx(75 / 200 + 25 / 100)
     assert shown.token_ratio == pytest.approx(0.75 * 10 / 20 + 0.25)
+    assert shown.share_of_ideal == pytest.approx(1.0)
 
 
 def test_full_patches_are_compared_with_even_where_the_schedule_has_none() -> None:
     shown = profile(stage(0.5, 9, 1.0, 999, 200, 160), stage(1.0, 19, 0.0, 999, 100, 100))
     assert shown.schedule_time_ratio == pytest.approx(100 / 160)
+    assert shown.share_of_ideal == pytest.approx(0.8)  # 1.6 times the speed, where it would ideally be 2 times
     assert shown.token_ratio == pytest.approx(0.5)
 
 
 def test_there_is_no_time_ratio_without_both_sides_or_without_full_patches() -> None:
     assert profile(stage(1.0, 19, 1.0, None, 100, None)).schedule_time_ratio is None
+    assert profile(stage(1.0, 19, 1.0, None, 100, None)).share_of_ideal is None
     assert profile(stage(0.5, 9, 1.0, 300, 200, 200)).schedule_time_ratio is None
 
 
@@ -95,12 +101,22 @@ def test_the_share_of_the_matrix_product_counts_operations_of_the_step_alone() -
 
 def test_the_table_names_the_limiting_side_and_what_pays() -> None:
     table = describe(profile(stage(0.5, 9, 0.5, 100, 200, 100), stage(1.0, 19, 0.5, 100, 90, 90)))
-    rows = [line for line in table.splitlines() if line.strip().startswith(("0.5", "1 "))]
+    rows = [line for line in table.splitlines() if line.strip().startswith(("0.5", "1 ")) and " | " not in line]
     assert ["loader" in row for row in rows] == [True, False]
     assert "step" in rows[1]
-    assert "tokens are 75.0% of those at full patches; its time would be 95.0%" in table
+    assert "tokens are 75.0% of those at full patches; its time would be 95.0%: 79% of the ideal speed" in table
     assert "pays down to keep rate 0.5" in table
     assert "-" in describe(profile(stage(0.5, 9, 1, 100, None, None)))
+
+
+def test_the_table_splits_the_loader_and_the_step() -> None:
+    def parts(*sides: float | None) -> str:
+        (row,) = [line for line in describe(profile(stage(0.5, 9, 1, *sides))).splitlines() if " | " in line][1:]
+        return row
+
+    assert parts(100, 200, 100).split() == ["0.5", "1.0", "5.0", "0.0", "0.5", "0.2", "|", "1.0", "2.0", "0.5", "0.8"]
+    assert parts(None, 200, None).split() == ["0.5", "-", "-", "-", "-", "-", "|", "1.0", "2.0", "0.5", "0.8"]
+    assert parts(100, None, None).split() == ["0.5", "1.0", "5.0", "0.0", "0.5", "0.2", "|", "-", "-", "-", "-"]
 
 
 def test_full_patches_are_profiled_once_and_only_where_they_may_be() -> None:
@@ -132,7 +148,9 @@ def test_plans_are_the_runs_own_but_for_the_stage_and_never_end(config: Path) ->
         (["--repeats", "0"], "--repeats is at least 1"),
         (["--loader-only", "--step-only"], "not allowed with"),
         (["--png", "picture.svg"], "writes a .png file"),
-        (["--json", "nowhere/profile.json"], "folder nowhere does not exist"),
+        (["--json", "nowhere/profile.json"], "--json: the folder nowhere does not exist"),
+        (["--trace", "nowhere/trace.json"], "--trace: the folder nowhere does not exist"),
+        (["--trace", "trace.json", "--loader-only"], "--trace shows training steps"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(arguments: list[str], complaint: str) -> None:
@@ -163,6 +181,7 @@ def profiled(config: Path, *arguments: str | Path) -> subprocess.CompletedProces
 
 def test_a_profile_of_the_toy_run_is_consistent(config: Path, tmp_path: Path) -> None:
     arguments = ("--seconds", "0.001", "--repeats", "2", "--json", tmp_path / "p.json", "--png", tmp_path / "p.png")
+    arguments += ("--trace", tmp_path / "trace.json")
     # The paper's rule and small micro batches, so that a snapshot and accumulation take part.
     overrides = (
         "--set",
@@ -171,6 +190,8 @@ def test_a_profile_of_the_toy_run_is_consistent(config: Path, tmp_path: Path) ->
         "train.micro_batch_size=8",
         "--set",
         "train.ema_decay=0.9",
+        "--set",
+        "data.augment.color_jitter=0.1",
     )
     done = profiled(config, *overrides, *arguments)
     assert done.returncode == 0, done.stderr
@@ -192,6 +213,11 @@ def test_a_profile_of_the_toy_run_is_consistent(config: Path, tmp_path: Path) ->
         assert one["limited_by"] == slower
         assert min(one[part] for part in ("forward_ms", "backward_ms", "optimizer_ms", "matmul_share")) > 0
         assert 0 <= one["loader_wait_share"] <= 1
+        assert one["communication_ms"] == 0  # there is nobody to exchange anything with
+        parts = [one[f"{part}_ms"] for part in ("read", "decode", "augment", "select", "copy")]
+        assert sum(parts) == pytest.approx(1000 * 16 / one["loader_images_per_s"])
+        assert parts[:3] == [stages[0][f"{part}_ms"] for part in ("read", "decode", "augment")]
+        assert parts[0] > 0
     full = stages[-1]["end_to_end_images_per_s"]
     times = [one["share"] * full / one["end_to_end_images_per_s"] for one in stages]
     assert result["schedule_time_ratio"] == pytest.approx(sum(times))
@@ -200,6 +226,24 @@ def test_a_profile_of_the_toy_run_is_consistent(config: Path, tmp_path: Path) ->
     assert "limited by" in done.stdout
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.width > 500
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    threads = {event["name"]: event["tid"] for event in events if event.get("ph") == "X"}
+    assert {f"keep rate {one['keep_rate']:g}" for one in stages} <= threads.keys()
+    assert {"loader", "forward", "backward", "optimizer", "loader: graph", "loader: copy"} <= threads.keys()
+    assert threads["loader: graph"] != threads["forward"]
+
+
+def test_ranks_see_the_time_of_their_exchange_within_the_step(config: Path, tmp_path: Path) -> None:
+    arguments = ("--seconds", "0.001", "--repeats", "2", "--step-only", "--trace", tmp_path / "trace.json")
+    settings = ("--set", "schedule.kind=constant", "--set", "schedule.keep_rate=1", "--json", tmp_path / "p.json")
+    zero = ("--set", "engine.zero_stage=2")
+    done = deepspeed(2, "--module", "tools.profile", "--config", config, *arguments, *settings, *zero)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (one,) = json.loads((tmp_path / "p.json").read_text())["stages"]
+    assert one["communication_ms"] > 0
+    assert one["read_ms"] is None
+    names = {event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
+    assert any(name.startswith("gloo:") for name in names)
 
 
 def test_a_wrong_configuration_ends_in_one_line(config: Path) -> None:

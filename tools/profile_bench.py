@@ -1,0 +1,280 @@
+"""A run's loader and engine on the bench: the loader alone, the training step alone, and one feeding the other.
+
+Every measurement is a number of optimizer steps that all ranks agree on beforehand, so nothing is exchanged while the
+clock runs but what training itself exchanges. Its time is that of the slowest rank.
+"""
+
+import itertools
+import math
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.profiler import record_function
+
+from engine.average import WeightAverage, trained_weights
+from engine.bad_data import read_batches
+from engine.optim import set_learning_rate
+from engine.pretrain import MaskedAutoencoder
+from engine.ranks import World
+from engine.snapshots import take_snapshot
+from engine.task import training_loss
+from engine.train import Prepared, build_engine
+from engine.trainer import patch_loader
+from pipeline.batch import Batch
+from pipeline.graph import GraphSettings, LastPart
+from pipeline.loader import PatchLoader
+from pipeline.magnitude import MagnitudeScorer
+from pipeline.plan import StepPlan, TrainPlanner
+from pipeline.schedule import Stage
+from pipeline.snapshots import fixed_board
+from tools.profile_loader import time_loader_until
+from tools.profile_trace import chrome_trace, communication_s, profiled
+
+_PROFILED_STEPS = 2  # at a time; torch's profiler slows them down a little
+_MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}
+_MATMUL_REPEATS = 5
+# Batches that a loader may hold ready beyond its queue: two in DALI's, one in the thread's hands.
+_BATCHES_IN_THE_GRAPH = 3
+
+
+def plans_at(
+    planner: TrainPlanner, stage: Stage, first_step: int, micro_batch_size: int, world: World
+) -> Iterator[StepPlan]:
+    """A rank's micro batches from ``first_step`` on, all at one stage; after the run's last step comes its first."""
+    for step in itertools.count(first_step):
+        plan = planner.plan(step % planner.schedule.total_steps, world.rank, world.size)
+        yield from replace(plan, stage=stage).micro_batches(micro_batch_size)
+
+
+class Laps:
+    """Seconds spent in each part of a loop. On a GPU events take the times, so that the host need not wait for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._marks: list[tuple[str, Any]] = []
+
+    def start(self) -> None:
+        """Start the clock."""
+        self._mark("start")
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """One part, by its name, which a trace shows too; it began where the one before it ended."""
+        with record_function(name):
+            yield
+        self._mark(name)
+
+    def _mark(self, part: str) -> None:
+        if not self._on_gpu:
+            self._marks.append((part, time.perf_counter()))
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append((part, event))
+
+    def seconds(self) -> dict[str, float]:
+        """By part. The GPU must have come to the last mark."""
+        found: dict[str, float] = defaultdict(float)
+        for (_, start), (part, end) in itertools.pairwise(self._marks):
+            found[part] += start.elapsed_time(end) / 1000 if self._on_gpu else end - start
+        return dict(found)
+
+
+class Bench:
+    """A run's loader and engine, to be timed. All methods are collective.
+
+    Args:
+        trains: whether training steps will be timed; otherwise no engine is built.
+    """
+
+    def __init__(self, prepared: Prepared, world: World, *, trains: bool) -> None:
+        self._prepared, self._world = prepared, world
+        self._next_step = 0  # every measurement goes on in the data where the one before it stopped
+        config, model = prepared.config, prepared.model
+        self._board = self._scorer = None
+        if config.selection.needs_model:
+            # The model is fresh, so this is what the first batches of a run are selected by.
+            snapshot = take_snapshot(model.encoder if isinstance(model, MaskedAutoencoder) else model, 0)
+            self._board = fixed_board(snapshot)
+            self._scorer = MagnitudeScorer(snapshot, config.selection, config.data.grid_size, config.seed)
+        self._average: WeightAverage | None = None
+        if trains:
+            model = model.to(world.device)
+            if config.train.ema_decay is not None:
+                self._average = WeightAverage(model, config.train.ema_decay)
+            self._engine = build_engine(config, prepared.plan, model)
+            self._engine.train()
+            # One batch thousands of times over must not lead the weights anywhere; a step costs the same at rate 0.
+            set_learning_rate(self._engine.optimizer, 0.0)
+
+    def time_loader(self, stage: Stage, num_steps: int) -> tuple[float, Batch]:
+        """Seconds in which the slowest rank gets its batches of so many steps, and the last of them."""
+        accumulation_steps = self._prepared.plan.accumulation_steps
+        with self._open(stage, num_steps) as loader:
+            batches = read_batches(loader)
+            for _ in range(self._warmup_steps * accumulation_steps):
+                batch = next(batches)
+            start = time.perf_counter()
+            for _ in range(num_steps * accumulation_steps):
+                batch = next(batches)
+            elapsed_s = time.perf_counter() - start
+        return self._slowest(elapsed_s), batch.to(self._world.device)
+
+    def time_loader_until(self, last_part: LastPart | None, stage: Stage, num_steps: int) -> float:
+        """Seconds in which the slowest rank makes its batches of so many steps, no further than to a part of the work.
+
+        Args:
+            last_part: None: the files are read, and that is all.
+        """
+        prepared = self._prepared
+        settings = self.loader_settings
+        dist.barrier()
+        elapsed_s = time_loader_until(
+            last_part,
+            self._plans(stage, num_steps),
+            num_steps * prepared.plan.accumulation_steps,
+            index=prepared.train_index,
+            settings=settings,
+            substitutes=prepared.planner if prepared.config.data.on_bad_sample == "skip" else None,
+            scorer=None if self._scorer is None else self._scorer.scores,
+        )
+        return self._slowest(elapsed_s)
+
+    def time_steps(self, batch: Batch, num_steps: int) -> tuple[float, dict[str, float]]:
+        """Seconds of so many training steps on one batch on the slowest rank, and this rank's seconds by part."""
+        dist.barrier()
+        elapsed_s, parts = self._train(itertools.repeat(batch), num_steps)
+        return self._slowest(elapsed_s), parts
+
+    def time_communication(self, batch: Batch) -> float:
+        """Seconds of a step in which a rank exchanges gradients or weights, or waits for that; the ranks' mean."""
+        if self._world.size == 1:
+            return 0.0
+        dist.barrier()
+        with profiled(self._world.device) as recorded:
+            self._train(itertools.repeat(batch), _PROFILED_STEPS)
+        taken_s = communication_s(recorded, self._world.device) / _PROFILED_STEPS
+        return self._reduced(taken_s, dist.ReduceOp.SUM) / self._world.size
+
+    def trace(self, stage: Stage, batch: Batch | None) -> dict[str, Any]:
+        """A Chrome trace of a few steps and of this rank's loader meanwhile; without a loader on ``batch``."""
+        with ExitStack() as stack:
+            batches = (
+                itertools.repeat(batch)
+                if batch
+                else read_batches(stack.enter_context(self._open(stage, _PROFILED_STEPS)))
+            )
+            self._train(batches, self._warmup_steps)
+            recorded = stack.enter_context(profiled(self._world.device, all_threads=True))
+            with record_function(f"keep rate {stage.keep_rate:.4g}"):
+                self._train(batches, _PROFILED_STEPS)
+        return chrome_trace(recorded)
+
+    def time_both(self, stage: Stage, num_steps: int) -> tuple[float, float]:
+        """Seconds of so many training steps fed by the loader, and the share of it spent waiting for the loader."""
+        with self._open(stage, num_steps) as loader:
+            batches = read_batches(loader)
+            self._train(batches, self._warmup_steps)
+            waited_before_s = loader.wait_s
+            elapsed_s, _ = self._train(batches, num_steps)
+            wait_share = (loader.wait_s - waited_before_s) / elapsed_s
+        return self._slowest(elapsed_s), self._reduced(wait_share, dist.ReduceOp.SUM) / self._world.size
+
+    def peak_memory_bytes(self) -> int:
+        """Main memory of the rank that has needed most so far."""
+        return int(self._reduced(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, dist.ReduceOp.MAX))
+
+    def peak_device_memory_bytes(self) -> int | None:
+        """Memory of the GPU that has needed most since this was asked for last; None on a CPU."""
+        if self._world.device.type != "cuda":
+            return None
+        peak = self._reduced(torch.cuda.max_memory_allocated(), dist.ReduceOp.MAX)
+        torch.cuda.reset_peak_memory_stats()
+        return int(peak)
+
+    def matmul_flops_per_s(self) -> float:
+        """What all ranks together reach, at the same time, in a large matrix product; the best of a few tries."""
+        device, config = self._world.device, self._prepared.config
+        size = _MATMUL_SIZE[device.type]
+        dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+        a = torch.randn(size, size, device=device).to(dtype)
+        times = []
+        dist.barrier()
+        for _ in range(_MATMUL_REPEATS + 1):
+            self._synchronize()
+            start = time.perf_counter()
+            torch.matmul(a, a)
+            self._synchronize()
+            times.append(time.perf_counter() - start)
+        return self._reduced(2 * size**3 / min(times[1:]), dist.ReduceOp.SUM)
+
+    @property
+    def _warmup_steps(self) -> int:
+        """Steps after which what a loader had ready at the start is used up."""
+        ready = self._prepared.config.data.prefetch_batches + _BATCHES_IN_THE_GRAPH
+        return math.ceil(ready / self._prepared.plan.accumulation_steps)
+
+    @cached_property
+    def loader_settings(self) -> GraphSettings:
+        """What the graph of the run's loader is built for."""
+        with self._open(self._prepared.plan.schedule.stage(0), 0) as loader:
+            return loader.settings
+
+    def _plans(self, stage: Stage, num_steps: int) -> Iterator[StepPlan]:
+        """Plans for so many steps and a warm-up. They never end, and the next ones start behind these."""
+        prepared, first_step = self._prepared, self._next_step
+        self._next_step += self._warmup_steps + num_steps
+        return plans_at(prepared.planner, stage, first_step, prepared.plan.micro_batch_size, self._world)
+
+    def _open(self, stage: Stage, num_steps: int) -> PatchLoader:
+        prepared = self._prepared
+        return patch_loader(
+            self._plans(stage, num_steps),
+            config=prepared.config,
+            micro_batch_size=prepared.plan.micro_batch_size,
+            world=self._world,
+            index=prepared.train_index,
+            planner=prepared.planner,
+            snapshots=self._board,
+        )
+
+    def _train(self, batches: Iterator[Batch], num_steps: int) -> tuple[float, dict[str, float]]:
+        laps = Laps(self._world.device)
+        self._synchronize()
+        start = time.perf_counter()
+        laps.start()
+        for _ in range(num_steps):
+            for _ in range(self._prepared.plan.accumulation_steps):
+                with laps.part("loader"):
+                    batch = next(batches).to(self._world.device)
+                with laps.part("forward"):
+                    loss = training_loss(self._engine, batch, self._prepared.config)
+                with laps.part("backward"):
+                    self._engine.backward(loss)
+                with laps.part("optimizer"):
+                    self._engine.step()
+            if self._average is not None:
+                with laps.part("optimizer"):
+                    self._average.update(trained_weights(self._engine))
+        self._synchronize()
+        return time.perf_counter() - start, laps.seconds()
+
+    def _synchronize(self) -> None:
+        if self._world.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _slowest(self, elapsed_s: float) -> float:
+        return self._reduced(elapsed_s, dist.ReduceOp.MAX)
+
+    def _reduced(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
+        tensor = torch.tensor(value, dtype=torch.float64, device=self._world.device)
+        dist.all_reduce(tensor, operation)
+        return float(tensor.item())
