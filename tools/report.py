@@ -46,7 +46,8 @@ def _report(arguments: Sequence[str] | None) -> str:
     from tools.report_page import render
 
     if (options.folder / "study.json").is_file():
-        from tools.report_study import read_study, report_study
+        from tools.report_study import report_study
+        from tools.report_study_files import read_study
 
         report = report_study(read_study(options.folder))
     else:

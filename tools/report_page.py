@@ -28,7 +28,7 @@ p.kind { margin: 0; color: #555; }
 .absent ul, .findings ul { padding-left: 1.2rem; }
 .scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: #555; padding-bottom: .4rem; font-size: .9rem; }
+p.note { color: #555; margin: 0 0 .5rem; font-size: .9rem; }
 th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th { vertical-align: bottom; border-bottom: 2px solid #888; font-weight: 600; }
 tbody th { border-bottom: 1px solid #ddd; vertical-align: top; }
@@ -38,7 +38,8 @@ td.long { white-space: normal; min-width: 16rem; }
 figure { margin: 0; break-inside: avoid; }
 figure img { display: block; width: 100%; max-width: 38rem; height: auto; }
 figcaption { color: #444; font-size: .9rem; max-width: 38rem; }
-pre { overflow-x: auto; background: #f6f6f6; padding: .8rem; font-size: .8rem; line-height: 1.4; max-width: 100%; }
+pre { overflow-x: auto; columns: 20rem; white-space: pre-wrap; max-width: 100%;
+  background: #f6f6f6; padding: .8rem; font-size: .8rem; line-height: 1.4; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) minmax(0, 1fr); gap: .2rem 1rem; margin: 0; }
 dt { color: #555; } dd { margin: 0; }
 @media (min-width: 56rem) { .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
@@ -128,12 +129,15 @@ class Report:
             shown = tag("div", *(picture.element() for picture in pictures), class_="figures")
             self.sections.append((heading, [tag("p", text), shown] if text else [shown]))
 
-    def add_pictures_or_say(self, heading: str, text: str, make: Callable[[], list[Picture]]) -> None:
-        """The pictures that ``make`` returns; its ValueError or OSError is told among what is absent."""
-        try:
-            self.add_pictures(heading, text, make())
-        except (ValueError, OSError) as error:
-            self.absent.append(f"{heading}: {' '.join(str(error).split())}")
+    def add_pictures_or_say(self, heading: str, text: str, *makers: Callable[[], list[Picture]]) -> None:
+        """The pictures that the makers return; the ValueError or OSError of one is told among what is absent."""
+        pictures = []
+        for make in makers:
+            try:
+                pictures += make()
+            except (ValueError, OSError) as error:
+                self.absent.append(f"{heading}: {' '.join(str(error).split())}")
+        self.add_pictures(heading, text, pictures)
 
 
 def bullets(lines: Sequence[str]) -> Element:
@@ -159,10 +163,10 @@ def table(
 
     body = [tag("tr", *(cell("body", i, text) for i, text in enumerate(row))) for row in rows]
     heading = tag("thead", tag("tr", *(cell("head", i, text) for i, text in enumerate(head))))
-    described = tag("caption", caption) if caption else None
-    made = tag("table", described, heading, tag("tbody", *body))
+    made = tag("table", heading, tag("tbody", *body))
     # A box that scrolls can be reached with the keyboard, and says what it is.
-    return tag("div", made, class_="scroll", tabindex="0", role="region", **{"aria-label": caption or head[0]})
+    box = tag("div", made, class_="scroll", tabindex="0", role="region", **{"aria-label": f"Table by {head[0]}"})
+    return tag("div", tag("p", caption, class_="note"), box) if caption else box
 
 
 def render(report: Report) -> str:

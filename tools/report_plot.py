@@ -92,12 +92,18 @@ def _thin(series: Series) -> Series:
 
 
 def draw_lines(
-    series: Sequence[Series], x: str, y: str, *, y_from_zero: bool = False, y_top: float | None = None
+    series: Sequence[Series],
+    x: str,
+    y: str,
+    *,
+    y_from_zero: bool = False,
+    y_top: float | None = None,
+    height: float = _HEIGHT_INCHES,
 ) -> Figure:
     """Lines over a common axis, with a legend below where there are several."""
     labels = [one.label for one in series if not one.faint]
     columns = _legend_columns(labels)
-    figure, axes = _axes(-(-len(labels) // columns) if len(labels) > 1 else 0)
+    figure, axes = _axes(-(-len(labels) // columns) if len(labels) > 1 else 0, height)
     for one in map(_thin, series):
         look = one.look
         kind: dict[str, Any] = {"color": look.color, "linestyle": look.dash, "linewidth": 1.8}
@@ -133,13 +139,13 @@ def draw_points(series: Sequence[Series], x: str, y: str, x_spread: Sequence[flo
             xerr=[width],
             yerr=one.spread,
             color=one.look.color,
-            marker=one.look.marker,
-            markersize=8,
             capsize=2,
             elinewidth=1,
             linestyle="none",
-            label=one.label,
         )
+        # On its own, so that the legend shows markers without error bars on them.
+        kind: dict[str, Any] = {"color": one.look.color, "marker": one.look.marker, "markersize": 8}
+        axes.plot(one.x, one.y, linestyle="none", label=one.label, **kind)
     axes.margins(0.12)
     _label(axes, x, y)
     figure.legend(loc="outside lower center", ncols=columns, fontsize=_FONT_POINTS - 1.5, frameon=False)

@@ -30,14 +30,14 @@ def report_run(run: RunFiles) -> Report:
         report.sections[-1][1].append(_sweep_table(run))
     if run.profile:
         report.sections.append(("Profile", [tag("p", _profile_text(run.profile)), _profile_table(run.profile)]))
-    report.add_pictures_or_say("Kept patches", _MOSAIC_TEXT, partial(_mosaics, run, report))
+    report.add_pictures_or_say("Kept patches", MOSAIC_TEXT, partial(_mosaics, run, report))
     report.sections.append(("Configuration", [tag("pre", dump_config(run.config))]))
     if run.summary and "hardware" in run.summary:
         report.sections.append(("Hardware and versions", [hardware_list(run.summary["hardware"])]))
     return report
 
 
-_MOSAIC_TEXT = (
+MOSAIC_TEXT = (
     "Images of the validation set as the model gets them. Patches that are not kept never reach it; here they are "
     "faded to a bluish grey."
 )

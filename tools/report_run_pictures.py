@@ -53,13 +53,13 @@ def draw_schedule(run: RunFiles) -> list[Picture]:
     return [
         Picture(
             "keep-rate",
-            draw_lines([kept], "step", "keep rate", y_from_zero=True, y_top=1.08),
+            draw_lines([kept], "step", "keep rate", y_from_zero=True, y_top=1.08, height=2.6),
             f"Keep rate over the steps: between {low:g} and {high:g}",
             f"The share of the patches that the model sees: {low:g} to {high:g}.",
         ),
         Picture(
             "learning-rate",
-            draw_lines([learning], "step", "learning rate", y_from_zero=True),
+            draw_lines([learning], "step", "learning rate", y_from_zero=True, height=2.6),
             "Learning rate over the steps",
             "The learning rate.",
         ),
