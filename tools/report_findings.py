@@ -113,7 +113,7 @@ def _equal_time(study: Study) -> list[str]:
         gain = _mean(beside, FULL) - _mean(short, FULL)
         sentences.append(
             f"Training with all patches for fewer steps ({short.name}, {_ratio(short)} of the reference's time) "
-            f"reaches {_percent(short, FULL)}. {beside.name}, with {_ratio(beside)} of the time, is {abs(100 * gain):.2f} "
-            f"points {'better' if gain >= 0 else 'worse'}."
+            f"reaches {_percent(short, FULL)}. {beside.name}, with {_ratio(beside)} of the time, is "
+            f"{abs(100 * gain):.2f} points {'better' if gain >= 0 else 'worse'}."
         )
     return sentences

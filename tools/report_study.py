@@ -129,15 +129,13 @@ def _add_pictures(study: Study, report: Report) -> None:
         "Keep rates", "The share of the patches that the model sees at each step.", lambda: draw_keep_rates(study)
     )
     report.add_pictures_or_say(
-        "Training loss", "At fewer patches the loss is higher: the model sees less.", lambda: draw_losses(study)
+        "Training loss", "A running mean, of one seed of each variant.", lambda: draw_losses(study)
     )
 
 
 def _add_mosaics(study: Study, report: Report) -> None:
     if study.config is None:
-        report.absent.append(
-            "Kept patches: no run's configuration was found under the study's folder, so its images are not known"
-        )
+        report.absent.append("Kept patches: without a run's configuration its images are not known")
         return
     report.add_pictures_or_say("Kept patches", MOSAIC_TEXT, partial(_mosaics, study, report))
 

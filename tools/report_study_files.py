@@ -115,7 +115,7 @@ class Study:
     @property
     def versions(self) -> dict[str, Any]:
         """Of the first run that tells them, but for what ``hardware`` says already."""
-        found = next((run["versions"] for run in self._runs() if run.get("versions")), {})
+        found: dict[str, Any] = next((run["versions"] for run in self._runs() if run.get("versions")), {})
         return {name: value for name, value in found.items() if name not in self.hardware}
 
     @property
@@ -186,20 +186,24 @@ def _find_configurations(study: Study) -> None:
         name = next((one for one in longest_first if any(_is_of(part, one) for part in parts)), None)
         if name is not None:
             found[name].append(path.parent)
-    order = [study.reference, *(name for name in found if name != study.reference)]
-    for name in order:
+    unknown = []
+    for name in (study.reference, *(name for name in found if name != study.reference)):
         folders = found.get(name) or []
         if not folders:
+            unknown.append(name)
             continue
         try:
             study.configs[name] = load_config(folders[0] / "config.yaml")
         except ConfigError as error:
-            study.absent.append(f"Configuration of {name}: {error}")
+            study.absent.append(f"Configuration and keep rates of {name}: {error}")
             continue
         if study.config is None:
             study.config, study.config_of = study.configs[name], f"the variant {name}"
         if study.finished_run is None:
             study.finished_run = next((one for one in folders if (one / "model").is_dir()), None)
+    if unknown:
+        names = ", ".join(unknown)
+        study.absent.append(f"Configuration and keep rates of {names}: no run folder lies under {study.folder}")
 
 
 def _is_of(part: str, name: str) -> bool:

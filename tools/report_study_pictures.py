@@ -92,7 +92,11 @@ def draw_losses(study: Study) -> list[Picture]:
         raise ValueError("no run tells its loss")
     alt = "; ".join(f"{one.label}: {one.y[-1]:.3f}" for one in series)
     drawn = draw_lines(series, "seconds of training", "training loss, running mean")
-    return [Picture("loss-time", drawn, f"Training loss over time, at the end {alt}", "One seed of each variant.")]
+    return [
+        Picture(
+            "loss-time", drawn, f"Training loss over time, at the end {alt}", "Training loss over the training time."
+        )
+    ]
 
 
 def draw_keep_rates(study: Study) -> list[Picture]:
