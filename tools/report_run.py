@@ -71,7 +71,7 @@ def _findings(run: RunFiles) -> list[str]:
     results = ", ".join(f"{_value(run, value)} at keep rate {float(rate):g}" for rate, value in measured.items())
     time = (
         f"It trained {summary['steps']:,} steps at a mean keep rate of {summary['mean_keep_rate']:.3f} in "
-        f"{summary['train_wall_s']:,.0f} s, {summary['images_per_s']:,.0f} images/s."
+        f"{summary['train_wall_s']:,.0f} s, {summary['images_per_s']:,.0f} images/s{_on_ranks(summary)}."
     )
     full_s = summary.get("full_patches_train_wall_s")
     if full_s and summary["mean_keep_rate"] < 1:
@@ -80,6 +80,10 @@ def _findings(run: RunFiles) -> list[str]:
             f"{summary['train_wall_s'] / full_s:.0%} of that."
         )
     return [schedule, f"On the validation set it ends at a {run.measure} of {results}.", time]
+
+
+def _on_ranks(summary: dict[str, Any]) -> str:
+    return f" on {summary['ranks']} rank(s)" if "ranks" in summary else ""
 
 
 def _absences(run: RunFiles) -> list[str]:
