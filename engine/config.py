@@ -112,6 +112,20 @@ class CheckpointConfig(Settings):
     )
 
 
+class WandbConfig(Settings):
+    """Where Weights & Biases keeps the run; key and mode come from its own environment variables."""
+
+    project: str
+    entity: str | None = Field(None, description="user or team; null: the account's own")
+
+
+class MonitorConfig(Settings):
+    """Who gets the lines of metrics.jsonl besides. Needs packages: pip install '.[tensorboard]' or '.[wandb]'."""
+
+    tensorboard: bool = Field(False, description="event files in the run folder's tensorboard/")
+    wandb: WandbConfig | None = Field(None, description="such as {project: NAME}; null: not used")
+
+
 class RunConfig(Settings):
     """Everything a run is made of."""
 
@@ -130,6 +144,7 @@ class RunConfig(Settings):
     engine: EngineConfig = EngineConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    monitor: MonitorConfig = MonitorConfig()
     log_every: int = Field(10, ge=1, description="steps between lines of metrics")
 
     @model_validator(mode="after")

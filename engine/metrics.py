@@ -5,8 +5,19 @@ import os
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+
+class Monitor(Protocol):
+    """Somewhere that lines of the metrics go to."""
+
+    def write(self, line: dict[str, Any]) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class MetricsFile:
@@ -17,10 +28,11 @@ class MetricsFile:
 
     Args:
         first_step: the step the run starts or goes on with.
+        monitors: get every line as well, and are closed with the file.
     """
 
-    def __init__(self, path: Path, first_step: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, first_step: int, monitors: Sequence[Monitor] = ()) -> None:
+        self.path, self._monitors = path, monitors
         kept = [line for line in read_metrics(path) if done_before(line, first_step)]
         temporary = path.with_suffix(".jsonl.tmp")
         with temporary.open("w") as file:
@@ -32,13 +44,19 @@ class MetricsFile:
 
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
+        for monitor in self._monitors:
+            monitor.write(line)
 
     def sync(self) -> None:
         """Force what was written to the disk."""
         os.fsync(self._file.fileno())
+        for monitor in self._monitors:
+            monitor.flush()
 
     def close(self) -> None:
         self._file.close()
+        for monitor in self._monitors:
+            monitor.close()
 
 
 def done_before(line: dict[str, Any], first_step: int) -> bool:

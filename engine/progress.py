@@ -24,7 +24,7 @@ class Progress:
     def __init__(self, first_step: int, stop_step: int, *, enabled: bool) -> None:
         self._enabled, self._stop = enabled, stop_step
         self._bar = None
-        self._shown_at = 0.0
+        self._first, self._started_at, self._shown_at = first_step, time.monotonic(), 0.0
         if enabled and sys.stderr.isatty():
             self._bar = tqdm(total=stop_step, initial=first_step, unit="step", dynamic_ncols=True)
 
@@ -45,7 +45,16 @@ class Progress:
             self._bar.set_postfix_str(text, refresh=False)
         elif time.monotonic() - self._shown_at >= _SECONDS_BETWEEN_LINES or line["step"] + 1 == self._stop:
             self._shown_at = time.monotonic()
-            self.say(f"step {line['step'] + 1}/{self._stop}  epoch {line['epoch']}  {text}")
+            self.say(
+                f"step {line['step'] + 1}/{self._stop}{self._left(line['step'] + 1)}  epoch {line['epoch']}  {text}"
+            )
+
+    def _left(self, done: int) -> str:
+        """The time to the last step if all goes on as it did since this start, validations and all."""
+        if done == self._stop:
+            return ""
+        per_step_s = (time.monotonic() - self._started_at) / (done - self._first)
+        return f" ({tqdm.format_interval(per_step_s * (self._stop - done))} left)"
 
     def say_evaluations(self, step: int, evaluations: list[Evaluation]) -> None:
         measure = "top-1" if isinstance(evaluations[0], Accuracy) else "reconstruction loss"

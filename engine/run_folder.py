@@ -3,8 +3,12 @@
 from pathlib import Path
 
 from engine.config import RunConfig, dump_config
+from engine.monitor import TENSORBOARD_FOLDER, WANDB_FILE, WANDB_FOLDER
 
-_OWN_ENTRIES = ("config.yaml", "metrics.jsonl", "bad_samples.jsonl", "checkpoints", "summary.json", "model", "ranks")
+_OWN_ENTRIES = (
+    *("config.yaml", "metrics.jsonl", "bad_samples.jsonl", "checkpoints", "summary.json", "model", "ranks"),
+    *(TENSORBOARD_FOLDER, WANDB_FOLDER, WANDB_FILE),
+)
 
 
 def prepare_folder(folder: Path, config: RunConfig, *, fresh: bool) -> None:

@@ -31,6 +31,7 @@ from engine.command_line import STOPPED_EXIT_CODE, Parser
 from engine.config import RunConfig, load_config
 from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
+from engine.monitor import check_monitors, open_monitors
 from engine.optim import build_optimizer, param_groups
 from engine.preflight import (
     check_same_inputs,
@@ -109,6 +110,8 @@ def prepare(argv: Sequence[str], world: World) -> Prepared:
     """
     arguments = parse_arguments(argv)
     config = load_config(arguments.config, arguments.set)
+    if world.is_first:
+        check_monitors(config.monitor)
     torch.set_num_threads(config.engine.num_threads or world.cores)
     train_index, val_index = open_index(config.data.train, "train"), open_index(config.data.val, "val")
     for index in (train_index, val_index):
@@ -241,6 +244,8 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
         if start.step < prepared.stop_step:  # a run that only has to finish selects no more patches for training
             with one_clear_error(world):
                 restore_snapshot(board, start.source, start.step)
+    with one_clear_error(world):
+        monitors = open_monitors(config, prepared.folder, start.step) if world.is_first else []
     if world.is_first:
         _announce(prepared, start, world)
     run = Run(
@@ -256,6 +261,7 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
         watch,
         average,
         board,
+        monitors,
     )
     with one_data_error(world), clear_save_error(world):
         evaluations = train(run, start.step, prepared.stop_step)

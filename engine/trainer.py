@@ -1,6 +1,6 @@
 """The training loop."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from engine.checkpoint import Checkpoints
 from engine.config import RunConfig
 from engine.evaluate import Evaluation, evaluate, evaluation_from_line
 from engine.metrics import IntervalClock, MetricsFile, read_metrics
+from engine.monitor import Monitor
 from engine.optim import learning_rate, set_learning_rate
 from engine.progress import Progress
 from engine.ranks import World, agree
@@ -48,6 +49,7 @@ class Run:
     watch: Watch
     average: WeightAverage | None = None
     snapshots: SnapshotBoard | None = None
+    monitors: Sequence[Monitor] = ()
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -67,7 +69,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
     When the ranks agree to stop it returns early, with a checkpoint of the last step done and ``run.watch.stopping``.
     """
     config, plan, world = run.config, run.plan, run.world
-    metrics = MetricsFile(run.folder / "metrics.jsonl", first_step) if world.is_first else None
+    metrics = MetricsFile(run.folder / "metrics.jsonl", first_step, run.monitors) if world.is_first else None
     progress = Progress(first_step, stop_step, enabled=world.is_first)
     clock = IntervalClock()
     bad_samples = BadSampleLog(run.folder / "bad_samples.jsonl", first_step, config.data, world)

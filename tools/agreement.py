@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
+from tqdm import tqdm
 
 from engine.command_line import Parser
 from engine.hardware import describe_hardware
@@ -35,7 +36,7 @@ from pipeline.keyed import Stream
 from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.schedule import num_kept_at
 from pipeline.selection import patch_contrast, select
-from tools.command import add_picture_argument, show
+from tools.command import add_picture_argument, bar_interval_s, show
 
 KEEP_RATES = (0.8, 0.6, 0.4, 0.2)
 _SIZES = (1 / 40, 1 / 20, 1 / 10, 1 / 4)  # of the estimates, as shares of the embedding
@@ -133,7 +134,7 @@ def compare(snapshot: EmbeddingSnapshot, images: np.ndarray, patch_size: int) ->
     assert exact is not None
     costs = _costs(rules, images[:_IMAGES_TIMED], noise[:_IMAGES_TIMED], nums_kept[0.4], patch_size)
     found = []
-    for name, rule in rules.items():
+    for name, rule in tqdm(rules.items(), desc="comparing", unit="rule", mininterval=bar_interval_s()):
         scores = rule.scores(images, noise)
         shares = {
             f"{rate:g}": overlap(rules["magnitude"].ids(exact, noise, kept), rule.ids(scores, noise, kept))
@@ -162,7 +163,8 @@ def _costs(
         return time.perf_counter() - start
 
     found: dict[str, list[float]] = {name: [] for name in rules}
-    for repeat in range(_REPEATS + 1):
+    # To stderr: its bar, with rate and time left, leaves the table on stdout alone.
+    for repeat in tqdm(range(_REPEATS + 1), desc="timing", unit="round", mininterval=bar_interval_s()):
         for name, rule in rules.items():
             taken = seconds(lambda rule=rule: once(rule))  # type: ignore[misc]
             if (

@@ -23,6 +23,11 @@ def _picture(name: str) -> Path:
     return path
 
 
+def bar_interval_s() -> float:
+    """Seconds between two states of a progress bar: lively on a terminal, sparse in a log file."""
+    return 0.1 if sys.stderr.isatty() else 10.0
+
+
 def show(make_text: Callable[[], str]) -> int:
     """Print what ``make_text`` returns. Returns the exit code: 0, or 2 for a user's error."""
     try:

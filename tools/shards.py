@@ -6,18 +6,22 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.exclusion import Exclusion, exclusion_path, known_samples
 from pipeline.shards import BadShardsError, ShardIndex, build_index, group_tars
 from pipeline.tars import Fault, Scan
+from tools.command import bar_interval_s
 from tools.dali_index import write_dali_index
 from tools.exclude import exclude_faulty, read_bad_samples
 from tools.images import DEFAULT_QUALITY, FORMATS, Encoding
 from tools.stats import collect_stats, describe_stats
-from tools.verify import bar_interval_s, read_indexes, verify_folder
+from tools.verify import read_indexes, verify_folder
+
+if TYPE_CHECKING:
+    from tools.convert import Conversion
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +42,7 @@ def _convert(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     # Imported here: webdataset brings torch with it, which the other commands and the workers do without.
-    from tools.convert import REJECTED_NAME, Settings, convert
+    from tools.convert import Settings, convert
     from tools.journal import JOURNAL_NAME
     from tools.sources import open_source
 
@@ -77,16 +81,8 @@ def _convert(options: argparse.Namespace) -> int:
             if not (options.out / JOURNAL_NAME).exists():
                 raise
             raise OSError(f"{error}; the finished shards are kept, and the same command goes on from there") from error
-    if conversion.was_finished:
-        print(f"{options.out} holds this very conversion already; nothing to do. To do it anew, remove the folder.")
-    for name, split in conversion.dataset["splits"].items():
-        print(
-            f"{name}: {split['num_samples']:,} images of {len(split['class_counts'])} classes "
-            f"in {split['num_shards']} shards, {split['num_bytes'] / 1e6:,.1f} MB"
-        )
+    _print_conversion(conversion, options)
     rejected = conversion.dataset["rejected"]
-    if rejected:
-        print(f"rejected: {rejected}, each named in {options.out / REJECTED_NAME}")
     if rejected > options.max_rejected:
         print(
             f"error: {rejected} image(s) were rejected and --max-rejected is {options.max_rejected}. The shards hold "
@@ -96,6 +92,28 @@ def _convert(options: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+def _print_conversion(conversion: "Conversion", options: argparse.Namespace) -> None:
+    """What the shards hold, for people or for programs."""
+    from tools.convert import REJECTED_NAME
+
+    rejected = conversion.dataset["rejected"]
+    if options.json:
+        keys = ("num_samples", "num_shards", "num_bytes", "class_counts")
+        splits = {name: {key: split[key] for key in keys} for name, split in conversion.dataset["splits"].items()}
+        result = {"was_finished": conversion.was_finished, "rejected": rejected, "splits": splits}
+        print(json.dumps(result, indent=2))
+        return
+    if conversion.was_finished:
+        print(f"{options.out} holds this very conversion already; nothing to do. To do it anew, remove the folder.")
+    for name, split in conversion.dataset["splits"].items():
+        print(
+            f"{name}: {split['num_samples']:,} images of {len(split['class_counts'])} classes "
+            f"in {split['num_shards']} shards, {split['num_bytes'] / 1e6:,.1f} MB"
+        )
+    if rejected:
+        print(f"rejected: {rejected}, each named in {options.out / REJECTED_NAME}")
 
 
 def _index(options: argparse.Namespace) -> int:
@@ -130,6 +148,9 @@ def _index(options: argparse.Namespace) -> int:
                 for fault in error.faults:
                     print(fault)
                 raise
+    if options.json:
+        print(json.dumps({"splits": {index.split: _index_as_json(index) for index in indexes}}, indent=2))
+        return 0
     for index in indexes:
         print(
             f"{index.split}: {index.num_samples:,} samples in {len(index.shards)} shards, labels {index.min_label} to "
@@ -140,11 +161,23 @@ def _index(options: argparse.Namespace) -> int:
     return 0
 
 
+def _index_as_json(index: ShardIndex) -> dict[str, Any]:
+    excluded = known_samples(exclusion_path(index.folder, index.split), index.fingerprint)
+    return {
+        "num_samples": index.num_samples,
+        "num_shards": len(index.shards),
+        "min_label": index.min_label,
+        "max_label": index.max_label,
+        "fingerprint": index.fingerprint,
+        "excluded": [asdict(sample) for sample in excluded],
+    }
+
+
 def _verify(options: argparse.Namespace) -> int:
     bad_samples = [fault for path in options.bad_samples for fault in read_bad_samples(path)]
     if bad_samples and not options.exclude:
         raise ValueError("--bad-samples names samples to leave out; give --exclude with it")
-    report = verify_folder(options.folder, workers=options.workers, show_progress=not options.json)
+    report = verify_folder(options.folder, workers=options.workers, show_progress=True)
     lists: dict[Path, Exclusion] = {}
     if options.exclude:
         lists = exclude_faulty(read_indexes(options.folder), [*report.faults, *bad_samples])
@@ -213,6 +246,8 @@ def _parser() -> argparse.ArgumentParser:
         "--root", type=Path, default=Path("data/downloads"), help="where downloads are kept (default: %(default)s)"
     )
 
+    one.add_argument("--json", action="store_true", help="print what the shards hold for programs")
+
     one = add("index", _index, "Index shards that another program wrote, without rewriting them.")
     one.add_argument("folder", type=Path, metavar="DIR")
     one.add_argument("--split", help="name of the split that --pattern selects (default: taken from the tars' names)")
@@ -223,6 +258,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave samples out that have no image, no label or a broken header, and list them (train.exclude)",
     )
+
+    one.add_argument("--json", action="store_true", help="print what the indexes hold for programs")
 
     one = add("verify", _verify, "Hold index, tars and every image against one another, and name each fault.")
     one.add_argument("folder", type=Path, metavar="DIR")

@@ -27,6 +27,7 @@ from pipeline.magnitude import MagnitudeScorer
 from pipeline.schedule import num_kept_at
 from pipeline.selection import rule_from_text, rule_name
 from pipeline.shards import ShardIndex, open_index
+from tools.command import bar_interval_s
 from tools.files import write_atomically
 
 
@@ -182,7 +183,14 @@ def sweep(options: argparse.Namespace, world: World) -> list[dict[str, Any]]:
 def _bar(job: Job, place: str, world: World) -> Any:
     num_batches = -(-job.subject.index.num_samples // (job.subject.trained.config.eval.micro_batch_size * world.size))
     text = f"{place} {job.subject.name}, {rule_name(job.selection)}, keep {job.keep_rate:g}"
-    return tqdm(total=num_batches, desc=text, unit="batch", dynamic_ncols=True, disable=not world.is_first)
+    return tqdm(
+        total=num_batches,
+        desc=text,
+        unit="batch",
+        dynamic_ncols=True,
+        mininterval=bar_interval_s(),
+        disable=not world.is_first,
+    )
 
 
 def _names(folders: Sequence[Path]) -> Iterator[tuple[str, Path]]:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from pipeline.exclusion import exclusion_path, known_samples, read_exclusion
 from pipeline.shards import ShardIndex, index_path, list_splits, read_index
 from pipeline.tars import Fault, Row, scan_shard
+from tools.command import bar_interval_s
 from tools.dali_index import render_dali_index
 from tools.images import LOADABLE_FORMATS, decode
 
@@ -190,11 +190,6 @@ def _check_exclusion(index: ShardIndex) -> list[Fault]:
     if path.is_file() and read_exclusion(path).fingerprint != index.fingerprint:
         return [Fault(path.name, "", "was made for other shards; --exclude makes it anew")]
     return []
-
-
-def bar_interval_s() -> float:
-    """Seconds between two states of a progress bar: lively on a terminal, sparse in a log file."""
-    return 0.1 if sys.stderr.isatty() else 10.0
 
 
 def _sha256(path: Path) -> str:

@@ -63,6 +63,16 @@ def test_every_image_and_label_arrives_once_under_any_sharding(images: Path, tmp
     assert sorted(found) == sorted(expected)
 
 
+def test_json_tells_what_the_shards_hold(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for was_finished in (False, True):
+        to_shards(images, tmp_path, "--val-fraction", 0.2, "--json")
+        told = json.loads(capsys.readouterr().out)
+        assert (told["was_finished"], told["rejected"], list(told["splits"])) == (was_finished, 0, ["train", "val"])
+        for split, facts in told["splits"].items():
+            index = open_index(tmp_path, split)
+            assert (facts["num_samples"], facts["num_shards"]) == (index.num_samples, 1)
+
+
 def test_dataset_json_holds_classes_and_counts(images: Path, tmp_path: Path) -> None:
     to_shards(images, tmp_path, "--val-fraction", 0.2)
     dataset = json.loads((tmp_path / "dataset.json").read_text())

@@ -124,6 +124,9 @@ def test_index_takes_a_split_by_pattern(tmp_path: Path, capsys: pytest.CaptureFi
     write_shard(tmp_path / "second-0.tar", [2])
     assert main(["index", str(tmp_path), "--split", "val", "--pattern", "second-*.tar"]) == 0
     assert open_index(tmp_path, "val").label.tolist() == [2]
+    assert main(["index", str(tmp_path), "--split", "val", "--pattern", "second-*.tar", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.partition("\n")[2])["splits"]["val"]
+    assert (told["num_samples"], told["min_label"], told["max_label"], told["excluded"]) == (1, 2, 2, [])
     assert main(["index", str(tmp_path), "--split", "val"]) == 2
     assert main(["index", str(tmp_path), "--split", "val", "--pattern", "third*"]) == 2
     assert "no tar third*" in capsys.readouterr().err

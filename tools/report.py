@@ -1,0 +1,75 @@
+"""One HTML page about a run or a study, which needs nothing beside it: no other file, no network.
+
+    python -m tools.report runs/fashion_mnist --out report.html --png-dir pictures
+
+A run folder gives a page about that run, a study's folder (it holds study.json) one about the study. What is not there
+to be shown is named at the end of the page.
+
+Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says which).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.command_line import Parser
+from tools.command import show
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m tools.report", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, or a study's")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: DIR/report.html)")
+    parser.add_argument("--png-dir", type=Path, metavar="DIR", help="write the pictures as PNG files, too")
+    parser.add_argument("--sweep", type=Path, metavar="FILE", help="a run's sweep.jsonl (default: DIR/sweep's, if any)")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="of a run: what tools.profile --json wrote")
+    options = parser.parse_args(arguments)
+    options.out = options.out or options.folder / "report.html"
+    is_study = (options.folder / "study.json").is_file()
+    if not is_study and not (options.folder / "config.yaml").is_file():
+        raise ValueError(
+            f"{options.folder} is neither a run folder, which holds config.yaml, nor a study's, which holds study.json"
+        )
+    if is_study and (options.sweep or options.profile):
+        raise ValueError("--sweep and --profile belong to a run's report; the folder given is a study's")
+    if options.out.suffix.lower() != ".html":
+        raise ValueError(f"--out: this writes an .html file, got {options.out}")
+    if not options.out.absolute().parent.is_dir():
+        raise ValueError(f"--out: the folder {options.out.parent} does not exist, so {options.out.name} is not written")
+    return options
+
+
+def _report(arguments: Sequence[str] | None) -> str:
+    options = _parse(arguments)
+    from tools.files import write_atomically
+    from tools.report_page import render
+
+    if (options.folder / "study.json").is_file():
+        from tools.report_study import report_study
+        from tools.report_study_files import read_study
+
+        report = report_study(read_study(options.folder))
+    else:
+        from tools.report_files import read_run
+        from tools.report_run import report_run
+
+        report = report_run(read_run(options.folder, options.sweep, options.profile))
+    page = render(report)
+    write_atomically(options.out, page)
+    lines = [*report.findings, "", f"{options.out}: {len(page.encode()) / 1e6:.1f} MB"]
+    if options.png_dir is not None:
+        options.png_dir.mkdir(parents=True, exist_ok=True)
+        for picture in report.pictures:
+            (options.png_dir / f"{picture.name}.png").write_bytes(picture.png())
+        lines.append(f"{options.png_dir}: {len(report.pictures)} PNG files")
+    return "\n".join([*lines, *(f"not shown: {line}" for line in report.absent)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page, print its findings and what it does not show."""
+    return show(lambda: _report(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""The report of a study: what was compared and what came out, in words, one table and pictures."""
+
+from functools import partial
+from xml.etree.ElementTree import Element
+
+from engine.config import dump_config
+from tools.report_findings import findings
+from tools.report_mosaic import mosaics
+from tools.report_page import Picture, Report, pairs, table, tag
+from tools.report_run import MOSAIC_TEXT, hardware_list
+from tools.report_study_files import FULL, Study, Variant
+from tools.report_study_pictures import draw_accuracy_over_time, draw_keep_rates, draw_losses, draw_time_and_accuracy
+
+_LOW = "0.4"  # the second keep rate of the table, as the keys of a study write it
+
+
+def report_study(study: Study) -> Report:
+    """Everything about a study; what is not there is said."""
+    report = Report(f"Study {study.name}", _kind(study), findings(study), [], [], list(study.absent))
+    if not study.variants:
+        report.absent.append("Results: no variant has a finished run yet")
+    else:
+        report.sections.append(("Results", [_results(study)]))
+        _add_pictures(study, report)
+    if study.equal_time:
+        report.sections.append(("The same time for full patches", [tag("p", _EQUAL_TIME), _equal_time(study)]))
+    else:
+        report.absent.append("Full patches for the time that a schedule takes: the study has no such runs")
+    _add_mosaics(study, report)
+    report.sections.append(("What the variants are", [_descriptions(study)]))
+    if study.config is not None:
+        text = f"Of {study.config_of}; the table above says what the other variants change."
+        report.sections.append(("Configuration", [tag("p", text), tag("pre", dump_config(study.config))]))
+    _add_hardware(study, report)
+    if study.missing or not study.complete:
+        gaps = ", ".join(study.missing) or "it does not say what"
+        report.absent.append(f"The study is not complete; missing: {gaps}")
+    return report
+
+
+_EQUAL_TIME = (
+    "A schedule saves time; training with all patches for fewer steps saves time as well. These runs used all patches "
+    "for less time; beside each stands the variant that took about as long."
+)
+
+
+def _kind(study: Study) -> str:
+    seeds = ", ".join(map(str, study.seeds))
+    runs = sum(len(variant.runs) for variant in (*study.variants, *study.equal_time))
+    return f"{len(study.variants)} variants, seeds {seeds}, {runs} runs"
+
+
+def mean_and_spread(mean: float, spread: float | None, digits: int = 2, factor: float = 100) -> str:
+    """Such as 88.12 ± 0.10; without the spread where one run has none."""
+    text = f"{factor * mean:.{digits}f}"
+    return text if spread is None else f"{text} ± {factor * spread:.{digits}f}"
+
+
+def _cells(study: Study, variant: Variant) -> list[str]:
+    full, low = variant.top1(FULL), variant.top1(_LOW)
+    difference = study.difference(variant)
+    ratio = variant.time_ratio
+    return [
+        "-" if variant.mean_keep_rate is None else f"{variant.mean_keep_rate:.3f}",
+        "-" if ratio is None else mean_and_spread(ratio, variant.time_ratio_stdev, factor=1),
+        mean_and_spread(*full) if full else "-",
+        mean_and_spread(*low) if low else "-",
+        "reference" if variant.name == study.reference else "-" if difference is None else _signed(*difference),
+        f"{len(variant.runs)}",
+    ]
+
+
+def _signed(mean: float, spread: float | None) -> str:
+    text = f"{100 * mean:+.2f}"
+    return text if spread is None else f"{text} ± {100 * spread:.2f}"
+
+
+def _results(study: Study) -> Element:
+    head = ["variant", "mean keep rate", "time ratio", "top-1 at 1.0, %", f"top-1 at {_LOW}, %", "to reference", "runs"]
+    caption = (
+        f"Mean ± standard deviation over the seeds. Time ratio: CPU time against {study.reference}, paired by seed. "
+        "To reference: difference of top-1 with all patches, in percentage points, paired by seed. Top-1 at 1.0 and "
+        f"{_LOW}: the model looks at that share of the patches of each validation image."
+    )
+    return table(head, [[v.name, *_cells(study, v)] for v in study.variants], caption=caption)
+
+
+def _equal_time(study: Study) -> Element:
+    head = ["full patches", "beside", "time ratio", "top-1 at 1.0, %", "top-1 of the variant, %"]
+    rows = []
+    for short in study.equal_time:
+        beside = study.beside(short)
+        ratio, own, other = short.time_ratio, short.top1(FULL), beside.top1(FULL) if beside else None
+        rows.append(
+            [
+                short.name,
+                beside.name if beside else "-",
+                "-" if ratio is None else mean_and_spread(ratio, short.time_ratio_stdev, factor=1),
+                mean_and_spread(*own) if own else "-",
+                mean_and_spread(*other) if other else "-",
+            ]
+        )
+    return table(head, rows, text_columns=(0, 1))
+
+
+def _descriptions(study: Study) -> Element:
+    head = ["variant", "what it is", "schedule", "rule", "changed settings"]
+    rows = [
+        [
+            variant.name,
+            variant.description or "-",
+            variant.schedule,
+            variant.rule,
+            ", ".join(f"{key}: {value}" for key, value in variant.overrides.items()) or "none",
+        ]
+        for variant in (*study.variants, *study.equal_time)
+    ]
+    return table(head, rows, text_columns=range(5))
+
+
+def _add_pictures(study: Study, report: Report) -> None:
+    report.add_pictures_or_say(
+        "Accuracy and time",
+        "Left is faster, up is more accurate. Colours are schedules, markers are rules.",
+        lambda: [draw_time_and_accuracy(study)],
+        lambda: [draw_accuracy_over_time(study)],
+    )
+    report.add_pictures_or_say(
+        "Keep rates", "The share of the patches that the model sees at each step.", lambda: draw_keep_rates(study)
+    )
+    report.add_pictures_or_say(
+        "Training loss", "A running mean, of one seed of each variant.", lambda: draw_losses(study)
+    )
+
+
+def _add_mosaics(study: Study, report: Report) -> None:
+    if study.config is None:
+        report.absent.append("Kept patches: without a run's configuration its images are not known")
+        return
+    report.add_pictures_or_say("Kept patches", MOSAIC_TEXT, partial(_mosaics, study, report))
+
+
+def _mosaics(study: Study, report: Report) -> list[Picture]:
+    assert study.config is not None
+    pictures, absent = mosaics(study.config, study.finished_run)
+    report.absent += absent
+    return pictures
+
+
+def _add_hardware(study: Study, report: Report) -> None:
+    content = []
+    if study.hardware:
+        content.append(hardware_list(study.hardware))
+    if study.versions:
+        content.append(pairs({name: str(value) for name, value in study.versions.items()}))
+    if content:
+        report.sections.append(("Hardware and versions", content))
+    else:
+        report.absent.append("Hardware and versions: study.json does not tell them")
+    if study.other_hardware:
+        report.absent.append(f"Runs on other hardware than that shown: {', '.join(study.other_hardware)}")

@@ -1,0 +1,125 @@
+"""The pictures of a study's report, but for its mosaics."""
+
+import statistics
+
+import numpy as np
+
+from engine.run_plan import build_schedule
+from pipeline.shards import open_index
+from tools.report_page import Picture
+from tools.report_plot import Look, Series, draw_lines, draw_points, looks, smoothed
+from tools.report_study_files import FULL, Study, Variant
+
+_OVER_TIME = "Top-1 with all patches on the validation set while training goes on: means over the seeds."
+
+
+def variant_looks(study: Study) -> dict[str, Look]:
+    """Colours are schedules, markers are rules."""
+    pairs = [(variant.schedule, variant.rule) for variant in study.variants]
+    return dict(zip((variant.name for variant in study.variants), looks(pairs), strict=True))
+
+
+def draw_time_and_accuracy(study: Study) -> Picture:
+    """A point for each variant: CPU time against the reference, and top-1 with all patches.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    pairs = [(variant.schedule, variant.rule) for variant in study.variants]
+    chosen = looks([*pairs, *((variant.schedule, "less time") for variant in study.equal_time)])
+    points, widths = [], []
+    for variant, look in zip((*study.variants, *study.equal_time), chosen, strict=True):
+        measured = variant.top1(FULL)
+        if measured is None or variant.time_ratio is None:
+            continue
+        mean, spread = measured
+        points.append(Series(variant.name, [variant.time_ratio], [100 * mean], look, [100 * (spread or 0.0)]))
+        widths.append(variant.time_ratio_stdev or 0.0)
+    if not points:
+        raise ValueError("no variant has both a time ratio and a top-1")
+    reference = study.variant(study.reference)
+    level = reference.top1(FULL) if reference else None
+    drawn = draw_points(
+        points,
+        f"CPU time, {study.reference} = 1",
+        "top-1 at full patches, %",
+        widths,
+        100 * level[0] if level else None,
+    )
+    alt = "; ".join(f"{one.label}: time {one.x[0]:.2f}, top-1 {one.y[0]:.2f} %" for one in points)
+    caption = f"Bars are one standard deviation over the seeds; the dashed line is {study.reference}."
+    return Picture("time-accuracy", drawn, f"Time against accuracy. {alt}", caption)
+
+
+def _curve(variant: Variant) -> tuple[list[float], list[float]]:
+    """Training time and top-1 in percent at each validation, means over the seeds."""
+    at: dict[int, list[tuple[float, float]]] = {}
+    for run in variant.runs:
+        for point in run.get("curve") or []:
+            if FULL in point["top1"]:
+                at.setdefault(point["step"], []).append((point["train_wall_s"], 100 * point["top1"][FULL]))
+    means = [tuple(map(statistics.mean, zip(*at[step], strict=True))) for step in sorted(at)]
+    return [time for time, _ in means], [top1 for _, top1 in means]
+
+
+def draw_accuracy_over_time(study: Study) -> Picture:
+    """Raises ValueError where no run tells of validations on its way."""
+    chosen = variant_looks(study)
+    series = [Series(variant.name, *_curve(variant), chosen[variant.name]) for variant in study.variants]
+    series = [one for one in series if one.x]
+    if not series:
+        raise ValueError("no run tells of validations on its way")
+    alt = "; ".join(f"{one.label}: {one.y[-1]:.2f} % after {one.x[-1]:.0f} s" for one in series)
+    drawn = draw_lines(series, "seconds of training", "top-1 at full patches, %")
+    return Picture("accuracy-time", drawn, f"Accuracy over time. {alt}", _OVER_TIME)
+
+
+def draw_losses(study: Study) -> list[Picture]:
+    """The running mean of the training loss over time, of each variant's first seed.
+
+    Raises:
+        ValueError: no run tells its loss.
+    """
+    chosen, series = variant_looks(study), []
+    for variant in study.variants:
+        lines: list[dict[str, float]] = next((run["loss"] for run in variant.runs if run.get("loss")), [])
+        times = [line["train_wall_s"] for line in lines]
+        if lines:
+            look = chosen[variant.name]
+            losses = smoothed([line["loss"] for line in lines])
+            series.append(Series(variant.name, times, losses, look))
+    if not series:
+        raise ValueError("no run tells its loss")
+    alt = "; ".join(f"{one.label}: {one.y[-1]:.3f}" for one in series)
+    drawn = draw_lines(series, "seconds of training", "training loss, running mean")
+    return [
+        Picture(
+            "loss-time", drawn, f"Training loss over time, at the end {alt}", "Training loss over the training time."
+        )
+    ]
+
+
+def draw_keep_rates(study: Study) -> list[Picture]:
+    """A picture for each different schedule, of all variants that have it.
+
+    Raises:
+        ValueError, OSError: no variant's configuration was found, or a training set's size is not known.
+    """
+    same: dict[Series, list[str]] = {}
+    for name, config in study.configs.items():
+        num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
+        schedule = build_schedule(config, num_samples)
+        steps = np.unique(np.linspace(0, schedule.total_steps - 1, 400).astype(np.int64))
+        rates = schedule.keep_rates(steps).tolist()
+        # The end point gives the last step its width.
+        x, y = (*steps.tolist(), schedule.total_steps), (*rates, rates[-1])
+        same.setdefault(Series("keep rate", x, y, steps=True), []).append(name)
+    if not same:
+        raise ValueError("no run's configuration was found under the study's folder")
+    found = []
+    for number, (series, names) in enumerate(same.items(), start=1):
+        drawn = draw_lines([series], "step", "keep rate", y_from_zero=True, y_top=1.08, height=2.2)
+        ends = f"from {series.y[0]:g} to {series.y[-1]:g}, at least {min(series.y):g}"
+        alt = f"Keep rate over {series.x[-1]:.0f} steps: {ends}"
+        found.append(Picture(f"keep-rate-{number}", drawn, alt, ", ".join(names)))
+    return found
