@@ -26,6 +26,7 @@ from engine.snapshots import take_snapshot
 from engine.task import training_loss
 from engine.train import Prepared, build_engine
 from engine.trainer import patch_loader
+from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
 from pipeline.loader import PatchLoader
 from pipeline.plan import StepPlan, TrainPlanner
@@ -112,13 +113,13 @@ class Bench:
 
     def time_loader(self, stage: Stage, num_steps: int) -> tuple[float, Batch]:
         """Seconds in which the slowest rank gets its batches of so many steps, and the last of them."""
-        accumulation_steps = self._prepared.plan.accumulation_steps
+        num_passes = self._num_passes(stage)
         with self._open(stage, num_steps) as loader:
             batches = read_batches(loader)
-            for _ in range(self._warmup_steps * accumulation_steps):
+            for _ in range(self._warmup_steps(stage) * num_passes):
                 batch = next(batches)
             start = time.perf_counter()
-            for _ in range(num_steps * accumulation_steps):
+            for _ in range(num_steps * num_passes):
                 batch = next(batches)
             elapsed_s = time.perf_counter() - start
         return self._slowest(elapsed_s), batch.to(self._world.device)
@@ -126,16 +127,16 @@ class Bench:
     def time_steps(self, batch: Batch, num_steps: int) -> tuple[float, dict[str, float]]:
         """Seconds of so many training steps on one batch on the slowest rank, and this rank's seconds by part."""
         dist.barrier()
-        elapsed_s, parts = self._train(itertools.repeat(batch), num_steps)
+        elapsed_s, parts = self._train(itertools.repeat(batch), num_steps, self._num_passes(batch.plan.stage))
         return self._slowest(elapsed_s), parts
 
     def time_both(self, stage: Stage, num_steps: int) -> tuple[float, float]:
         """Seconds of so many training steps fed by the loader, and the share of it spent waiting for the loader."""
         with self._open(stage, num_steps) as loader:
             batches = read_batches(loader)
-            self._train(batches, self._warmup_steps)
+            self._train(batches, self._warmup_steps(stage), self._num_passes(stage))
             waited_before_s = loader.wait_s
-            elapsed_s, _ = self._train(batches, num_steps)
+            elapsed_s, _ = self._train(batches, num_steps, self._num_passes(stage))
             wait_share = (loader.wait_s - waited_before_s) / elapsed_s
         return self._slowest(elapsed_s), self._reduced(wait_share, dist.ReduceOp.SUM) / self._world.size
 
@@ -167,41 +168,45 @@ class Bench:
             times.append(time.perf_counter() - start)
         return self._reduced(2 * size**3 / min(times[1:]), dist.ReduceOp.SUM)
 
-    @property
-    def _warmup_steps(self) -> int:
+    def _num_passes(self, stage: Stage) -> int:
+        return self._prepared.plan.micro_batches.steps(stage.num_kept)
+
+    def _warmup_steps(self, stage: Stage) -> int:
         """Steps after which what a loader had ready at the start is used up."""
         ready = self._prepared.config.data.prefetch_batches + _BATCHES_IN_THE_GRAPH
-        return math.ceil(ready / self._prepared.plan.accumulation_steps)
+        return math.ceil(ready / self._num_passes(stage))
 
     def _open(self, stage: Stage, num_steps: int) -> PatchLoader:
-        prepared, micro_batch_size = self._prepared, self._prepared.plan.micro_batch_size
+        prepared, micro_batch_size = self._prepared, self._prepared.plan.micro_batches.size(stage.num_kept)
         plans = plans_at(prepared.planner, stage, self._next_step, micro_batch_size, self._world)
-        self._next_step += self._warmup_steps + num_steps
+        self._next_step += self._warmup_steps(stage) + num_steps
         return patch_loader(
             plans,
             config=prepared.config,
-            micro_batch_size=micro_batch_size,
+            largest_micro_batch=micro_batch_size,
             world=self._world,
             index=prepared.train_index,
             planner=prepared.planner,
             snapshots=self._board,
         )
 
-    def _train(self, batches: Iterator[Batch], num_steps: int) -> tuple[float, dict[str, float]]:
+    def _train(self, batches: Iterator[Batch], num_steps: int, num_passes: int) -> tuple[float, dict[str, float]]:
+        config = self._prepared.config
         laps = Laps(self._world.device)
         self._synchronize()
         start = time.perf_counter()
         laps.mark("start")
         for _ in range(num_steps):
-            for _ in range(self._prepared.plan.accumulation_steps):
+            for done in range(num_passes):
                 batch = next(batches).to(self._world.device)
                 laps.mark("loader")
-                loss = training_loss(self._engine, batch, self._prepared.config)
+                begin_pass(self._engine, is_last=done == num_passes - 1)
+                loss = training_loss(self._engine, batch, config)
                 laps.mark("forward")
-                self._engine.backward(loss)
+                backward_pass(self._engine, loss, num_passes)
                 laps.mark("backward")
-                self._engine.step()
-                laps.mark("optimizer")
+            update_weights(self._engine, config, measure=False)
+            laps.mark("optimizer")
             if self._average is not None:
                 self._average.update(trained_weights(self._engine))
                 laps.mark("optimizer")
