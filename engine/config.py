@@ -40,6 +40,12 @@ class TrainConfig(Settings):
     micro_batch_size: int | None = Field(
         None, ge=1, description="images per forward pass on one rank; default: the rank's whole share of the batch"
     )
+    tokens_per_micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="instead of micro_batch_size: micro batches grow as the keep rate falls, to as many images as have "
+        "this many tokens (kept patches, and one more an image); the global batch stays",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     loss: Literal["cross_entropy", "binary_cross_entropy"] = Field(
         "cross_entropy", description="binary_cross_entropy: a yes-or-no loss per class, its mean over the classes"
@@ -52,6 +58,12 @@ class TrainConfig(Settings):
         description="evaluate and export a moving average of the weights, of which each step keeps this share, such as "
         "0.9999; null: the weights themselves",
     )
+
+    @model_validator(mode="after")
+    def _one_size_of_micro_batches(self) -> "TrainConfig":
+        if self.micro_batch_size is not None and self.tokens_per_micro_batch is not None:
+            raise ValueError("micro_batch_size and tokens_per_micro_batch both size the micro batches; set one of them")
+        return self
 
 
 class PretrainConfig(Settings):

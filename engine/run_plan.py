@@ -1,9 +1,11 @@
 """A run in numbers: durations become steps here, and batches are divided over ranks here, once."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from engine.config import RunConfig
+from engine.update import clips_itself
 from pipeline.augment_plan import check_pairs
 from pipeline.config import Duration
 from pipeline.plan import rank_rows, steps_per_epoch
@@ -11,12 +13,46 @@ from pipeline.schedule import PatchSchedule
 
 
 @dataclass(frozen=True)
+class MicroBatches:
+    """How a rank's share of every global batch is cut into forward passes, by the number of patches kept.
+
+    With ``most_tokens`` the micro batches grow as the keep rate falls, so that each is about the same work: the largest
+    that divide the share and stay within the limit. A smallest micro batch, of one image or one pair, is allowed to be
+    over it. What is trained on stays the same, only rounding and the draws of dropout and drop path differ.
+
+    Attributes:
+        share: the rank's images in a global batch.
+        smallest: images that cannot be parted: 2 where images are mixed in pairs, else 1.
+        fixed_size: images in a micro batch where ``most_tokens`` is None.
+        most_tokens: tokens in a forward pass at the most, where an image has one for each kept patch and one more.
+    """
+
+    share: int
+    smallest: int
+    fixed_size: int
+    most_tokens: int | None = None
+
+    def size(self, num_kept: int) -> int:
+        """Images per forward pass on one rank."""
+        if self.most_tokens is None:
+            return self.fixed_size
+        fitting = max(self.smallest, self.most_tokens // (num_kept + 1))
+        return max(size for size in self._divisors if size <= fitting)
+
+    def steps(self, num_kept: int) -> int:
+        """Forward passes per optimizer step."""
+        return self.share // self.size(num_kept)
+
+    @cached_property
+    def _divisors(self) -> list[int]:
+        return [size for size in range(self.smallest, self.share + 1, self.smallest) if self.share % size == 0]
+
+
+@dataclass(frozen=True)
 class RunPlan:
     """What the trainer needs to know about time and batches.
 
     Attributes:
-        micro_batch_size: images per forward pass on one rank.
-        accumulation_steps: forward passes per optimizer step.
         eval_every, checkpoint_every: in steps, None for the end of the run only.
         keep_every: in steps, None if no checkpoint is kept for ever.
     """
@@ -25,8 +61,7 @@ class RunPlan:
     total_steps: int
     steps_per_epoch: int
     warmup_steps: int
-    micro_batch_size: int
-    accumulation_steps: int
+    micro_batches: MicroBatches
     eval_every: int | None
     checkpoint_every: int | None
     keep_every: int | None
@@ -61,15 +96,7 @@ def plan_run(config: RunConfig, num_train_samples: int, world_size: int) -> RunP
     if world_size > num_train_samples:
         raise ValueError(f"{world_size} ranks cannot share {num_train_samples} training samples; use fewer ranks")
     schedule = build_schedule(config, num_train_samples)
-    _, rows = rank_rows(batch, 0, world_size)
-    micro = config.train.micro_batch_size or rows
-    if rows % micro:
-        raise ValueError(
-            f"train.global_batch_size {batch} on {world_size} ranks is {rows} images a rank, which "
-            f"train.micro_batch_size {micro} does not divide; choose a multiple of {micro * world_size}"
-        )
-    if config.data.augment.mixes:
-        check_pairs(micro, "images in a micro batch")
+    micro_batches = plan_micro_batches(config, world_size)
 
     def steps(duration: Duration) -> int:
         return duration.steps(schedule.steps_per_epoch, batch)
@@ -89,24 +116,46 @@ def plan_run(config: RunConfig, num_train_samples: int, world_size: int) -> RunP
         total_steps=schedule.total_steps,
         steps_per_epoch=schedule.steps_per_epoch,
         warmup_steps=warmup_steps,
-        micro_batch_size=micro,
-        accumulation_steps=rows // micro,
+        micro_batches=micro_batches,
         eval_every=interval("eval.every", config.eval.every),
         checkpoint_every=interval("checkpoint.every", config.checkpoint.every),
         keep_every=interval("checkpoint.keep_every", config.checkpoint.keep_every),
     )
 
 
+def plan_micro_batches(config: RunConfig, world_size: int) -> MicroBatches:
+    """How each of ``world_size`` ranks cuts its share of a global batch.
+
+    Raises:
+        ValueError: as ``plan_run``.
+    """
+    batch = config.train.global_batch_size
+    _, share = rank_rows(batch, 0, world_size)
+    fixed = config.train.micro_batch_size or share
+    if share % fixed:
+        raise ValueError(
+            f"train.global_batch_size {batch} on {world_size} ranks is {share} images a rank, which "
+            f"train.micro_batch_size {fixed} does not divide; choose a multiple of {fixed * world_size}"
+        )
+    in_pairs = config.data.augment.mixes
+    if in_pairs:
+        check_pairs(fixed, "images in a micro batch")
+    return MicroBatches(share, 2 if in_pairs else 1, fixed, config.train.tokens_per_micro_batch)
+
+
 def deepspeed_config(config: RunConfig, plan: RunPlan, *, load_universal: bool = False) -> dict[str, Any]:
     """The dictionary DeepSpeed is initialised with; it has no other source than the run's configuration.
 
+    Its accumulation steps are those of the stage that takes most; the trainer says itself where a step ends.
+
     ``load_universal``: the checkpoint to be loaded is a conversion from another number of ranks.
     """
+    most_kept = max(stage.num_kept for stage in plan.schedule.stages())
     result: dict[str, Any] = {
         "train_batch_size": config.train.global_batch_size,
-        "train_micro_batch_size_per_gpu": plan.micro_batch_size,
-        "gradient_accumulation_steps": plan.accumulation_steps,
-        "gradient_clipping": config.train.clip_grad_norm or 0.0,
+        "train_micro_batch_size_per_gpu": plan.micro_batches.size(most_kept),
+        "gradient_accumulation_steps": plan.micro_batches.steps(most_kept),
+        "gradient_clipping": 0.0 if clips_itself(config) else config.train.clip_grad_norm or 0.0,
         "zero_optimization": {"stage": config.engine.zero_stage},
         "steps_per_print": 10**9,
         "checkpoint": {"load_universal": load_universal},

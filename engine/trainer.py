@@ -23,6 +23,7 @@ from engine.ranks import World, agree
 from engine.run_plan import RunPlan
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, snapshot_state
 from engine.task import training_loss
+from engine.update import backward_pass, begin_pass, update_weights
 from engine.watch import Watch
 from pipeline import keyed
 from pipeline.batch import Batch
@@ -136,14 +137,14 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
         run.planner,
         first_step=first_step,
         stop_step=stop_step,
-        micro_batch_size=plan.micro_batch_size,
+        micro_batch_size=plan.micro_batches.size,
         rank=world.rank,
         world_size=world.size,
     )
     return patch_loader(
         plans,
         config=config,
-        micro_batch_size=plan.micro_batch_size,
+        largest_micro_batch=max(plan.micro_batches.size(stage.num_kept) for stage in plan.schedule.stages()),
         world=world,
         index=run.train_index,
         planner=run.planner,
@@ -155,7 +156,7 @@ def patch_loader(
     plans: Iterator[StepPlan],
     *,
     config: RunConfig,
-    micro_batch_size: int,
+    largest_micro_batch: int,
     world: World,
     index: ShardIndex,
     planner: TrainPlanner,
@@ -168,7 +169,7 @@ def patch_loader(
         data=config.data,
         selection=config.selection,
         crop=config.data.augment.crop,
-        batch_size=micro_batch_size,
+        batch_size=largest_micro_batch,
         num_threads=config.data.num_threads or world.cores,
         device_id=world.local_rank if config.data.device == "gpu" else None,
         substitutes=planner if config.data.on_bad_sample == "skip" else None,
@@ -198,35 +199,23 @@ def train_step(
     set_learning_rate(engine.optimizer, rate)
     seed_model(config.seed, step, run.world.rank)
     step_loss = torch.zeros((), device=run.world.device)
-    grad_norm = None
-    for micro in range(plan.accumulation_steps):
+    num_passes = plan.micro_batches.steps(plan.schedule.stage(step).num_kept)
+    for done in range(num_passes):
         run.watch.enter("loader", step)
         batch = next(batches).to(run.world.device)
         run.watch.enter("step", step)
         assert batch.plan.step == step
+        begin_pass(engine, is_last=done == num_passes - 1)
         loss = training_loss(engine, batch, config)
-        engine.backward(loss)
-        if measure and micro == plan.accumulation_steps - 1:
-            grad_norm = _plain_grad_norm(engine)
-        engine.step()
-        step_loss += loss.detach() / plan.accumulation_steps
-    if measure and grad_norm is None:
-        norm = engine.get_global_grad_norm()
-        grad_norm = None if norm is None else float(norm)
+        backward_pass(engine, loss, num_passes)
+        step_loss += loss.detach() / num_passes
+    grad_norm = update_weights(engine, config, measure=measure)
     return step_loss, grad_norm, batch
 
 
 def seed_model(seed: int, step: int, rank: int) -> None:
     """Key drop path and dropout by (seed, step, rank), so that going on from a checkpoint needs no generator state."""
     torch.manual_seed(int(keyed.words(seed, Stream.MODEL, step, rank + 1)[rank] >> 1))
-
-
-def _plain_grad_norm(engine: DeepSpeedEngine) -> float | None:
-    """The gradient's norm where the gradients are torch's own; ZeRO and bf16 optimizers measure it themselves."""
-    if not isinstance(engine.optimizer, torch.optim.Optimizer):
-        return None
-    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
 
 
 def evaluate_all(run: Run, done: int, metrics: MetricsFile | None, bad_samples: BadSampleLog) -> list[Evaluation]:
@@ -301,6 +290,7 @@ def _train_line(
         "grad_norm": grad_norm,
         "keep_rate": batch.plan.stage.keep_rate,
         "num_kept": batch.plan.stage.num_kept,
+        "micro_batch_size": batch.num_images,
         "step_s": step_s,
         "loader_wait_s": wait_s,
         "cpu_s": cpu_s,

@@ -41,6 +41,7 @@ class GraphSettings:
 
     Attributes:
         crop: ``resized`` or ``pad``, as in the plans that will flow through.
+        batch_size: rows of the largest batch; smaller ones may flow through too.
         uniform_size: every image is already ``image_size`` square, so a pad crop needs no resize.
         device_id: the GPU under ``data.device: gpu``, else None.
         targets: the dropped patches come out as well, to be reconstructed.

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -34,13 +34,19 @@ def train_plans(
     *,
     first_step: int,
     stop_step: int,
-    micro_batch_size: int,
+    micro_batch_size: int | Callable[[int], int],
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[StepPlan]:
-    """A rank's micro batches of the steps ``first_step`` to ``stop_step - 1``, in order."""
+    """A rank's micro batches of the steps ``first_step`` to ``stop_step - 1``, in order.
+
+    Args:
+        micro_batch_size: rows in each, or their number by the number of patches that a step keeps.
+    """
     for step in range(first_step, stop_step):
-        yield from planner.plan(step, rank, world_size).micro_batches(micro_batch_size)
+        plan = planner.plan(step, rank, world_size)
+        size = micro_batch_size if isinstance(micro_batch_size, int) else micro_batch_size(plan.stage.num_kept)
+        yield from plan.micro_batches(size)
 
 
 def validation_plans(planner: ValidationPlanner, *, rank: int = 0, world_size: int = 1) -> Iterator[StepPlan]:
@@ -57,7 +63,8 @@ class PatchLoader:
 
     Args:
         index: the data set the plans speak of.
-        plans: micro batches, all of ``batch_size`` rows.
+        plans: micro batches, whose sizes may differ.
+        batch_size: rows of the largest of them.
         num_threads: DALI's worker threads.
         device_id: the GPU that decodes under ``data.device: gpu``, else None.
         substitutes: replaces the samples that cannot be used; None: such a sample is an error.

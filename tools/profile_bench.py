@@ -28,6 +28,7 @@ from engine.snapshots import take_snapshot
 from engine.task import training_loss
 from engine.train import Prepared, build_engine
 from engine.trainer import patch_loader
+from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
 from pipeline.graph import GraphSettings, LastPart
 from pipeline.loader import PatchLoader
@@ -117,13 +118,13 @@ class Bench:
 
     def time_loader(self, stage: Stage, num_steps: int) -> tuple[float, Batch]:
         """Seconds in which the slowest rank gets its batches of so many steps, and the last of them."""
-        accumulation_steps = self._prepared.plan.accumulation_steps
+        num_passes = self._num_passes(stage)
         with self._open(stage, num_steps) as loader:
             batches = read_batches(loader)
-            for _ in range(self._warmup_steps * accumulation_steps):
+            for _ in range(self._warmup_steps(stage) * num_passes):
                 batch = next(batches)
             start = time.perf_counter()
-            for _ in range(num_steps * accumulation_steps):
+            for _ in range(num_steps * num_passes):
                 batch = next(batches)
             elapsed_s = time.perf_counter() - start
         return self._slowest(elapsed_s), batch.to(self._world.device)
@@ -140,7 +141,7 @@ class Bench:
         elapsed_s = time_loader_until(
             last_part,
             self._plans(stage, num_steps),
-            num_steps * prepared.plan.accumulation_steps,
+            num_steps * self._num_passes(stage),
             index=prepared.train_index,
             settings=settings,
             substitutes=prepared.planner if prepared.config.data.on_bad_sample == "skip" else None,
@@ -151,7 +152,7 @@ class Bench:
     def time_steps(self, batch: Batch, num_steps: int) -> tuple[float, dict[str, float]]:
         """Seconds of so many training steps on one batch on the slowest rank, and this rank's seconds by part."""
         dist.barrier()
-        elapsed_s, parts = self._train(itertools.repeat(batch), num_steps)
+        elapsed_s, parts = self._train(itertools.repeat(batch), num_steps, batch.plan.stage)
         return self._slowest(elapsed_s), parts
 
     def time_communication(self, batch: Batch) -> float:
@@ -160,7 +161,7 @@ class Bench:
             return 0.0
         dist.barrier()
         with profiled(self._world.device) as recorded:
-            self._train(itertools.repeat(batch), _PROFILED_STEPS)
+            self._train(itertools.repeat(batch), _PROFILED_STEPS, batch.plan.stage)
         taken_s = communication_s(recorded, self._world.device) / _PROFILED_STEPS
         return self._reduced(taken_s, dist.ReduceOp.SUM) / self._world.size
 
@@ -172,19 +173,19 @@ class Bench:
                 if batch
                 else read_batches(stack.enter_context(self._open(stage, _PROFILED_STEPS)))
             )
-            self._train(batches, self._warmup_steps)
+            self._train(batches, self._warmup_steps(stage), stage)
             recorded = stack.enter_context(profiled(self._world.device, all_threads=True))
             with record_function(f"keep rate {stage.keep_rate:.4g}"):
-                self._train(batches, _PROFILED_STEPS)
+                self._train(batches, _PROFILED_STEPS, stage)
         return chrome_trace(recorded)
 
     def time_both(self, stage: Stage, num_steps: int) -> tuple[float, float]:
         """Seconds of so many training steps fed by the loader, and the share of it spent waiting for the loader."""
         with self._open(stage, num_steps) as loader:
             batches = read_batches(loader)
-            self._train(batches, self._warmup_steps)
+            self._train(batches, self._warmup_steps(stage), stage)
             waited_before_s = loader.wait_s
-            elapsed_s, _ = self._train(batches, num_steps)
+            elapsed_s, _ = self._train(batches, num_steps, stage)
             wait_share = (loader.wait_s - waited_before_s) / elapsed_s
         return self._slowest(elapsed_s), self._reduced(wait_share, dist.ReduceOp.SUM) / self._world.size
 
@@ -216,11 +217,13 @@ class Bench:
             times.append(time.perf_counter() - start)
         return self._reduced(2 * size**3 / min(times[1:]), dist.ReduceOp.SUM)
 
-    @property
-    def _warmup_steps(self) -> int:
+    def _num_passes(self, stage: Stage) -> int:
+        return self._prepared.plan.micro_batches.steps(stage.num_kept)
+
+    def _warmup_steps(self, stage: Stage) -> int:
         """Steps after which what a loader had ready at the start is used up."""
         ready = self._prepared.config.data.prefetch_batches + _BATCHES_IN_THE_GRAPH
-        return math.ceil(ready / self._prepared.plan.accumulation_steps)
+        return math.ceil(ready / self._num_passes(stage))
 
     @cached_property
     def loader_settings(self) -> GraphSettings:
@@ -231,36 +234,39 @@ class Bench:
     def _plans(self, stage: Stage, num_steps: int) -> Iterator[StepPlan]:
         """Plans for so many steps and a warm-up. They never end, and the next ones start behind these."""
         prepared, first_step = self._prepared, self._next_step
-        self._next_step += self._warmup_steps + num_steps
-        return plans_at(prepared.planner, stage, first_step, prepared.plan.micro_batch_size, self._world)
+        self._next_step += self._warmup_steps(stage) + num_steps
+        micro_batch_size = prepared.plan.micro_batches.size(stage.num_kept)
+        return plans_at(prepared.planner, stage, first_step, micro_batch_size, self._world)
 
     def _open(self, stage: Stage, num_steps: int) -> PatchLoader:
         prepared = self._prepared
         return patch_loader(
             self._plans(stage, num_steps),
             config=prepared.config,
-            micro_batch_size=prepared.plan.micro_batch_size,
+            largest_micro_batch=prepared.plan.micro_batches.size(stage.num_kept),
             world=self._world,
             index=prepared.train_index,
             planner=prepared.planner,
             snapshots=self._board,
         )
 
-    def _train(self, batches: Iterator[Batch], num_steps: int) -> tuple[float, dict[str, float]]:
+    def _train(self, batches: Iterator[Batch], num_steps: int, stage: Stage) -> tuple[float, dict[str, float]]:
+        config, num_passes = self._prepared.config, self._num_passes(stage)
         laps = Laps(self._world.device)
         self._synchronize()
         start = time.perf_counter()
         laps.start()
         for _ in range(num_steps):
-            for _ in range(self._prepared.plan.accumulation_steps):
+            for done in range(num_passes):
                 with laps.part("loader"):
                     batch = next(batches).to(self._world.device)
                 with laps.part("forward"):
-                    loss = training_loss(self._engine, batch, self._prepared.config)
+                    begin_pass(self._engine, is_last=done == num_passes - 1)
+                    loss = training_loss(self._engine, batch, config)
                 with laps.part("backward"):
-                    self._engine.backward(loss)
-                with laps.part("optimizer"):
-                    self._engine.step()
+                    backward_pass(self._engine, loss, num_passes)
+            with laps.part("optimizer"):
+                update_weights(self._engine, config, measure=False)
             if self._average is not None:
                 with laps.part("optimizer"):
                     self._average.update(trained_weights(self._engine))

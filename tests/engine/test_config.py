@@ -62,6 +62,7 @@ def test_a_dumped_configuration_reads_back_the_same(minimal: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["train.micro_batch_size=4", "train.tokens_per_micro_batch=99"], r"train: .*set one of them"),
         (["optim.lrr=1"], r"unknown key 'optim.lrr'; did you mean 'lr'"),
         (["schedul.kind=linear"], r"unknown key 'schedul'; did you mean 'schedule'"),
         (["data.augment.scales=1"], r"did you mean 'scale'"),

@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.config import RunConfig, load_config
-from engine.run_plan import deepspeed_config, plan_run
+from engine.run_plan import MicroBatches, deepspeed_config, plan_run
 
 FASHION = Path(__file__).resolve().parents[2] / "configs" / "fashion_mnist.yaml"
 
@@ -28,12 +30,45 @@ def test_durations_become_steps() -> None:
 @pytest.mark.parametrize(("world_size", "micro", "accumulation"), [(1, 32, 4), (2, 32, 2), (4, 32, 1), (2, 64, 1)])
 def test_ranks_and_micro_batches_make_up_the_global_batch(world_size: int, micro: int, accumulation: int) -> None:
     plan = plan_run(config(f"train.micro_batch_size={micro}"), 60000, world_size)
-    assert (plan.micro_batch_size, plan.accumulation_steps) == (micro, accumulation)
-    assert plan.micro_batch_size * plan.accumulation_steps * world_size == 128
+    batches = plan.micro_batches
+    assert (batches.size(9), batches.steps(9)) == (batches.size(49), batches.steps(49)) == (micro, accumulation)
+    assert batches.size(9) * batches.steps(9) * world_size == 128
 
 
 def test_without_a_micro_batch_size_a_rank_takes_its_share_at_once() -> None:
-    assert plan_run(config(), 60000, 4).micro_batch_size == 32
+    assert plan_run(config(), 60000, 4).micro_batches.size(49) == 32
+
+
+@given(
+    share=st.integers(1, 600), in_pairs=st.booleans(), num_kept=st.integers(1, 600), most_tokens=st.integers(1, 50_000)
+)
+def test_a_micro_batch_is_the_largest_part_of_the_share_within_the_limit(
+    share: int, in_pairs: bool, num_kept: int, most_tokens: int
+) -> None:
+    smallest = 2 if in_pairs else 1
+    share *= smallest
+    batches = MicroBatches(share, smallest, share, most_tokens)
+    size = batches.size(num_kept)
+    assert size * batches.steps(num_kept) == share
+    allowed = [n for n in range(1, share + 1) if share % n == 0 and n % smallest == 0]
+    within = [n for n in allowed if n * (num_kept + 1) <= most_tokens]
+    assert size == max(within, default=smallest)
+
+
+@given(share=st.integers(1, 600), most_tokens=st.integers(1, 50_000))
+def test_micro_batches_never_shrink_as_the_keep_rate_falls(share: int, most_tokens: int) -> None:
+    sizes = [MicroBatches(share, 1, share, most_tokens).size(num_kept) for num_kept in (196, 157, 117, 78, 38)]
+    assert sizes == sorted(sizes)
+
+
+def test_a_token_limit_makes_micro_batches_grow_at_a_constant_global_batch() -> None:
+    plan = plan_run(config("train.tokens_per_micro_batch=800"), 60000, 2)
+    cut = {
+        num_kept: (plan.micro_batches.size(num_kept), plan.micro_batches.steps(num_kept)) for num_kept in (9, 19, 49)
+    }
+    assert cut == {9: (64, 1), 19: (32, 2), 49: (16, 4)}
+    dictionary = deepspeed_config(config("train.tokens_per_micro_batch=800"), plan)
+    assert (dictionary["train_micro_batch_size_per_gpu"], dictionary["gradient_accumulation_steps"]) == (16, 4)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +84,7 @@ def test_without_a_micro_batch_size_a_rank_takes_its_share_at_once() -> None:
         (["eval.every=10samples"], 60000, 1, "less than one step"),
         (["data.augment.mixup=0.8"], 60000, 128, "there are 1 images in a micro batch; choose train.global_batch_size"),
         (["data.augment.cutmix=1", "train.micro_batch_size=1"], 60000, 2, "mix pairs of neighbours"),
+        (["data.augment.mixup=1", "train.tokens_per_micro_batch=99"], 60000, 128, "mix pairs of neighbours"),
     ],
 )
 def test_a_run_that_cannot_be_divided_is_explained(
@@ -68,4 +104,6 @@ def test_the_deepspeed_dictionary_follows_the_configuration() -> None:
     assert dictionary["gradient_accumulation_steps"] == 4
     assert dictionary["gradient_clipping"] == 0.5
     assert dictionary["zero_optimization"] == {"stage": 2}
+    plain = config("train.clip_grad_norm=0.5")  # torch's own gradients are clipped by the trainer
+    assert deepspeed_config(plain, plan_run(plain, 60000, 2))["gradient_clipping"] == 0
     assert dictionary["bf16"] == {"enabled": True}

@@ -103,6 +103,26 @@ def whole_run(garments: ShardIndex, planner: TrainPlanner) -> list[tuple[int, in
 # What comes out
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_micro_batches_of_differing_sizes_hold_the_same_samples(
+    garments: ShardIndex, planner: TrainPlanner, whole_run: list, world_size: int
+) -> None:
+    def size(num_kept: int) -> int:
+        return max(n for n in (1, 2, 4, 8) if n <= 8 // world_size and (n == 1 or n * num_kept <= 80))
+
+    found, sizes = [], set()
+    for rank in range(world_size):
+        plans = train_plans(
+            planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=size, rank=rank, world_size=world_size
+        )
+        with load(garments, plans, 8 // world_size) as loader:
+            batches = list(loader)
+        found += content(batches)
+        sizes |= {(batch.plan.stage.num_kept, batch.num_images) for batch in batches}
+    assert sorted(found) == sorted(whole_run)
+    assert sizes == {(num_kept, size(num_kept)) for num_kept in (9, 19, 29, 39, 49)}
+
+
 def test_every_step_comes_once_and_in_order_with_its_own_number_of_patches(
     garments: ShardIndex, planner: TrainPlanner
 ) -> None:
