@@ -17,6 +17,7 @@ LIGHT_MODULES = (
     "augment_plan",
     "config",
     "crops",
+    "echo",
     "erasing",
     "exclusion",
     "keyed",
