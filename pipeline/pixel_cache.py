@@ -96,14 +96,18 @@ class DiskCache:
 
     def _open(self) -> None:
         num_samples = len(self._index.shard)
-        offsets = np.frombuffer(os.pread(self._offset_file, 8 * num_samples, 0), dtype="<i8")
-        if not self._is_sound() or len(offsets) != num_samples:
+        stored = os.pread(self._offset_file, 8 * num_samples, 0)
+        if self._is_sound() and len(stored) == 8 * num_samples:
+            self._offsets = np.frombuffer(stored, dtype="<i8").copy()
+        else:
+            self._offsets = np.full(num_samples, _ABSENT, dtype="<i8")
             os.ftruncate(self._pixels, 0)
-            offsets = np.full(num_samples, _ABSENT, dtype="<i8")
-            os.ftruncate(self._offset_file, 0)
-            _write_at(self._offset_file, offsets.tobytes(), 0)
-        self._offsets = offsets.copy()
         self._end = os.fstat(self._pixels).st_size
+        # A file that was shortened must not grow again under offsets that point behind its end.
+        ends = self._offsets + 3 * self._index.height.astype(np.int64) * self._index.width
+        self._offsets[ends > self._end] = _ABSENT
+        os.ftruncate(self._offset_file, 0)
+        _write_at(self._offset_file, self._offsets.tobytes(), 0)
         self._write_facts(closed=False)
 
     def _is_sound(self) -> bool:
@@ -131,7 +135,8 @@ class DiskCache:
             done += count
         if done == image.nbytes:
             return image
-        self._offsets[sample_id] = _ABSENT  # the file was shortened by someone
+        self._offsets[sample_id] = _ABSENT
+        self._is_full = True  # the file was shortened by someone; see _open
         return None
 
     def put(self, sample_id: int, image: np.ndarray) -> bool:

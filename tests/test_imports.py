@@ -24,6 +24,7 @@ LIGHT_MODULES = (
     "magnitude",
     "mixing",
     "order",
+    "pixel_cache",
     "plan",
     "reader",
     "schedule",

@@ -23,7 +23,7 @@ from pipeline.shards import ShardIndex
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
 
 NUM_STEPS, BATCH, IMAGE_BYTES = 12, 8, WIDTH * HEIGHT * 3
-TRUNCATED = (3, 17, 31, 37, 44)
+TRUNCATED = (31, 37)
 CROPS = {
     "resized": AugmentConfig(scale=(0.05, 1.0)),
     "pad": AugmentConfig(crop="pad"),
@@ -235,12 +235,12 @@ def test_echo_and_cache_go_together(photos: ShardIndex, decoded_counts: list[int
 # Bad samples
 
 
-@pytest.mark.parametrize("how", ["echo", "cache", "both"])
-def test_bad_samples_are_replaced_as_without_holding_anything(damaged: ShardIndex, how: str) -> None:
-    planner = planner_of(damaged, echo=1 if how == "cache" else 2)
+@pytest.mark.parametrize("num_cached", [0, 20])
+def test_bad_samples_are_replaced_as_without_holding_anything(damaged: ShardIndex, num_cached: int) -> None:
+    planner = planner_of(damaged, echo=2)
     found = []
     for as_planned in (False, True):
-        cache = None if as_planned or how == "echo" else MemoryCache(20 * IMAGE_BYTES)
+        cache = None if as_planned or not num_cached else MemoryCache(num_cached * IMAGE_BYTES)
         with load(damaged, planner, skip=True, cache=cache, as_planned=as_planned) as loader:
             batches = [(b.plan.sample_ids.tolist(), b.patches.numpy().tobytes(), b.labels.tolist()) for b in loader]
             found.append((batches, loader.take_bad_rows()))

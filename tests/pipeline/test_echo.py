@@ -1,6 +1,7 @@
 """Which sample an echoed row shows: a plain function of (step, row), held against a simulation."""
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_every_row_shows_each_plain_step_in_echo_steps_a_gap_apart(echo: int, ga
             seen[row, shown].append((step, int(left[row])))
     for (row, shown), views in seen.items():
         steps, left = zip(*views, strict=True)
-        assert all(b - a == gap for a, b in zip(steps, steps[1:], strict=False))
+        assert all(b - a == gap for a, b in pairwise(steps))
         assert list(left) == list(range(left[0], left[0] - len(left), -1))
         if shown >= gap and steps[-1] + gap < 5 * window:  # neither the row's first window nor cut off at the end
             assert len(steps) == echo, (row, shown)
