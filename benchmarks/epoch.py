@@ -144,12 +144,12 @@ class OurSide:
             planner,
             first_step=warmup.start,
             stop_step=planner.schedule.total_steps,
-            micro_batch_size=run.plan.micro_batch_size,
+            micro_batch_size=run.plan.micro_batches.size,
         )
         loader = patch_loader(
             plans,
             config=run.config,
-            micro_batch_size=run.plan.micro_batch_size,
+            largest_micro_batch=run.plan.micro_batches.fixed_size,
             world=world,
             index=run.train_index,
             planner=planner,

@@ -30,7 +30,7 @@ FIXED_KEYS = (
 _MODEL_KEYS = ("name", "options", "drop_path", "drop_rate", "reset_head", "head_init_std")
 _DATA_KEYS = (
     *("image_size", "patch_size", "num_classes", "mean", "std"),
-    *("augment", "shuffle", "window_shards", "device"),
+    *("augment", "shuffle", "window_shards", "echo", "echo_gap", "device"),
 )
 _OPTIM_KEYS = ("lr", "final_lr", "weight_decay", "betas", "eps", "warmup", "layer_decay")
 _TRAIN_KEYS = ("duration", "global_batch_size", "label_smoothing", "loss", "clip_grad_norm", "ema_decay")

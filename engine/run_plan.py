@@ -66,6 +66,11 @@ class RunPlan:
     checkpoint_every: int | None
     keep_every: int | None
 
+    @property
+    def rows_per_rank(self) -> int:
+        """A rank's part of the global batch."""
+        return self.micro_batches.share
+
 
 def build_schedule(config: RunConfig, num_train_samples: int) -> PatchSchedule:
     """The run's patch schedule. Needs the size of the training set and nothing else of it.

@@ -29,6 +29,7 @@ from engine.bad_data import one_data_error
 from engine.checkpoint import clear_save_error, load_checkpoint
 from engine.command_line import STOPPED_EXIT_CODE, Parser
 from engine.config import RunConfig, load_config
+from engine.held_images import describe_held
 from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
 from engine.monitor import check_monitors, open_monitors
@@ -125,6 +126,7 @@ def prepare(argv: Sequence[str], world: World) -> Prepared:
     plan = plan_run(config, train_index.num_samples, world.size)
     if config.data.device == "gpu" and world.device.type != "cuda":
         raise ValueError("data.device is gpu, but no GPU is visible here; set data.device to cpu")
+    describe_held(config.data, train_index, plan.rows_per_rank, world.local_size)
     planner = TrainPlanner(
         train_index, config.data, config.selection, plan.schedule, config.train.global_batch_size, config.seed
     )
@@ -308,6 +310,9 @@ def _announce(prepared: Prepared, start: Start, world: World) -> None:
         f"schedule {config.schedule.kind}, rule {config.selection.rule}: keep rates {stages}, "
         f"mean {plan.schedule.mean_keep_rate:.3f}",
     ]
+    held = describe_held(config.data, prepared.train_index, plan.rows_per_rank, world.local_size)
+    if held is not None:
+        lines.append(held)
     if prepared.model.load_report is not None:
         lines.append(str(prepared.model.load_report))
     print("\n".join([*lines, *start.notes]), flush=True)

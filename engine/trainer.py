@@ -27,8 +27,10 @@ from engine.update import backward_pass, begin_pass, update_weights
 from engine.watch import Watch
 from pipeline import keyed
 from pipeline.batch import Batch
+from pipeline.decoded import DECODER
 from pipeline.keyed import Stream
 from pipeline.loader import PatchLoader, train_plans
+from pipeline.pixel_cache import open_cache
 from pipeline.plan import StepPlan, TrainPlanner
 from pipeline.shards import ShardIndex
 from pipeline.snapshots import SnapshotBoard
@@ -176,6 +178,7 @@ def patch_loader(
         snapshots=snapshots,
         seed=config.seed,
         targets=config.task == "pretrain",
+        cache=open_cache(config.data.cache, index, world.rank, DECODER),
     )
 
 

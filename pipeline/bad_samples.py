@@ -8,20 +8,21 @@ What cannot be seen: damage inside an image that decodes without complaint, and 
 ``python -m tools.shards verify`` finds the latter, and the former where dataset.json holds the shards' SHA-256.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from pipeline.config import AugmentConfig
-from pipeline.graph import GraphSettings, SourceArrays, run_once, source_arrays
+from pipeline.graph import GraphSettings, SourceArrays, row_sizes, run_once, source_arrays
 from pipeline.image_header import image_size, is_parsable, why_undecodable
 from pipeline.plan import StepPlan
 from pipeline.reader import SampleReader
 from pipeline.shards import ShardIndex
 
 MAX_ATTEMPTS = 100
+_NOT_READ = np.empty(0, dtype=np.uint8)
 _SHOWN = 3
 
 
@@ -61,10 +62,13 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Rows:
-    """A plan as it can be carried out: with its images' bytes, and what had to be replaced."""
+    """A plan as it can be carried out: with its images, and what had to be replaced.
+
+    images: uint8 [bytes] each, or once decoded uint8 [H, W, 3].
+    """
 
     plan: StepPlan
-    encoded: list[np.ndarray]
+    images: list[np.ndarray]
     bad: tuple[BadRow, ...]
 
 
@@ -84,18 +88,21 @@ class RowReader:
         self._plain = replace(settings, data=settings.data.model_copy(update={"augment": AugmentConfig()}))
         self._suspects: set[int] = set()  # ids of samples that have failed in the graph
 
-    def read(self, plan: StepPlan) -> Rows:
+    def read(self, plan: StepPlan, known: Collection[int] = ()) -> Rows:
         """The rows of a plan, bad ones replaced.
 
-        A bad row that looks sound from outside and was never suspected is only found by the graph; see ``examine``.
+        Rows in ``known`` are known to be sound and are not read: their images are empty. A bad row that looks sound
+        from outside and was never suspected is only found by the graph; see ``examine``.
 
         Raises:
             BadSampleError: a row is bad and there is no planner, or no substitute of it can be used.
             ValueError, OSError: see ``SampleReader.read``.
         """
-        encoded = self._reader.read(plan.sample_ids)
+        rows = [row for row in range(plan.num_rows) if row not in known]
+        encoded = [_NOT_READ] * plan.num_rows
         causes = {}
-        for row, (sample_id, image) in enumerate(zip(plan.sample_ids, encoded, strict=True)):
+        for row, image in zip(rows, self._reader.read(plan.sample_ids[rows]), strict=True):
+            encoded[row], sample_id = image, plan.sample_ids[row]
             cause = self._fault_outside(sample_id, image)
             if cause is None and self._suspects and int(sample_id) in self._suspects:
                 cause = self._fault_inside(plan.rows(row, row + 1), image)
@@ -112,9 +119,9 @@ class RowReader:
         Raises:
             BadSampleError: there are, and there is no planner.
         """
-        failing = _failing_rows(lambda start, stop: self._runs(rows, start, stop), 0, rows.plan.num_rows)
+        failing = failing_rows(lambda start, stop: self._runs(rows, start, stop), 0, rows.plan.num_rows)
         if failing and self._planner is None:
-            self._replaced(rows.plan, rows.encoded, {row: why_undecodable(rows.encoded[row].data) for row in failing})
+            self._replaced(rows.plan, rows.images, {row: why_undecodable(rows.images[row].data) for row in failing})
         found = {int(rows.plan.sample_ids[row]) for row in failing} - self._suspects
         self._suspects |= found
         return bool(found)
@@ -124,9 +131,7 @@ class RowReader:
         return self._arrays(rows, self._settings)
 
     def _arrays(self, rows: Rows, settings: GraphSettings) -> SourceArrays:
-        ids = rows.plan.sample_ids
-        sizes = np.stack([self._index.height[ids], self._index.width[ids]], axis=1)
-        return source_arrays(rows.plan, rows.encoded, settings, sizes)
+        return source_arrays(rows.plan, rows.images, settings, row_sizes(rows.plan, self._index))
 
     def _fault_outside(self, sample_id: int, image: np.ndarray) -> str | None:
         """What is wrong with an image by its header; a decompression bomb is never decoded."""
@@ -145,7 +150,7 @@ class RowReader:
         return None if self._runs(Rows(plan, [image], ()), 0, 1) else why_undecodable(image.data)
 
     def _runs(self, rows: Rows, start: int, stop: int) -> bool:
-        part = Rows(replace(rows.plan.rows(start, stop), augment=None), rows.encoded[start:stop], ())
+        part = Rows(replace(rows.plan.rows(start, stop), augment=None), rows.images[start:stop], ())
         try:
             run_once(self._arrays(part, self._plain), self._plain)
         except RuntimeError:
@@ -202,14 +207,14 @@ class RowReader:
         )
 
 
-def _failing_rows(runs: Callable[[int, int], bool], start: int, stop: int) -> list[int]:
+def failing_rows(runs: Callable[[int, int], bool], start: int, stop: int) -> list[int]:
     """The rows from ``start`` to ``stop - 1`` on which ``runs(start, stop)`` fails, by halving."""
     if runs(start, stop):
         return []
     if stop - start == 1:
         return [start]
     middle = (start + stop) // 2
-    return _failing_rows(runs, start, middle) + _failing_rows(runs, middle, stop)
+    return failing_rows(runs, start, middle) + failing_rows(runs, middle, stop)
 
 
 def _listed(bad: Sequence[BadRow]) -> str:

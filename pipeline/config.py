@@ -131,6 +131,24 @@ class AugmentConfig(Settings):
         return self
 
 
+class CacheConfig(Settings):
+    """Decoded images that each rank keeps from one epoch to the next. It decides how fast a run is, not what it sees.
+
+    What is in it stays; once it is full, all other images are decoded as ever.
+    """
+
+    kind: Literal["memory", "disk"]
+    folder: Path | None = Field(None, description="disk: where each rank keeps a file, on a disk of its own host")
+    max_bytes: int = Field(ge=1, description="bytes a rank; a decoded image takes height x width x 3")
+
+    @model_validator(mode="after")
+    def _folder_on_disk_only(self) -> "CacheConfig":
+        if (self.kind == "disk") != (self.folder is not None):
+            needed = "needs a folder" if self.kind == "disk" else "has no folder; leave it out"
+            raise ValueError(f"kind: {self.kind} {needed}")
+        return self
+
+
 class DataConfig(Settings):
     """Where the images are and what leaves the pipeline."""
 
@@ -155,6 +173,19 @@ class DataConfig(Settings):
         description="global: any sample next; window: shards in random order, shuffled a few at a time",
     )
     window_shards: int = Field(8, ge=1, description="shards that are shuffled together under shuffle: window")
+    echo: int = Field(
+        1,
+        ge=1,
+        description="steps that each decoded training image is used in, with another crop and so on in each; an epoch "
+        "sees as many times fewer images. It changes training",
+    )
+    echo_gap: int = Field(
+        1,
+        ge=1,
+        description="under echo: steps from one view of an image to its next; a rank holds up to this many times its "
+        "share of a batch in decoded images",
+    )
+    cache: CacheConfig | None = Field(None, description="decoded training images, kept across epochs")
     device: Literal["cpu", "gpu"] = Field("cpu", description="where images are decoded and resized")
     num_threads: int | None = Field(None, ge=1, description="decoding threads per rank; default: the rank's cores")
     prefetch_batches: int = Field(4, ge=1, description="batches kept ready ahead of the trainer")
@@ -179,6 +210,19 @@ class DataConfig(Settings):
                 f"patch_size {self.patch_size} does not divide image_size {self.image_size}; "
                 f"patch sizes near it that do: {', '.join(map(str, sorted(nearest)))}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _echo_and_cache_fit(self) -> "DataConfig":
+        if self.device == "gpu" and (self.echo > 1 or self.cache is not None):
+            raise ValueError("echo and cache hold images decoded on a CPU; set device to cpu, or leave them out")
+        if self.echo > 1 and self.augment.repeats > 1:
+            raise ValueError(
+                f"echo {self.echo} and augment.repeats {self.augment.repeats} both show an image several times: echo "
+                "in several steps, repeats in one; choose one of them"
+            )
+        if self.echo == 1 and self.echo_gap > 1:
+            raise ValueError(f"echo_gap {self.echo_gap} is the gap between the views of an echo, and echo is 1")
         return self
 
     @property

@@ -10,7 +10,7 @@ from nvidia.dali.pipeline import Pipeline, do_not_convert
 
 from pipeline import augment, augment_graph
 from pipeline.config import DataConfig, SelectionConfig
-from pipeline.plan import StepPlan
+from pipeline.plan import Samples, StepPlan
 from pipeline.selection import gather_patches, ids_dropped, select
 
 SourceArrays = tuple[list[np.ndarray], ...]  # the inputs of ``input_names``, one array per row each
@@ -20,6 +20,7 @@ Scorer = Callable[[list[np.ndarray]], np.ndarray]  # images uint8 [S, S, 3] to f
 # Every planned input: its DALI type and number of dimensions.
 _INPUTS = {
     "encoded": (types.UINT8, 1),  # the image file
+    "window": (types.UINT8, 3),  # under ``decoded`` in its place: the pixels that would have been decoded from it
     "start": (types.INT32, 1),  # (row, column) where the decoded or shifted window begins
     "shape": (types.INT32, 1),  # (height, width) of the decoded window
     "region_start": (types.FLOAT, 1),  # (row, column) of the crop's corners, counted from the window's
@@ -47,6 +48,7 @@ class GraphSettings:
         targets: the dropped patches come out as well, to be reconstructed.
         last_part: where the graph ends. What ends before the selection gives whole images and serves to measure what
             the parts of the work take.
+        decoded: the images come decoded, as where some are kept for several steps. On a CPU.
     """
 
     data: DataConfig
@@ -58,6 +60,7 @@ class GraphSettings:
     device_id: int | None = None
     targets: bool = False
     last_part: LastPart = "select"
+    decoded: bool = False
 
     @property
     def augments(self) -> bool:
@@ -69,10 +72,11 @@ def input_names(settings: GraphSettings) -> tuple[str, ...]:
     """The planned inputs that this graph reads, in the order its source gives them."""
     if settings.crop == "pad":
         unused = {"shape", "region_start", "region_end"}
-    elif settings.device_id is not None:
+    elif settings.device_id is not None or settings.decoded:
         unused = {"start", "shape"}
     else:
         unused = set()
+    unused.add("encoded" if settings.decoded else "window")
     unused |= set(augment_graph.INPUTS)
     if settings.augments:
         unused -= augment_graph.input_names(settings.data.augment, settings.device_id is not None)
@@ -81,18 +85,17 @@ def input_names(settings: GraphSettings) -> tuple[str, ...]:
     return tuple(name for name in _INPUTS if name not in unused)
 
 
-def source_arrays(
-    plan: StepPlan, encoded: list[np.ndarray], settings: GraphSettings, sizes: np.ndarray
-) -> SourceArrays:
+def source_arrays(plan: StepPlan, images: list[np.ndarray], settings: GraphSettings, sizes: np.ndarray) -> SourceArrays:
     """A plan as the graph's inputs.
 
     Args:
-        encoded: the rows' image files, uint8 [bytes] each.
+        images: the rows' image files, uint8 [bytes] each; under ``decoded`` whole images, uint8 [H, W, 3].
         sizes: int [B, 2], (height, width) of the stored images.
     """
-    start, stop = _window(plan, settings, sizes)
+    start, stop = window_corners(plan, settings, sizes)
     arrays = {
-        "encoded": encoded,
+        "encoded": images,
+        "window": _windows(images, start, stop, settings) if settings.decoded else images,
         "start": list(start),
         "shape": list(stop - start),
         "region_start": list((plan.crops[:, :2] - start).astype(np.float32)),
@@ -105,7 +108,13 @@ def source_arrays(
     return tuple(arrays[name] for name in input_names(settings))
 
 
-def _window(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def row_sizes(plan: StepPlan, samples: Samples) -> np.ndarray:
+    """(height, width) of a plan's stored images: int [B, 2]."""
+    ids = plan.sample_ids
+    return np.stack([samples.height[ids], samples.width[ids]], axis=1)
+
+
+def window_corners(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corners of the decoded (``resized``, ``centre``) or shifted (``pad``) window, whole pixels: int32 [B, 2] each."""
     crops = plan.crops.astype(np.float64)
     start, stop = crops[:, :2], crops[:, 2:]
@@ -118,6 +127,15 @@ def _window(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> tuple
         start = np.maximum(np.floor(start - margin), 0)
         stop = np.minimum(np.ceil(stop + margin), sizes)
     return np.round(start).astype(np.int32), np.round(stop).astype(np.int32)
+
+
+def _windows(
+    images: list[np.ndarray], start: np.ndarray, stop: np.ndarray, settings: GraphSettings
+) -> list[np.ndarray]:
+    if settings.crop == "pad":  # the window is one of the resized image
+        return images
+    corners = zip(images, start.tolist(), stop.tolist(), strict=True)
+    return [np.ascontiguousarray(image[top:bottom, left:right]) for image, (top, left), (bottom, right) in corners]
 
 
 def build_graph(
@@ -191,25 +209,29 @@ def _planned_inputs(source: Callable[[int], SourceArrays], settings: GraphSettin
         batch=True,
         dtype=[_INPUTS[name][0] for name in names],
         ndim=[_INPUTS[name][1] for name in names],
+        layout=["HWC" if name == "window" else "" for name in names],
     )
     return dict(zip(names, nodes, strict=True))
 
 
 def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
-    size, encoded, on_gpu = settings.data.image_size, inputs["encoded"], settings.device_id is not None
+    size = settings.data.image_size
+    images = inputs["window"] if settings.decoded else _decoded(inputs, settings)
     if settings.crop == "pad":
-        images = augment.decode_whole(encoded, "mixed" if on_gpu else "cpu")
         if not settings.uniform_size:
             images = augment.resize_whole(images, size)
         images = augment.shift_with_border(images, inputs["start"], size)
     else:
-        images = (
-            augment.decode_whole(encoded, "mixed")
-            if on_gpu
-            else augment.decode_window(encoded, inputs["start"], inputs["shape"])
-        )
         images = augment.resize_region(images, inputs["region_start"], inputs["region_end"], size)
     return augment.flip(images, inputs["flip"])
+
+
+def _decoded(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
+    """Whole images for a pad crop and on a GPU, else the windows around the crops."""
+    encoded, on_gpu = inputs["encoded"], settings.device_id is not None
+    if settings.crop == "pad" or on_gpu:
+        return augment.decode_whole(encoded, "mixed" if on_gpu else "cpu")
+    return augment.decode_window(encoded, inputs["start"], inputs["shape"])
 
 
 def _outputs(images: Any, inputs: Mapping[str, Any], settings: GraphSettings, scorer: Scorer | None) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -16,9 +17,11 @@ from torch.profiler import record_function
 from pipeline.bad_samples import BadRow, Planner, RowReader, Rows
 from pipeline.batch import Batch
 from pipeline.config import DataConfig, SelectionConfig
+from pipeline.decoded import DecodedRows
 from pipeline.graph import GraphSettings, SourceArrays, build_graph
 from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.on_device import gather_on_device, score_on_device
+from pipeline.pixel_cache import PixelCache
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.reader import SampleReader
 from pipeline.selection import ids_dropped, select
@@ -72,6 +75,7 @@ class PatchLoader:
             snapshot's step are made before it, and those from it on wait until it is published.
         seed: the run's, for what a rule draws once and for all.
         targets: the batches carry the dropped patches too, apart from the kept ones.
+        cache: of decoded images of this index; closed with the loader.
 
     Raises:
         What reading raised, or a BadSampleError that names the images which cannot be decoded; when the batch it
@@ -93,6 +97,7 @@ class PatchLoader:
         snapshots: SnapshotBoard | None = None,
         seed: int = 0,
         targets: bool = False,
+        cache: PixelCache | None = None,
     ) -> None:
         assert (snapshots is not None) == selection.needs_model
         self.wait_s = 0.0  # time the consumer has spent waiting so far
@@ -101,7 +106,7 @@ class PatchLoader:
         self._snapshots, self._seed = snapshots, seed
         self._snapshot: EmbeddingSnapshot | None = None  # that of the graph which runs
         self._scorer: MagnitudeScorer | None = None
-        self._reader = SampleReader(index)
+        self._reader, self._cache = SampleReader(index), cache
         # Plans that DALI has, with their rows as read, whose outputs it has not given back.
         self._issued: deque[tuple[StepPlan, Rows]] = deque()
         self._again: deque[StepPlan] = deque()  # plans to read anew: after a failure, or once a snapshot is there
@@ -119,7 +124,10 @@ class PatchLoader:
             device_id=device_id,
             targets=targets,
         )
-        self._rows = RowReader(index, self._reader, self._settings, substitutes)
+        self._rows: RowReader | DecodedRows = RowReader(index, self._reader, self._settings, substitutes)
+        if cache is not None or (data.echo > 1 and self._settings.augments):
+            self._settings = replace(self._settings, decoded=True)
+            self._rows = DecodedRows(index, self._rows, self._settings, cache)
         self._thread = threading.Thread(target=self._produce, name="patch-loader", daemon=True)
         self._thread.start()
 
@@ -283,6 +291,8 @@ class PatchLoader:
         self._thread.join(timeout=_CLOSE_TIMEOUT_S)
         if not self._thread.is_alive():
             self._reader.close()
+            if self._cache is not None:
+                self._cache.close()
 
     def __enter__(self) -> "PatchLoader":
         return self

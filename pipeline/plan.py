@@ -14,6 +14,7 @@ from pipeline import keyed
 from pipeline.augment_plan import AugmentPlan, check_repeats, order_positions, plan_augment
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
+from pipeline.echo import plain_steps, views_left
 from pipeline.keyed import Stream
 from pipeline.order import SampleOrder
 from pipeline.schedule import PatchSchedule, Stage, num_kept_at
@@ -54,6 +55,7 @@ class StepPlan:
         noise: float32 [B, C] in [0, 1), the selection's random numbers.
         counted: bool [B], False for rows that only fill up a validation batch.
         augment: what is done to the images beyond crop and flip; None where nothing is.
+        views_left: int64 [B], in how many more steps the same image will stand in the row; None without echo.
     """
 
     step: int
@@ -68,6 +70,7 @@ class StepPlan:
     noise: np.ndarray
     counted: np.ndarray
     augment: AugmentPlan | None = None
+    views_left: np.ndarray | None = None
 
     @property
     def num_rows(self) -> int:
@@ -147,17 +150,15 @@ class TrainPlanner:
         """
         stage = self.schedule.stage(step)
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
-        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
-        positions = order_positions(step_of_epoch, self.global_batch_size, self.data.augment.repeats)
-        positions = positions[first_row : first_row + num_rows]
-        ids = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
+        rows, echo, echo_gap = first_row + np.arange(num_rows), self.data.echo, self.data.echo_gap
+        ids = self._sample_ids(plain_steps(step, rows, echo, echo_gap), rows)
         labels = self.samples.label[ids].astype(np.int64)
         flips = self._draws(Stream.FLIP, step, first_row, num_rows, 1)[:, 0] < self.data.augment.flip_probability
         num_columns = noise_columns(self.selection, self.data.num_patches)
         augment, image_size = self.data.augment, self.data.image_size
         return StepPlan(
             step=step,
-            epoch=epoch,
+            epoch=step // self.steps_per_epoch,
             stage=stage,
             first_row=first_row,
             crop=self.data.augment.crop,
@@ -168,6 +169,7 @@ class TrainPlanner:
             noise=self._draws(Stream.SELECTION, step, first_row, num_rows, num_columns),
             counted=np.ones(num_rows, dtype=bool),
             augment=plan_augment(augment, image_size, labels, seed=self.seed, step=step, first_row=first_row),
+            views_left=views_left(step, rows, echo, echo_gap) if echo > 1 else None,
         )
 
     def substitute(self, sample_id: int, attempt: int) -> int:
@@ -190,6 +192,16 @@ class TrainPlanner:
             crops=self._crops(plan.step, plan.first_row, ids),
             augment=None if plan.augment is None else plan.augment.with_labels(labels, plan.first_row),
         )
+
+    def _sample_ids(self, steps: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The samples at these rows of these plain steps: int64 [B] each."""
+        ids = np.empty_like(rows)
+        for step in np.unique(steps):
+            here = steps == step
+            epoch, step_of_epoch = divmod(int(step), self.steps_per_epoch)
+            positions = order_positions(step_of_epoch, self.global_batch_size, self.data.augment.repeats)[rows[here]]
+            ids[here] = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
+        return ids
 
     def _draws(self, stream: Stream, step: int, first_row: int, num_rows: int, num_columns: int) -> np.ndarray:
         return keyed.uniform(self.seed, stream, step, first_row=first_row, num_rows=num_rows, num_columns=num_columns)

@@ -136,7 +136,7 @@ class Bench:
             last_part: None: the files are read, and that is all.
         """
         prepared = self._prepared
-        settings = self.loader_settings
+        settings = replace(self.loader_settings, batch_size=prepared.plan.micro_batches.size(stage.num_kept))
         dist.barrier()
         elapsed_s = time_loader_until(
             last_part,
@@ -227,7 +227,7 @@ class Bench:
 
     @cached_property
     def loader_settings(self) -> GraphSettings:
-        """What the graph of the run's loader is built for."""
+        """What the graph of the run's loader is built for; how many images at a time is for the stage to say."""
         with self._open(self._prepared.plan.schedule.stage(0), 0) as loader:
             return loader.settings
 

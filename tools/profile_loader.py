@@ -1,7 +1,7 @@
 """What the parts of a loader's work take: loaders that end early, each doing one part more than the one before.
 
 ======== ==============================================================================================================
-read     plan a batch and read its files; their headers are looked at
+read     plan a batch and read its files; their headers are looked at; under ``data.echo`` they are decoded, too
 decode   decode, crop, resize and flip. DALI decodes no more of a file than the crop needs, so these are one part
 augment  RandAugment or TrivialAugment, colour jitter, mixing, erasing
 select   score the patches, rank them, gather the kept ones; on a GPU no more than ranking what the graph itself scores
@@ -22,6 +22,7 @@ from dataclasses import replace
 from engine.bad_data import DataError
 from pipeline.augment_graph import input_names
 from pipeline.bad_samples import BadSampleError, Planner, RowReader, Rows
+from pipeline.decoded import DecodedRows
 from pipeline.graph import GraphSettings, LastPart, Scorer, SourceArrays, build_graph
 from pipeline.plan import StepPlan
 from pipeline.reader import SampleReader
@@ -58,7 +59,8 @@ def time_loader_until(
     if last_part is not None:
         settings = replace(settings, last_part=last_part)
     with SampleReader(index) as reader:
-        rows = RowReader(index, reader, settings, substitutes)
+        files = RowReader(index, reader, settings, substitutes)
+        rows = DecodedRows(index, files, settings) if settings.decoded else files
         recent: deque[Rows] = deque(maxlen=_WARMUP_BATCHES + 1)
 
         def source(_: int) -> SourceArrays:

@@ -1,0 +1,54 @@
+"""How much memory a run's decoded images will take, before it takes any."""
+
+import os
+
+import numpy as np
+
+from pipeline.config import DataConfig
+from pipeline.shards import ShardIndex
+
+
+def held_bytes(data: DataConfig, index: ShardIndex, rows_per_rank: int) -> int:
+    """Bytes of decoded images in a rank's memory, once it is full, for images of the data set's mean size.
+
+    Echo holds at most ``echo_gap`` images for each of the rank's rows of a batch.
+    """
+    total_bytes = 3 * int((index.height.astype(np.int64) * index.width).sum())
+    echoed = rows_per_rank * data.echo_gap * total_bytes // len(index.shard) if data.echo > 1 else 0
+    in_memory = data.cache is not None and data.cache.kind == "memory"
+    return echoed + (min(data.cache.max_bytes, total_bytes) if data.cache is not None and in_memory else 0)
+
+
+def describe_held(
+    data: DataConfig, index: ShardIndex, rows_per_rank: int, local_size: int, memory_bytes: int | None = None
+) -> str | None:
+    """A line about echo and cache, None where there is neither.
+
+    Args:
+        local_size: ranks on this host.
+        memory_bytes: of this host; looked up by default.
+
+    Raises:
+        ValueError: the ranks of this host would hold more than it has.
+    """
+    if data.echo == 1 and data.cache is None:
+        return None
+    memory_bytes = memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    mine = held_bytes(data, index, rows_per_rank)
+    if mine * local_size > memory_bytes:
+        raise ValueError(
+            f"data.echo and data.cache would hold about {_shown(mine)} of decoded images on each of the {local_size} "
+            f"rank(s) of this host, which has {_shown(memory_bytes)} of memory; choose a smaller data.echo_gap or "
+            "data.cache.max_bytes, or data.cache.kind: disk"
+        )
+    parts = []
+    if data.echo > 1:
+        parts.append(f"echo {data.echo}: each decoded image serves {data.echo} steps, {data.echo_gap} apart")
+    if data.cache is not None:
+        where = "memory" if data.cache.folder is None else str(data.cache.folder)
+        parts.append(f"cache in {where}, up to {_shown(data.cache.max_bytes)} a rank")
+    return f"{'; '.join(parts)}; a rank holds about {_shown(mine)} of decoded images in memory"
+
+
+def _shown(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"

@@ -1,0 +1,179 @@
+"""Rows with their images decoded ahead of the graph, so that one decoded image can serve several steps.
+
+Used where there is something to gain: under ``data.echo`` an image is held from its first view to its last, under
+``data.cache`` for as long as there is room. Whole images are held, and the window that a plan asks for is cut out of
+them: it holds the very pixels that decoding the window alone gives, which ``tests/pipeline/test_decoded.py`` checks for
+every format. So what is held, and what had to be decoded anew after a restart, decides nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import nvidia.dali
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.pipeline import Pipeline
+
+from pipeline import augment
+from pipeline.bad_samples import RowReader, Rows, failing_rows
+from pipeline.graph import GraphSettings, SourceArrays, row_sizes, source_arrays, window_corners
+from pipeline.pixel_cache import PixelCache
+from pipeline.plan import StepPlan
+from pipeline.shards import ShardIndex
+
+DECODER = f"nvidia-dali {nvidia.dali.__version__}"
+
+
+class ImageDecoder:
+    """Image files to pixels on DALI's own threads, a batch at a time.
+
+    Args:
+        batch_size: the most images at a time.
+    """
+
+    def __init__(self, batch_size: int, num_threads: int) -> None:
+        self._batch_size, self._num_threads = batch_size, num_threads
+        self._graphs: dict[bool, Pipeline] = {}
+
+    def whole(self, encoded: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Whole images, uint8 [H, W, 3] each. Raises RuntimeError if one of them cannot be decoded."""
+        return self._run(False, {"encoded": encoded})
+
+    def window(self, encoded: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """The window of an image between two corners (row, column), int32 [2] each, as ``whole``."""
+        [pixels] = self._run(True, {"encoded": [encoded], "start": [start], "shape": [stop - start]})
+        return pixels
+
+    def _run(self, windowed: bool, inputs: dict[str, Sequence[np.ndarray]]) -> list[np.ndarray]:
+        if not len(inputs["encoded"]):
+            return []
+        graph = self._graphs.pop(windowed, None) or self._build(windowed)
+        for name, arrays in inputs.items():
+            graph.feed_input(name, list(arrays))
+        [images] = graph.run()  # a graph that has failed here is given up
+        self._graphs[windowed] = graph
+        # DALI takes its images back with the next batch.
+        return [np.array(images.at(i)) for i in range(len(inputs["encoded"]))]
+
+    def _build(self, windowed: bool) -> Pipeline:
+        @pipeline_def(
+            batch_size=self._batch_size,
+            num_threads=self._num_threads,
+            device_id=None,
+            exec_dynamic=True,
+            prefetch_queue_depth=1,
+        )
+        def graph() -> object:
+            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+            if not windowed:
+                return augment.decode_whole(encoded, "cpu")
+            corners = [fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("start", "shape")]
+            return augment.decode_window(encoded, *corners)
+
+        pipeline = graph()
+        pipeline.build()
+        return pipeline
+
+
+class DecodedRows:
+    """What ``RowReader`` does, for a graph whose images come decoded.
+
+    An image whose whole is damaged and whose planned window is not is used, as ever; it is just not held.
+
+    Args:
+        rows: reads the image files and replaces the bad ones.
+        settings: of the graph.
+        cache: closed by whoever opened it.
+    """
+
+    def __init__(
+        self, index: ShardIndex, rows: RowReader, settings: GraphSettings, cache: PixelCache | None = None
+    ) -> None:
+        assert settings.decoded
+        self._index, self._rows, self._settings, self._cache = index, rows, settings, cache
+        self._decoder = ImageDecoder(settings.batch_size, settings.num_threads)
+        # Echoed images, at most one for each row and step of the gap: (row, step modulo gap) to (sample id, image).
+        self._held: dict[tuple[int, int], tuple[int, np.ndarray]] = {}
+        self._damaged: set[int] = set()  # ids of samples that do not decode as a whole
+
+    @property
+    def held_bytes(self) -> int:
+        """What echo holds now, the cache aside."""
+        return sum(image.nbytes for _, image in self._held.values())
+
+    def read(self, plan: StepPlan) -> Rows:
+        """The rows of a plan, decoded, bad ones replaced. Raises what ``RowReader.read`` and ``examine`` raise."""
+        known = {row: image for row in range(plan.num_rows) if (image := self._find(plan, row)) is not None}
+        while True:
+            rows = self._rows.read(plan, known)
+            fresh = [row for row in range(plan.num_rows) if row not in known]
+            damaged = [row for row in fresh if int(rows.plan.sample_ids[row]) in self._damaged]
+            if damaged and self._rows.examine(self._rows.read(plan)):
+                continue  # the planned window is damaged too: now the row will be replaced
+            whole = [row for row in fresh if row not in damaged]
+            try:
+                decoded = self._decoder.whole([rows.images[row] for row in whole])
+            except RuntimeError:
+                if not self._find_damaged(rows, whole):
+                    raise
+                continue
+            images = known | dict(zip(whole, decoded, strict=True))
+            self._keep(plan, rows.plan, images)
+            images |= {row: self._around_window(rows, row) for row in damaged}
+            return replace(rows, images=[images[row] for row in range(plan.num_rows)])
+
+    def examine(self, rows: Rows) -> bool:
+        """Bad rows are found before they come to the graph, so if it fails it is not their fault."""
+        return False
+
+    def arrays(self, rows: Rows) -> SourceArrays:
+        """The rows as the graph's inputs."""
+        return source_arrays(rows.plan, rows.images, self._settings, row_sizes(rows.plan, self._index))
+
+    def _find(self, plan: StepPlan, row: int) -> np.ndarray | None:
+        sample_id = int(plan.sample_ids[row])
+        if self._cache is not None and (cached := self._cache.get(sample_id)) is not None:
+            return cached
+        held_id, image = self._held.get(self._place(plan, row), (None, None))
+        return image if held_id == sample_id else None
+
+    def _place(self, plan: StepPlan, row: int) -> tuple[int, int]:
+        return plan.first_row + row, plan.step % self._settings.data.echo_gap
+
+    def _keep(self, plan: StepPlan, carried_out: StepPlan, images: dict[int, np.ndarray]) -> None:
+        """Hold images for as long as they will be of use.
+
+        Args:
+            carried_out: the plan with its substitutes; they stand in for others row by row, and are not echoed.
+        """
+        for row, image in images.items():
+            sample_id = int(carried_out.sample_ids[row])
+            cached = self._cache is not None and self._cache.put(sample_id, image)
+            planned = sample_id == plan.sample_ids[row]
+            if not cached and planned and plan.views_left is not None and plan.views_left[row] > 0:
+                self._held[self._place(plan, row)] = sample_id, image
+            else:
+                self._held.pop(self._place(plan, row), None)
+
+    def _find_damaged(self, rows: Rows, tried: list[int]) -> bool:
+        """Remember the rows, of those tried, that do not decode as a whole; whether there are any."""
+
+        def runs(start: int, stop: int) -> bool:
+            try:
+                self._decoder.whole([rows.images[row] for row in tried[start:stop]])
+            except RuntimeError:
+                return False
+            return True
+
+        found = {int(rows.plan.sample_ids[tried[i]]) for i in failing_rows(runs, 0, len(tried))}
+        self._damaged |= found
+        return bool(found)
+
+    def _around_window(self, rows: Rows, row: int) -> np.ndarray:
+        """A damaged image with its planned window decoded and nothing else: uint8 [H, W, 3]."""
+        one = rows.plan.rows(row, row + 1)
+        sizes = row_sizes(one, self._index)
+        image = np.zeros((*sizes[0], 3), dtype=np.uint8)
+        [start], [stop] = window_corners(one, self._settings, sizes)
+        image[start[0] : stop[0], start[1] : stop[1]] = self._decoder.window(rows.images[row], start, stop)
+        return image
