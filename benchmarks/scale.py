@@ -77,13 +77,13 @@ def build_planner(
 
 
 def time_plans(planners: list[TrainPlanner], repeats: int, rank: int = 0, world_size: int = 1) -> list[dict[str, Any]]:
-    """Milliseconds to plan a random step, planners in turn: wall time, and this thread's time on a processor."""
+    """Milliseconds to plan a random step of one epoch, planners in turn: wall time, and the thread's on a processor."""
     random = np.random.default_rng(0)
     wall: list[list[float]] = [[] for _ in planners]
     cpu: list[list[float]] = [[] for _ in planners]
     for repeat in range(repeats + 1):  # the first warms up
         for number, planner in enumerate(planners):
-            step = int(random.integers(planner.schedule.total_steps))
+            step = 45 * planner.steps_per_epoch + int(random.integers(planner.steps_per_epoch))
             start, start_cpu = time.perf_counter(), time.thread_time()
             planner.plan(step, rank, world_size)
             if repeat:
