@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.loader import NUM_PHOTOGRAPHS, measure, settings
+from benchmarks.loader import NUM_PHOTOGRAPHS, PHOTOGRAPHS, measure, settings
 from benchmarks.loader_ours import Ours
 from benchmarks.loader_peers import Setting
 from benchmarks.measuring import RESULTS, spread, write_result
@@ -178,7 +178,7 @@ def start_ups(folder: Path, repeats: int, sizes: dict[int, int]) -> list[dict[st
     return found
 
 
-def loader_rates(num_photographs: int, seconds: float, repeats: int) -> list[dict[str, Any]]:
+def loader_rates(data: Path, num_photographs: int, seconds: float, repeats: int) -> list[dict[str, Any]]:
     """Our loader under ``contrast`` at keep rate 0.6, in turn over threads and batch sizes."""
     ours = Ours({"rule": "contrast"})
     cases = [
@@ -190,7 +190,7 @@ def loader_rates(num_photographs: int, seconds: float, repeats: int) -> list[dic
     measured: list[list[dict[str, float]]] = [[] for _ in cases]
     for _ in range(repeats):
         for found, (name, threads, batch_size) in zip(measured, cases, strict=True):
-            setting = settings(batch_size, threads, num_photographs)[name]
+            setting = settings(batch_size, threads, data, num_photographs)[name]
             found.append(measure(lambda setting: ours.open(setting, 0.6), setting, seconds))
     return [
         {
@@ -226,7 +226,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="of indexes, starts and loaders (default: %(default)s)")
     parser.add_argument("--plans", type=int, default=40, help="steps planned in each case (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.5, help="of loading, timed (default: %(default)s)")
-    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="(default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=PHOTOGRAPHS, help="the photographs' folder (default: %(default)s)")
+    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="made there (default: %(default)s)")
     parser.add_argument("--max-samples", type=int, default=max(INDEXED), help="of a written index (default: all)")
     parser.add_argument("--folder", type=Path, help="where large indexes are written; default: a temporary one")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json", help="(default: %(default)s)")
@@ -249,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         found["indexes"] = indexes(Path(name), options.repeats, indexed)
         found["start_ups"] = start_ups(Path(name), options.repeats, started)
-    found["loader"] = loader_rates(options.photographs, options.seconds, options.repeats)
+    found["loader"] = loader_rates(options.data, options.photographs, options.seconds, options.repeats)
     print(describe(found))
     facts = {"step_samples": STEP_SAMPLES, "targets": TARGETS, "repeats": options.repeats, "plans": options.plans}
     write_result(options.out, "benchmarks.scale", argv, {**facts, **found}, load_before)
