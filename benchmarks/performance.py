@@ -37,8 +37,8 @@ def loader_section(result: dict[str, Any]) -> str:
     parts = [
         "## The loader\n",
         machine(result),
-        "\nCPU time is that of all processes. Bytes are of the tensors that are handed to the trainer; others normalise on the "
-        "device too, so theirs are in uint8, but timm's NaFlex patches are float32.",
+        "\nCPU time is that of all processes. Bytes are of the tensors that are handed to the trainer; others normalise on "
+        "the device too, so theirs are in uint8.",
     ]
     for name, lines in result["data_sets"].items():
         rows = [
@@ -75,8 +75,8 @@ def epoch_section(result: dict[str, Any]) -> str:
             "## An epoch\n",
             machine(result),
             f"\n`{result['model']}`, {result['precision']}, an epoch of {result['steps']} steps of "
-            f"{result['batch_size']} photographs, schedule cyclic (0.2, 1.0) with `random` patches. timm's model drops the "
-            "same numbers of patches after it has embedded all of them.\n",
+            f"{result['batch_size']} photographs, schedule cyclic (0.2, 1.0) with `random` patches. timm's model drops "
+            "the same numbers of patches after it has embedded all of them.\n",
             table(head, rows),
             "",
             *ratios,
@@ -122,7 +122,7 @@ def scale_section(result: dict[str, Any]) -> str:
         [
             "## Growth",
             machine(result),
-            f"Planning a step of {result['step_samples']:,} samples, in ms (hoped for: under {targets['plan_ms']:g} ms). "
+            f"Planning a step of {result['step_samples']:,} samples, in ms (hoped for: under {targets['plan_ms']:g}). "
             "`window` shuffles within a few shards at a time.",
             table(["samples", "rule", "shuffle", "ms"], sizes),
             "The same at 10^9 samples, over the settings of augmentation:",
