@@ -37,8 +37,8 @@ def loader_section(result: dict[str, Any]) -> str:
     parts = [
         "## The loader\n",
         machine(result),
-        "\nCPU time is that of all processes. Bytes are of the tensors that are handed to the trainer; others normalise on "
-        "the device too, so theirs are in uint8.",
+        "\nCPU time is that of all processes. Bytes are of the tensors that are handed to the trainer; others "
+        "normalise on the device too, so theirs are in uint8.",
     ]
     for name, lines in result["data_sets"].items():
         rows = [
