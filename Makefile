@@ -1,6 +1,8 @@
 # make setup   a virtual environment with everything in it (idempotent)
 # make train   the default run: Fashion-MNIST, two ranks on this machine's CPU
 # make test    the tests
+# make bench   the speed benchmarks, on a CPU: half an hour on a machine with nothing else to do
+# make test-gpu, make bench-gpu   the tests that need a GPU, and the benchmarks on one
 # make check   formatting, lint, types
 
 PYTHON ?= python3.11
@@ -13,8 +15,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 TRAIN_CONFIG ?= configs/fashion_mnist.yaml
 RANKS ?= 2
+CORES ?= $(shell nproc)
 
-.PHONY: setup data train test check format clean
+.PHONY: setup data train test test-gpu bench bench-gpu check format clean
 
 setup: $(VENV)/.installed
 
@@ -36,6 +39,20 @@ train: setup data
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
+
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+bench: setup data
+	$(BIN)/python -m benchmarks.loader
+	$(BIN)/python -m benchmarks.epoch
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.performance
+
+# Other sizes than on a CPU, and results of their own; the rest of the measurements are those of a CPU.
+bench-gpu: setup data
+	$(BIN)/python -m benchmarks.loader --cores $(CORES) --batch-size 256 --photographs 20000 --data data/benchmark-photographs-20000 --seconds 5 --out benchmarks/results/loader_gpu.json
+	$(BIN)/python -m benchmarks.epoch --cores $(CORES) --batch-size 256 --steps 72 --precision bf16 --photographs 20000 --data data/benchmark-photographs-20000 --out benchmarks/results/epoch_gpu.json
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ About eight minutes on two cores. Writes benchmarks/results/epoch.json.
 """
 
 import argparse
+import logging
 import os
 import statistics
 import sys
@@ -29,6 +30,7 @@ import yaml
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.loader import NUM_PHOTOGRAPHS, PHOTOGRAPHS
 from benchmarks.loader_peers import Setting, stopped_workers, timm_webdataset_loader
 from benchmarks.measuring import RESULTS, keep_to_cores, spread, write_result
 from benchmarks.photographs import write_photographs
@@ -42,11 +44,10 @@ from pipeline.plan import TrainPlanner
 from pipeline.schedule import PatchSchedule
 
 MODEL, NUM_CLASSES, NUM_PATCHES = "vit_tiny_patch16_224", 10, 196
-PHOTOGRAPHS, NUM_PHOTOGRAPHS = Path("data/benchmark-photographs"), 2000
-FULL = {"schedule.kind": "constant", "schedule.keep_rate": 1.0}
-CYCLIC = {"schedule.kind": "cyclic", "schedule.keep_rate": [0.2, 1.0]}
+FULL: dict[str, Any] = {"schedule.kind": "constant", "schedule.keep_rate": 1.0}
+CYCLIC: dict[str, Any] = {"schedule.kind": "cyclic", "schedule.keep_rate": [0.2, 1.0]}
 # Our contenders by name, as settings of the run's configuration. One line for each further one.
-OURS = {
+OURS: dict[str, dict[str, Any]] = {
     "ours, full patches": FULL,
     "ours, cyclic": CYCLIC,
 }
@@ -78,7 +79,7 @@ class StepTime:
 def config_values(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "name": "epoch",
-        "data": {"train": str(PHOTOGRAPHS), "val": str(PHOTOGRAPHS), "num_classes": NUM_CLASSES},
+        "data": {"train": str(options.data), "val": str(options.data), "num_classes": NUM_CLASSES},
         "selection": {"rule": "random"},
         "model": {"name": MODEL},
         "train": {"duration": "1epochs", "global_batch_size": options.batch_size, "label_smoothing": 0.1},
@@ -172,7 +173,7 @@ class TimmSide:
 
     def __init__(self, options: argparse.Namespace, world: World, like: Prepared) -> None:
         self._device, self._config = world.device, like.config
-        self._setting = Setting(PHOTOGRAPHS, 224, 16, NUM_CLASSES, options.batch_size, options.cores)
+        self._setting = Setting(options.data, 224, 16, NUM_CLASSES, options.batch_size, options.cores)
         self._model = timm.create_model(MODEL, num_classes=NUM_CLASSES, patch_drop_rate=0.5).to(world.device).train()
         optim = like.config.optim
         groups = param_groups(self._model, weight_decay=optim.weight_decay)
@@ -282,13 +283,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
-    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="(default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=PHOTOGRAPHS, help="the photographs' folder (default: %(default)s)")
+    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="made there (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS / "epoch.json", help="(default: %(default)s)")
     options = parser.parse_args(argv)
     load_before = os.getloadavg()[0]
     keep_to_cores(options.cores)
-    write_photographs(PHOTOGRAPHS, options.photographs, workers=options.cores)
+    write_photographs(options.data, options.photographs, workers=options.cores)
     quiet()
+    logging.getLogger("timm").setLevel(logging.ERROR)
     world = join_world()
     found = compare(options, world)
     leave_world()

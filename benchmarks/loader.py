@@ -120,17 +120,17 @@ def describe(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def settings(batch_size: int, workers: int, num_photographs: int) -> dict[str, Setting]:
-    """The data sets by name.
+def settings(batch_size: int, workers: int, data: Path, num_photographs: int) -> dict[str, Setting]:
+    """The data sets by name; ``data`` is the folder of the photographs, which are made where they are missing.
 
     Raises:
         ValueError, OSError: there are no shards, or other ones.
     """
-    write_photographs(PHOTOGRAPHS, num_photographs, workers=workers)
+    write_photographs(data, num_photographs, workers=workers)
     if not (FASHION_MNIST / "dataset.json").exists():
         raise FileNotFoundError(f"{FASHION_MNIST}: no shards; make them with: make data")
     return {
-        "photographs": Setting(PHOTOGRAPHS, 224, 16, 10, batch_size, workers),
+        "photographs": Setting(data, 224, 16, 10, batch_size, workers),
         "fashion_mnist": Setting(FASHION_MNIST, 28, 4, 10, batch_size, workers),
     }
 
@@ -142,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="timed in each repeat (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="(default: %(default)s)")
-    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="(default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=PHOTOGRAPHS, help="the photographs' folder (default: %(default)s)")
+    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="made there (default: %(default)s)")
     parser.add_argument("--only", help="contenders with this in their name")
     parser.add_argument("--out", type=Path, default=RESULTS / "loader.json", help="(default: %(default)s)")
     options = parser.parse_args(argv)
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     logging.getLogger("timm").setLevel(logging.ERROR)
     found = {}
-    for name, setting in settings(options.batch_size, options.cores, options.photographs).items():
+    for name, setting in settings(options.batch_size, options.cores, options.data, options.photographs).items():
         found[name] = compare(setting, options.seconds, options.repeats, options.only)
         print(
             f"{name}, batches of {options.batch_size}, {options.cores} workers\n{describe(found[name])}\n", flush=True

@@ -104,22 +104,30 @@ def plan_augment(
         drawn = draws(Stream.ERASE, NUM_ERASE_DRAWS)
         parts["erase_boxes"] = plan_boxes(drawn, augment.erase_probability, image_size)
         if augment.erase_mode == "pixel":
-            parts["erase_keys"] = keyed.words(seed, Stream.ERASE_NOISE, step, first_row + num_rows)[first_row:]
+            parts["erase_keys"] = keyed.words(seed, Stream.ERASE_NOISE, step, num_rows, first_row)
     return AugmentPlan(**parts) if parts else None
 
 
-def order_positions(step_of_epoch: int, global_batch_size: int, repeats: int) -> np.ndarray:
-    """Places in the epoch's order of the samples of one global batch, row by row: int64 [global_batch_size].
+def order_positions(
+    step_of_epoch: int, global_batch_size: int, repeats: int, first_row: int, num_rows: int
+) -> np.ndarray:
+    """Places in the epoch's order of the samples of some rows of one global batch: int64 [num_rows].
 
     Under ``repeats`` (arXiv 1901.09335, 1902.05509) every sample of the order stands that many times in a row, and
     steps take the next places as ever, so an epoch sees as many times fewer samples. A batch that the repeats do not
     divide shares a sample with the one before or after, and an epoch's last sample may come fewer times. In a batch
     first copies come first, then second ones: no two copies are neighbours, which are mixed with one another.
     """
-    places = step_of_epoch * global_batch_size + np.arange(global_batch_size)
+    start, rows = step_of_epoch * global_batch_size, first_row + np.arange(num_rows)
     if repeats == 1:
-        return places
-    return places[np.argsort(places % repeats, kind="stable")] // repeats
+        return start + rows
+    # Copy number c of the samples: how many of them the batch holds, and how many rows stand before them.
+    copies = np.arange(repeats)
+    first_places = start + (copies - start) % repeats
+    counts = np.maximum(-(-(start + global_batch_size - first_places) // repeats), 0)
+    ends = np.cumsum(counts)
+    copy = np.searchsorted(ends, rows, side="right")
+    return (first_places[copy] + repeats * (rows - (ends - counts)[copy])) // repeats
 
 
 def check_repeats(repeats: int, global_batch_size: int) -> None:

@@ -24,14 +24,11 @@ def resized_crops(heights: np.ndarray, widths: np.ndarray, draws: np.ndarray, au
     rest = np.flatnonzero(~found)
     w[rest], h[rest], found[rest] = _first_fit(heights[rest], widths[rest], draws[rest, 2 : 2 * _CROP_TRIES], augment)
 
-    in_ratio = widths / heights
-    widest = np.maximum(np.round(heights * augment.ratio[1]), 1).astype(np.int64)
-    highest = np.maximum(np.round(widths / augment.ratio[0]), 1).astype(np.int64)
-    fallback_w = np.where(in_ratio > augment.ratio[1], widest, widths)
-    fallback_h = np.where(in_ratio < augment.ratio[0], highest, heights)
-    w, h = np.where(found, w, fallback_w), np.where(found, h, fallback_h)
-    top = np.where(found, (draws[:, -2] * (heights - h + 1)).astype(np.int64), (heights - h) // 2)
-    left = np.where(found, (draws[:, -1] * (widths - w + 1)).astype(np.int64), (widths - w) // 2)
+    lost = np.flatnonzero(~found)
+    w[lost], h[lost] = _widest_fit(heights[lost], widths[lost], augment)
+    top = (draws[:, -2] * (heights - h + 1)).astype(np.int64)
+    left = (draws[:, -1] * (widths - w + 1)).astype(np.int64)
+    top[lost], left[lost] = (heights - h)[lost] // 2, (widths - w)[lost] // 2
     top, left = np.minimum(top, heights - h), np.minimum(left, widths - w)
     return np.stack([top, left, top + h, left + w], axis=1).astype(np.float32)
 
@@ -55,6 +52,15 @@ def _first_fit(
     fits = (crop_w > 0) & (crop_w <= widths) & (crop_h > 0) & (crop_h <= heights)
     rows, first = np.arange(len(fits)), np.argmax(fits, axis=1)
     return crop_w[rows, first], crop_h[rows, first], fits[rows, first]
+
+
+def _widest_fit(heights: np.ndarray, widths: np.ndarray, augment: AugmentConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Width and height int64 [B] of the largest boxes whose ratio is allowed, where no try has found one."""
+    in_ratio = widths / heights
+    widest = np.maximum(np.round(heights * augment.ratio[1]), 1).astype(np.int64)
+    highest = np.maximum(np.round(widths / augment.ratio[0]), 1).astype(np.int64)
+    w = np.where(in_ratio > augment.ratio[1], widest, widths)
+    return w, np.where(in_ratio < augment.ratio[0], highest, heights)
 
 
 def pad_crops(draws: np.ndarray, image_size: int, pad_pixels: int) -> np.ndarray:

@@ -9,7 +9,8 @@ from enum import IntEnum
 
 import numpy as np
 
-_FLOATS_PER_BLOCK = 8  # one Philox-4x64 block holds four 64-bit words, that is eight 32-bit halves
+_WORDS_PER_BLOCK = 4  # of 64 bits in a block of Philox-4x64
+_FLOATS_PER_BLOCK = 2 * _WORDS_PER_BLOCK  # one from each half of a word
 _BLOCKS_AT_A_TIME = 8192  # 256 KiB of words: they are turned into numbers before they leave the processor's cache
 
 
@@ -42,9 +43,10 @@ def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np
     )
 
 
-def words(seed: int, stream: Stream, counter: int, count: int) -> np.ndarray:
-    """``count`` random 64-bit words: uint64 [count]."""
-    return _philox(seed, stream, counter).random_raw(count)
+def words(seed: int, stream: Stream, counter: int, count: int, first: int = 0) -> np.ndarray:
+    """Words ``first`` to ``first + count - 1`` of an endless row of random 64-bit words: uint64 [count]."""
+    first_block, before = divmod(first, _WORDS_PER_BLOCK)
+    return _philox(seed, stream, counter, first_block).random_raw(before + count)[before:]
 
 
 def uniform(seed: int, stream: Stream, counter: int, *, first_row: int, num_rows: int, num_columns: int) -> np.ndarray:
@@ -61,7 +63,7 @@ def uniform(seed: int, stream: Stream, counter: int, *, first_row: int, num_rows
     rows_at_a_time = max(1, _BLOCKS_AT_A_TIME // max(1, blocks_per_row))
     for start in range(0, num_rows, rows_at_a_time):
         rows = numbers[start : start + rows_at_a_time]
-        raw = generator.random_raw(len(rows) * blocks_per_row * 4)
+        raw = generator.random_raw(len(rows) * blocks_per_row * _WORDS_PER_BLOCK)
         halves = raw.astype("<u8", copy=False).view("<u4").reshape(len(rows), blocks_per_row * _FLOATS_PER_BLOCK)
         halves >>= np.uint32(8)
         np.multiply(halves[:, :num_columns], np.float32(2.0**-24), out=rows, dtype=np.float32, casting="unsafe")

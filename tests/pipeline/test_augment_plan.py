@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_tables import samples
 
-from pipeline.augment_plan import AUTO_OPS, AugmentPlan, magnitude_of
+from pipeline.augment_plan import AUTO_OPS, AugmentPlan, magnitude_of, order_positions
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.schedule import PatchSchedule
@@ -249,6 +249,19 @@ def test_each_sample_of_an_epochs_part_comes_as_often_as_asked_and_never_beside_
             counts = np.unique(rows, return_counts=True)[1]
             assert batch % repeats or (counts == repeats).all(), "all within one batch where the repeats divide it"
             assert (rows[:-1] != rows[1:]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 50), st.integers(2, 60), st.integers(1, 9), st.data())
+def test_any_rows_of_a_batch_know_their_places_by_themselves(
+    step: int, batch: int, repeats: int, data: st.DataObject
+) -> None:
+    places = range(step * batch, (step + 1) * batch)
+    copies = [[place // repeats for place in places if place % repeats == copy] for copy in range(repeats)]
+    whole = [position for of_one_copy in copies for position in of_one_copy]
+    first = data.draw(st.integers(0, batch))
+    count = data.draw(st.integers(0, batch - first))
+    assert order_positions(step, batch, repeats, first, count).tolist() == whole[first : first + count]
 
 
 def test_repeats_have_crops_of_their_own() -> None:

@@ -93,6 +93,19 @@ def test_fewer_words_are_the_first_of_more_words(seed: int, counter: int, count:
     assert np.array_equal(keyed.words(seed, Stream.ORDER, counter, count), more[:count])
 
 
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.integers(0, 40), st.integers(0, 20))
+def test_words_can_be_asked_for_from_any_on(seed: int, first: int, count: int) -> None:
+    whole = keyed.words(seed, Stream.ERASE_NOISE, 3, first + count)
+    assert np.array_equal(keyed.words(seed, Stream.ERASE_NOISE, 3, count, first), whole[first:])
+
+
+def test_a_large_table_holds_the_same_numbers_as_its_rows_one_by_one() -> None:
+    whole = table(5, 700, num_columns=196)  # more than is worked out at a time
+    for row in (0, 326, 327, 328, 655, 699):
+        assert np.array_equal(whole[row], table(5 + row, 1, num_columns=196)[0])
+
+
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_out_of_range_is_named(seed: int) -> None:
     with pytest.raises(ValueError, match=rf"a seed is an integer from 0 to 2\*\*64 - 1, got {seed}"):

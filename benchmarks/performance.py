@@ -1,0 +1,156 @@
+"""Writes docs/performance.md from the raw results of the speed benchmarks.
+
+python -m benchmarks.performance
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measuring import RESULTS
+
+PAGE, TEXT = Path("docs/performance.md"), Path(__file__).with_suffix(".md")
+TITLES = {"photographs": "Photographs, 224 pixels, patches of 16", "fashion_mnist": "Fashion-MNIST, patches of 4"}
+
+
+def extremes(found: dict[str, Any], form: str) -> str:
+    """A spread: ``median (min to max)``."""
+    return f"{found['median']:{form}} ({found['min']:{form}} to {found['max']:{form}})"
+
+
+def machine(result: dict[str, Any]) -> str:
+    """What a result was measured on, how, and how busy the machine was with it."""
+    hardware = result["hardware"]
+    return (
+        f"`{result['command']}`, on {hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']:g} GiB, "
+        f"{result['repeats']} repeats; torch {hardware['torch']}, DALI {hardware['nvidia-dali-cuda130']}, timm "
+        f"{hardware['timm']}. Load average before: {result['load_average_before']:.1f}."
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def loader_section(result: dict[str, Any]) -> str:
+    parts = [
+        "## The loader\n",
+        machine(result),
+        "\nCPU time is that of all processes. Bytes are of the tensors that are handed to the trainer; others "
+        "normalise on the device too, so theirs are in uint8.",
+    ]
+    for name, lines in result["data_sets"].items():
+        rows = [
+            [
+                line["contender"],
+                extremes(line["images_per_s"], ",.0f"),
+                extremes(line["cpu_ms_per_image"], ".2f"),
+                f"{line['bytes_per_image']:,}" if line["bytes_per_image"] else "",
+            ]
+            for line in lines
+        ]
+        parts.append(f"\n### {TITLES[name]}\n\n" + table(["", "images/s", "CPU ms/image", "bytes/image"], rows))
+    return "\n".join(parts)
+
+
+def epoch_section(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            line["contender"],
+            extremes(line["epoch_s"], ".1f"),
+            ", ".join(f"{stage['num_kept']}: {1000 * stage['step_s']['median']:.0f}" for stage in line["stages"]),
+            f"{max(stage['wait_share']['median'] for stage in line['stages']):.1%}",
+        ]
+        for line in result["contenders"]
+    ]
+    ratios = [
+        f"- {line['epoch_of']} over {line['over']}: **{extremes(line['ratio'], '.3f')}**"
+        + ("" if line["target"] is None else f", hoped for: at most {line['target']:g}")
+        for line in result["ratios"]
+    ]
+    head = ["", "epoch, s", "ms a step at each number of patches", "longest wait for the loader in a stage"]
+    return "\n".join(
+        [
+            "## An epoch\n",
+            machine(result),
+            f"\n`{result['model']}`, {result['precision']}, an epoch of {result['steps']} steps of "
+            f"{result['batch_size']} photographs, schedule cyclic (0.2, 1.0) with `random` patches. timm's model drops "
+            "the same numbers of patches after it has embedded all of them.\n",
+            table(head, rows),
+            "",
+            *ratios,
+        ]
+    )
+
+
+def scale_section(result: dict[str, Any]) -> str:
+    sizes = [
+        [f"{line['num_samples']:,}", line["rule"], line["shuffle"], extremes(line["plan_ms"], ".2f")]
+        for line in result["plans_over_sizes"]
+        if line["rule"] in ("random", "contrast") and line["num_samples"] in (10**4, 10**6, 10**9)
+    ]
+    augments = [
+        [line["augment"], line["rule"], extremes(line["plan_ms"], ".2f"), f"{line['plan_cpu_ms']['median']:.2f}"]
+        for line in result["plans_over_settings"]
+    ]
+    ranks = [[f"{line['world_size']:,}", extremes(line["plan_ms"], ".2f")] for line in result["plans_over_ranks"]]
+    indexes = [
+        [
+            f"{line['num_samples']:,}",
+            f"{line['num_shards']:,}",
+            f"{line['index_mib']:,}",
+            extremes(line["open_s"], ".4f"),
+        ]
+        for line in result["indexes"]
+    ]
+    starts = [
+        [f"{line['num_samples']:,}", f"{line['num_shards']:,}", extremes(line["startup_s"], ".2f")]
+        for line in result["start_ups"]
+    ]
+    loaders = [
+        [
+            TITLES[line["data_set"]].split(",")[0],
+            str(line["threads"]),
+            str(line["batch_size"]),
+            extremes(line["images_per_s"], ",.0f"),
+        ]
+        for line in result["loader"]
+    ]
+    targets = result["targets"]
+    return "\n\n".join(
+        [
+            "## Growth",
+            machine(result),
+            f"Planning a step of {result['step_samples']:,} samples, in ms (hoped for: under {targets['plan_ms']:g}). "
+            "`window` shuffles within a few shards at a time.",
+            table(["samples", "rule", "shuffle", "ms"], sizes),
+            "The same at 10^9 samples, over the settings of augmentation:",
+            table(["augmentation", "rule", "ms", "CPU ms"], augments),
+            "One rank's 256 rows of a global batch, every augmentation on, rule `random`:",
+            table(["ranks", "ms"], ranks),
+            "Opening an index:",
+            table(["samples", "shards", "index, MiB", "s"], indexes),
+            "From nothing but imports to the loader's first batch (hoped for: under "
+            f"{targets['startup_s']:g} s at 10^6 samples in 1,000 shards):",
+            table(["samples", "shards", "s"], starts),
+            "The loader, rule `contrast`, keep rate 0.6:",
+            table(["data set", "threads", "batch", "images/s"], loaders),
+        ]
+    )
+
+
+def main() -> None:
+    text = TEXT.read_text()
+    for name, section in (("loader", loader_section), ("epoch", epoch_section), ("scale", scale_section)):
+        path = RESULTS / f"{name}.json"
+        done = (
+            section(json.loads(path.read_text())) if path.exists() else f"(`python -m benchmarks.{name}`: not run yet)"
+        )
+        text = text.replace(f"{{{name}}}", done)
+    PAGE.write_text(text)
+    print(f"written to {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The speed benchmarks at tiny sizes: they measure what they say, and no time is asserted."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import epoch, loader, scale
+from benchmarks.epoch import StepTime
+from benchmarks.loader_peers import Setting
+from benchmarks.measuring import spread
+from benchmarks.photographs import photographs
+from engine.ranks import World
+from pipeline.reader import SampleReader
+from pipeline.shards import open_index
+from tools.convert import Settings, convert
+
+HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs") / "shards"
+    convert(photographs(16, 4), "photographs:16", folder, Settings(shard_samples=8))
+    return folder
+
+
+@pytest.fixture
+def setting(shards: Path) -> Setting:
+    return Setting(shards, 32, 16, 10, 4, 1)
+
+
+WHOLE_BYTES = 32 * 32 * 3 + 8
+PATCH_BYTES, ID_BYTES, LABEL_BYTES = 16 * 16 * 3, 4, 8
+BYTES = {
+    "ours, random, keep 0.4": PATCH_BYTES + ID_BYTES + LABEL_BYTES,  # one patch of four
+    "ours, contrast, keep 1": 4 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,
+    "ours, without selection": WHOLE_BYTES,
+    "ours, decoding alone": 0,
+    "timm, WebDataset": WHOLE_BYTES,
+    "webdataset and torchvision v2": WHOLE_BYTES,
+    "DALI's own reader": WHOLE_BYTES,
+}
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_every_loader_hands_on_what_it_should(name: str, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.loader_peers.SHUFFLE_BUFFER", 8)
+    _, opener = loader.contenders()[name]
+    measured = loader.measure(opener, setting, seconds=0.01)
+    assert measured["bytes_per_image"] == BYTES[name]
+    assert measured["images_per_s"] > 0
+
+
+def test_the_loaders_result_names_every_contender_once(setting: Setting) -> None:
+    lines = loader.compare(setting, 0.01, 2, only="grid, keep 1")
+    assert [line["contender"] for line in lines] == ["ours, grid, keep 1"]
+    assert len(lines[0]["images_per_s"]["values"]) == 2
+    assert "ours, grid, keep 1" in loader.describe(lines)
+
+
+def options(shards: Path) -> argparse.Namespace:
+    return argparse.Namespace(data=shards, batch_size=2, cores=1, precision="fp32", steps=18)
+
+
+def test_an_epoch_of_few_steps_has_the_schedules_stages(shards: Path) -> None:
+    run = epoch.prepared_run(epoch.CYCLIC, options(shards), HERE)
+    schedule = epoch.shortened(run, 18).schedule
+    for first in (18, 36):  # of the second and of the third epoch
+        kept = [schedule.stage(step).num_kept for step in range(first, first + 18)]
+        assert Counter(kept) == {38: 2, 78: 4, 117: 4, 157: 4, 196: 4}
+
+
+def test_timms_model_sees_as_many_patches_as_the_stage_keeps(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.loader_peers.SHUFFLE_BUFFER", 4)
+    run = epoch.prepared_run(epoch.FULL, options(shards), HERE)
+    side = epoch.TimmSide(options(shards), HERE, run)
+    seen: list[int] = []
+    side._model.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1] - 1))
+    times = side.epoch([196], [38, 117])
+    assert seen == [196, 38, 117]
+    assert [one.num_kept for one in times] == [38, 117]
+
+
+def test_a_stages_time_and_wait_are_those_of_its_steps() -> None:
+    repeats = [[StepTime(38, 1.0, 0.1), StepTime(38, 3.0, 0.1), StepTime(196, 5.0, 0.0)]] * 2
+    first, last = epoch.stage_lines(repeats)
+    assert (first["steps"], first["step_s"]["median"], first["wait_share"]["median"]) == (2, 2.0, 0.05)
+    assert (last["num_kept"], last["steps"]) == (196, 1)
+
+
+def test_a_large_data_set_loads_though_its_shards_are_one(tmp_path: Path) -> None:
+    [line] = scale.indexes(tmp_path, 1, {1000: 10})
+    index = open_index(tmp_path / "1000", "train")
+    assert (line["num_samples"], index.num_samples, len(index.shards)) == (1000, 1000, 10)
+    assert len({index.key(number) for number in range(1000)}) == 1000
+    assert np.bincount(index.shard).tolist() == [100] * 10
+    with SampleReader(index) as reader:
+        assert bytes(reader.read(np.array([999]))[0][:2]) == b"\xff\xd8"  # a JPEG begins there
+    assert scale.start_up(tmp_path / "1000")["startup_s"] > 0
+
+
+def test_plans_are_timed_over_sizes_settings_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "PLANNED_SIZES", (10**4, 10**9))
+    monkeypatch.setattr(scale, "WORLD_SIZES", (1, 4096))
+    found = {
+        "plans_over_sizes": scale.plans_over_sizes(1),
+        "plans_over_settings": scale.plans_over_settings(1),
+        "plans_over_ranks": scale.plans_over_ranks(1),
+    }
+    assert {line["num_samples"] for line in found["plans_over_sizes"]} == {10**4, 10**9}
+    assert {line["augment"] for line in found["plans_over_settings"]} == set(scale.AUGMENTS)
+    assert "world_size 4096" in scale.describe(found)
+
+
+def test_a_spread_keeps_every_value() -> None:
+    assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0, "values": [3.0, 1.0, 2.0]}
