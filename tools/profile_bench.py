@@ -165,7 +165,7 @@ class Bench:
         return self._reduced(taken_s, dist.ReduceOp.SUM) / self._world.size
 
     def trace(self, stage: Stage, batch: Batch | None) -> dict[str, Any]:
-        """The first rank's Chrome trace of a few steps and of its loader meanwhile; with a ``batch``, of steps on that."""
+        """The first rank's Chrome trace of a few steps and of its loader, or of steps on one ``batch`` alone."""
         with ExitStack() as stack:
             if batch is not None:
                 batches: Iterator[Batch] = itertools.repeat(batch)
