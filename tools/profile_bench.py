@@ -166,18 +166,17 @@ class Bench:
         return self._reduced(taken_s, dist.ReduceOp.SUM) / self._world.size
 
     def trace(self, stage: Stage, batch: Batch | None) -> dict[str, Any]:
-        """A Chrome trace of a few steps and of this rank's loader meanwhile; without a loader on ``batch``."""
+        """The first rank's Chrome trace of a few steps and of its loader, or of steps on one ``batch`` alone."""
         with ExitStack() as stack:
-            batches = (
-                itertools.repeat(batch)
-                if batch
-                else read_batches(stack.enter_context(self._open(stage, _PROFILED_STEPS)))
-            )
-            self._train(batches, self._warmup_steps(stage), stage)
+            if batch is not None:
+                batches: Iterator[Batch] = itertools.repeat(batch)
+            else:
+                batches = read_batches(stack.enter_context(self._open(stage, _PROFILED_STEPS)))
+                self._train(batches, self._warmup_steps(stage), stage)
             recorded = stack.enter_context(profiled(self._world.device, all_threads=True))
             with record_function(f"keep rate {stage.keep_rate:.4g}"):
                 self._train(batches, _PROFILED_STEPS, stage)
-        return chrome_trace(recorded)
+        return chrome_trace(recorded) if self._world.is_first else {}
 
     def time_both(self, stage: Stage, num_steps: int) -> tuple[float, float]:
         """Seconds of so many training steps fed by the loader, and the share of it spent waiting for the loader."""

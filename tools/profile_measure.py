@@ -93,6 +93,7 @@ class Unselected:
         self._repeats_ms: dict[LastPart | None, list[float]] = {end: [] for end in ends}
 
     def measure(self) -> None:
+        """One repeat of each."""
         for end, repeats_ms in self._repeats_ms.items():
             num_steps = self._steps[end]
             repeats_ms.append(1000 * self._bench.time_loader_until(end, self._stage, num_steps) / num_steps)
@@ -123,7 +124,7 @@ def profile_run(
         traces: record a few more steps of each stage in the end.
 
     Returns:
-        The profile, and this rank's Chrome traces, one a stage.
+        The profile, and the first rank's Chrome traces, one a stage.
     """
     config, schedule = prepared.config, prepared.plan.schedule
     stages = stages_to_profile(schedule, full_patches=config.task != "pretrain")
