@@ -8,6 +8,7 @@ cannot take back what it has got, is not sent that again.
 import importlib.util
 import json
 import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ class WandbMonitor:
                 project=config.monitor.wandb.project,
                 entity=config.monitor.wandb.entity,
                 name=config.name,
-                id=self._state["id"] or wandb.util.generate_id(),
+                id=self._state["id"] or secrets.token_hex(4),
                 resume="allow" if had_id else "never",
                 dir=str(folder),
                 config=config.model_dump(mode="json"),

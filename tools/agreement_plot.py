@@ -5,15 +5,16 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from tools.colours import BLACK, BLUE, GREEN, VERMILION
+
 if TYPE_CHECKING:
     from tools.agreement import Rule
 
-# Of the palette of Okabe & Ito, told apart with any colour vision; the marker says the same again.
 _LOOKS = {
-    "magnitude, exact": ("#000000", "*"),
-    "estimate: sketch": ("#0072B2", "o"),
-    "estimate: rows": ("#D55E00", "s"),
-    "pixels or none": ("#009E73", "^"),
+    "magnitude, exact": (BLACK, "*"),
+    "estimate: sketch": (BLUE, "o"),
+    "estimate: rows": (VERMILION, "s"),
+    "pixels or none": (GREEN, "^"),
 }
 
 

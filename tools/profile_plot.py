@@ -4,13 +4,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from tools.colours import BLUE, GREEN, ORANGE
 from tools.profile_result import Profile
 
-# Of the palette of Okabe & Ito, told apart with any colour vision; the marker says the same again.
 _LINES = (
-    ("loader", "loader alone", "#0072B2", "o"),
-    ("step", "training step alone", "#E69F00", "s"),
-    ("end_to_end", "both together", "#009E73", "^"),
+    ("loader", "loader alone", BLUE, "o"),
+    ("step", "training step alone", ORANGE, "s"),
+    ("end_to_end", "both together", GREEN, "^"),
 )
 
 

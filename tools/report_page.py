@@ -50,6 +50,7 @@ dt { color: #555; } dd { margin: 0; }
   .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { padding: .2rem .35rem; }
   td.long { min-width: 8rem; }
   pre { white-space: pre-wrap; font-size: 7.5pt; }
+  p.note, figcaption { font-size: 8.5pt; }
   h2 { break-after: avoid; } tr { break-inside: avoid; }
 }
 """

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.schedule import PatchSchedule, StageSummary
+from tools.colours import BLUE, ORANGE
 
-_BLUE, _ORANGE = "#0072B2", "#E69F00"  # of the palette of Okabe & Ito, told apart with any colour vision
 _MAX_POINTS = 200_000  # steps drawn; longer runs are thinned out
 _MAX_LABELLED_STAGES = 12
 
@@ -36,11 +36,11 @@ def _draw_steps(axes: Axes, schedule: PatchSchedule) -> None:
     steps = np.arange(0, total, -(-total // _MAX_POINTS))
     rates = schedule.keep_rates(steps)
     if schedule.config.kind == "choice":
-        axes.plot(steps, rates, linestyle="none", marker="|", markersize=4, color=_BLUE)
+        axes.plot(steps, rates, linestyle="none", marker="|", markersize=4, color=BLUE)
     else:
         width = 0.5 if schedule.config.kind == "cyclic" and total > 20 * per_epoch else 1.5
         # The end point gives the last step its width.
-        axes.plot(np.append(steps, total), np.append(rates, rates[-1]), drawstyle="steps-post", color=_BLUE, lw=width)
+        axes.plot(np.append(steps, total), np.append(rates, rates[-1]), drawstyle="steps-post", color=BLUE, lw=width)
     axes.set_xlim(0, total)
     axes.set_xlabel("step")
     axes.set_ylabel("keep rate")
@@ -57,7 +57,7 @@ def _draw_shares(axes: Axes, stages: list[StageSummary]) -> None:
     shares = [stage.share for stage in stages]
     labelled = len(stages) <= _MAX_LABELLED_STAGES
     gap = min((b - a for a, b in pairwise(rates)), default=0.2)
-    axes.barh(rates, shares, height=0.6 * min(gap, 0.2), color=_ORANGE)
+    axes.barh(rates, shares, height=0.6 * min(gap, 0.2), color=ORANGE)
     if labelled:
         for stage in stages:
             axes.annotate(

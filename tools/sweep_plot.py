@@ -5,9 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-# The palette of Okabe & Ito, told apart with any colour vision; the marker says the same again.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "os^Dvp*X"  # one more than colours: no pair comes again before the 57th line
+from tools.colours import COLOURS, MARKERS
 
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
@@ -26,7 +24,7 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     for i, ((run, rule), points) in enumerate(series.items()):
         rates, accuracies = zip(*sorted(points), strict=True)
-        color, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+        color, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         axes.plot(rates, accuracies, color=color, marker=marker, label=f"{run}, {rule}")
     axes.set(xlabel="keep rate", ylabel="top-1 accuracy on the validation set, %")
     axes.set_ylim(bottom=0, top=1.05 * axes.get_ylim()[1])
