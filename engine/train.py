@@ -28,6 +28,7 @@ from engine.average import WeightAverage, resume_average
 from engine.bad_data import one_data_error
 from engine.checkpoint import clear_save_error, load_checkpoint
 from engine.command_line import Parser
+from engine.compiled import compile_blocks, warm_up
 from engine.config import RunConfig, load_config
 from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
@@ -227,6 +228,8 @@ def build_engine(config: RunConfig, plan: RunPlan, model: Model, *, load_univers
         config=deepspeed_config(config, plan, load_universal=load_universal),
         dist_init_required=False,
     )
+    if config.engine.compile:
+        compile_blocks(model)
     return engine
 
 
@@ -242,6 +245,11 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
         if start.step < prepared.stop_step:  # a run that only has to finish selects no more patches for training
             with one_clear_error(world):
                 restore_snapshot(board, start.source, start.step)
+    if config.engine.compile and start.step < prepared.stop_step:
+        watch.enter("compile", start.step)
+        engine.train()
+        taken_s = warm_up(model, prepared.plan, config.data.num_patches, 3 * config.data.patch_size**2, world.device)
+        start.notes.append(f"compiled for {len(prepared.plan.schedule.stages())} stage(s) in {taken_s:.0f} s")
     if world.is_first:
         _announce(prepared, start, world)
     run = Run(
