@@ -10,7 +10,7 @@ P      side of a patch in pixels
 =====  ==========================================================
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -62,17 +62,13 @@ class Batch:
         """The same batch on another device."""
 
         def moved(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            if tensor is not None and device.type == "cuda" and not tensor.is_cuda:
+                tensor = (
+                    tensor.pin_memory()
+                )  # from pageable memory the host would wait for all the GPU has to do before
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
-        return Batch(
-            patches=self.patches.to(device, non_blocking=True),
-            ids_keep=self.ids_keep.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            counted=self.counted.to(device, non_blocking=True),
-            plan=self.plan,
-            bad=self.bad,
-            target_patches=moved(self.target_patches),
-            ids_target=moved(self.ids_target),
-            mix_labels=moved(self.mix_labels),
-            mix_weights=moved(self.mix_weights),
-        )
+        tensors: dict[str, Any] = {
+            f.name: moved(v) for f in fields(self) if isinstance(v := getattr(self, f.name), torch.Tensor)
+        }
+        return replace(self, **tensors)  # type: ignore[arg-type]
