@@ -61,14 +61,12 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
 
-        def moved(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            if tensor is not None and device.type == "cuda" and not tensor.is_cuda:
-                tensor = (
-                    tensor.pin_memory()
-                )  # from pageable memory the host would wait for all the GPU has to do before
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            if device.type == "cuda" and not tensor.is_cuda:
+                # From pageable memory the host would wait for all that the GPU has yet to do.
+                tensor = tensor.pin_memory()
+            return tensor.to(device, non_blocking=True)
 
-        tensors: dict[str, Any] = {
-            f.name: moved(v) for f in fields(self) if isinstance(v := getattr(self, f.name), torch.Tensor)
-        }
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: moved(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
         return replace(self, **tensors)  # type: ignore[arg-type]
