@@ -99,11 +99,24 @@ class EngineConfig(Settings):
     zero_stage: Literal[0, 1, 2, 3] = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_activations: bool = False
+    compile: bool = Field(
+        False,
+        description="blocks through torch.compile, for every stage before training starts; not in evaluation",
+    )
     num_threads: int | None = Field(None, ge=1, description="torch threads per rank; default: the rank's cores")
     stop_grace_s: float = Field(
         60.0, gt=0, description="after a signal to stop: for the next step boundary, and again for the checkpoint there"
     )
     stall_report_s: float = Field(300.0, gt=0, description="a rank that has not moved on for this long is named")
+
+    @model_validator(mode="after")
+    def _compiles_whole_weights(self) -> "EngineConfig":
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "compile needs whole weights on every rank, which zero_stage 3 divides; choose zero_stage 0, 1 or 2, "
+                "or leave compile out"
+            )
+        return self
 
 
 class EvalConfig(Settings):

@@ -163,6 +163,7 @@ def deepspeed_config(config: RunConfig, plan: RunPlan, *, load_universal: bool =
         "gradient_clipping": 0.0 if clips_itself(config) else config.train.clip_grad_norm or 0.0,
         "zero_optimization": {"stage": config.engine.zero_stage},
         "steps_per_print": 10**9,
+        "timers": {"throughput": {"enabled": False}},  # on a GPU it waits for the device twice a pass
         "checkpoint": {"load_universal": load_universal},
     }
     if config.engine.precision == "bf16":

@@ -28,6 +28,7 @@ from engine.average import WeightAverage, resume_average
 from engine.bad_data import one_data_error
 from engine.checkpoint import clear_save_error, load_checkpoint
 from engine.command_line import STOPPED_EXIT_CODE, Parser
+from engine.compiled import compile_blocks, warm_up
 from engine.config import RunConfig, load_config
 from engine.held_images import describe_held
 from engine.launchers import Launchers
@@ -231,6 +232,8 @@ def build_engine(config: RunConfig, plan: RunPlan, model: Model, *, load_univers
         config=deepspeed_config(config, plan, load_universal=load_universal),
         dist_init_required=False,
     )
+    if config.engine.compile:
+        compile_blocks(model)
     return engine
 
 
@@ -248,6 +251,11 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
                 restore_snapshot(board, start.source, start.step)
     with one_clear_error(world):
         monitors = open_monitors(config, prepared.folder, start.step) if world.is_first else []
+    if config.engine.compile and start.step < prepared.stop_step:
+        watch.enter("compile", start.step)
+        engine.train()
+        taken_s = warm_up(model, prepared.plan, config.data.num_patches, 3 * config.data.patch_size**2, world.device)
+        start.notes.append(f"compiled for {len(prepared.plan.schedule.stages())} stage(s) in {taken_s:.0f} s")
     if world.is_first:
         _announce(prepared, start, world)
     run = Run(

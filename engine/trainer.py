@@ -1,6 +1,7 @@
 """The training loop."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -230,7 +231,8 @@ def evaluate_all(run: Run, done: int, metrics: MetricsFile | None, bad_samples: 
 
     model, evaluations = run.evaluated_model, []
     for keep_rate in run.config.eval.keep_rates:
-        evaluation, bad = evaluate(model, run.val_index, run.config, keep_rate, run.world, is_interrupted)
+        with torch.compiler.set_stance("force_eager") if run.config.engine.compile else nullcontext():
+            evaluation, bad = evaluate(model, run.val_index, run.config, keep_rate, run.world, is_interrupted)
         if evaluation is None:
             return []
         bad_samples.record(bad, run.val_index, "eval", done)

@@ -10,7 +10,7 @@ P      side of a patch in pixels
 =====  ==========================================================
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -61,18 +61,12 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
 
-        def moved(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            if device.type == "cuda" and not tensor.is_cuda:
+                # From pageable memory the host would wait for all that the GPU has yet to do.
+                tensor = tensor.pin_memory()
+            return tensor.to(device, non_blocking=True)
 
-        return Batch(
-            patches=self.patches.to(device, non_blocking=True),
-            ids_keep=self.ids_keep.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            counted=self.counted.to(device, non_blocking=True),
-            plan=self.plan,
-            bad=self.bad,
-            target_patches=moved(self.target_patches),
-            ids_target=moved(self.ids_target),
-            mix_labels=moved(self.mix_labels),
-            mix_weights=moved(self.mix_weights),
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: moved(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return replace(self, **tensors)  # type: ignore[arg-type]

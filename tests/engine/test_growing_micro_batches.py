@@ -22,11 +22,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_toy_config(folder / "toy.yaml", write_toy_shards(folder / "shards"))
     jobs = [arguments(folder, "fixed", *FIXED)]
     for stage in ZERO_STAGES:
-        jobs.append(arguments(folder, f"growing{stage}", *GROWING, "--set", f"engine.zero_stage={stage}"))
+        zero = [*GROWING, "--set", f"engine.zero_stage={stage}"]
+        jobs.append(arguments(folder, f"growing{stage}", *zero))
+        if stage == 2:  # before ZeRO 3, which changes how torch multiplies in the processes it has run in
+            jobs += [arguments(folder, "resumed2", *zero, "--max-steps", "9"), arguments(folder, "resumed2", *zero)]
     bf16 = ["--set", "engine.zero_stage=1", "--set", "engine.precision=bf16"]
     jobs.append(arguments(folder, "growing-bf16", *GROWING, *bf16))
-    resumed = [*GROWING, "--set", "engine.zero_stage=2"]
-    jobs += [arguments(folder, "resumed2", *resumed, "--max-steps", "9"), arguments(folder, "resumed2", *resumed)]
     codes, printed = run_jobs(2, jobs, folder / "jobs")
     assert codes == [0] * len(jobs), printed
     return folder

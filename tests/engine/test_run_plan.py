@@ -107,3 +107,4 @@ def test_the_deepspeed_dictionary_follows_the_configuration() -> None:
     plain = config("train.clip_grad_norm=0.5")  # torch's own gradients are clipped by the trainer
     assert deepspeed_config(plain, plan_run(plain, 60000, 2))["gradient_clipping"] == 0
     assert dictionary["bf16"] == {"enabled": True}
+    assert not dictionary["timers"]["throughput"]["enabled"]

@@ -64,3 +64,14 @@ def test_mixed_labels_cross_and_move_with_the_batch(tmp_path: Path) -> None:
     assert moved.mix_labels is not None
     assert moved.mix_weights is not None
     assert moved.mix_labels.device.type == moved.mix_weights.device.type == "meta"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+def test_a_batch_crosses_to_a_gpu_without_waiting_for_it(tmp_path: Path) -> None:
+    batch = batch_at_224(tmp_path, 0.2)
+    busy = torch.zeros(1, device="cuda")
+    torch.cuda._sleep(2_000_000_000)
+    moved = batch.to(busy.device)
+    assert not torch.cuda.current_stream().query()
+    assert torch.equal(moved.patches.cpu(), batch.patches)

@@ -1,0 +1,55 @@
+"""Transformer blocks through ``torch.compile``, one graph per shape, all of them made before the first step.
+
+Only the blocks are compiled: the time goes there, all blocks of a model share their graphs, and the names of
+the weights stay what they are. Blocks that differ in a number, as under drop path, each get graphs of their own.
+"""
+
+import time
+
+import torch
+from torch import Tensor
+
+from engine.run_plan import RunPlan
+from engine.task import Model
+
+
+def compile_blocks(model: Model, *, backend: str = "inductor") -> None:
+    """Compile each block of the model (of encoder and decoder) for every shape that it is going to see. In place."""
+    blocks = [block for name, block in model.named_modules() if _is_block(name)]
+    for block in blocks:
+        # A schedule has as many shapes as stages, which is more than the few after which torch gives up.
+        block.compile(dynamic=False, backend=backend, recompile_limit=64 * len(blocks))
+
+
+def _is_block(name: str) -> bool:
+    *_, stack, place = ["", "", *name.split(".")]
+    return stack in ("blocks", "decoder_blocks") and place.isdigit()
+
+
+def warm_up(model: Model, plan: RunPlan, num_patches: int, patch_values: int, device: torch.device) -> float:
+    """Compile for all shapes of the run; the weights and their gradients stay as they are.
+
+    Args:
+        patch_values: P*P*3.
+
+    Returns:
+        The seconds it took.
+    """
+    start = time.perf_counter()
+    for stage in plan.schedule.stages():
+        run_once(model, plan.micro_batches.size(stage.num_kept), stage.num_kept, num_patches, patch_values, device)
+    return time.perf_counter() - start
+
+
+def run_once(
+    model: Model, batch_size: int, num_kept: int, num_patches: int, patch_values: int, device: torch.device
+) -> None:
+    """One forward and backward pass on black patches, which leaves no gradient behind."""
+    patches = torch.zeros(batch_size, num_kept, patch_values, dtype=torch.uint8, device=device)
+    ids = torch.arange(num_patches, dtype=torch.int32, device=device).expand(batch_size, -1)
+    inputs: list[Tensor] = [patches, ids[:, :num_kept].contiguous()]
+    if hasattr(model, "decoder_blocks"):
+        inputs.append(ids[:, num_kept:].contiguous())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Not backward(): that would leave gradients, and start DeepSpeed's own work on them.
+    torch.autograd.grad(model(*inputs).float().sum(), parameters, allow_unused=True)
