@@ -65,7 +65,8 @@ class GraphSettings:
     @property
     def selects_first(self) -> bool:
         """Whether patches are selected on the decoded crop, and only these are resampled."""
-        return route_of(self.data, self.selection, targets=self.targets) == "select_first"
+        route = route_of(self.data, self.selection, targets=self.targets)
+        return self.device_id is None and route == "select_first"
 
     @property
     def mixes(self) -> bool:
@@ -74,18 +75,20 @@ class GraphSettings:
 
 def input_names(settings: GraphSettings) -> tuple[str, ...]:
     """The planned inputs that this graph reads, in the order its source gives them."""
-    if settings.selects_first:
-        used = {"encoded", "start", "shape", "sampling", "ids_keep", "noise"}
-        return tuple(name for name in _INPUTS if name in used or (name == "partner" and settings.mixes))
-    unused = {"sampling"} | set(augment_graph.INPUTS)
-    if settings.crop == "pad":
-        unused |= {"shape", "region_start", "region_end"}
-    elif settings.device_id is not None:
-        unused |= {"start", "shape"}
+    on_gpu = settings.device_id is not None
+    unused = set(augment_graph.INPUTS) - (
+        augment_graph.input_names(settings.data.augment, on_gpu) if settings.augments else set()
+    )
     if settings.selection.is_planned:
         unused |= {"noise"}
-    if settings.augments:
-        unused -= augment_graph.input_names(settings.data.augment, settings.device_id is not None)
+    if settings.selects_first:
+        unused |= {"region_start", "region_end", "flip", "blend_weight", "cut_box"}  # in "sampling"
+    else:
+        unused |= {"sampling"}
+    if settings.crop == "pad":
+        unused |= {"shape", "region_start", "region_end"}
+    elif on_gpu:
+        unused |= {"start", "shape"}
     return tuple(name for name in _INPUTS if name not in unused)
 
 
@@ -242,7 +245,8 @@ def _selected_first(inputs: Mapping[str, Any], settings: GraphSettings) -> tuple
     """(patches, ids_keep) of images that are never resized as a whole."""
     windows = augment.decode_window(inputs["encoded"], inputs["start"], inputs["shape"])
     partners = fn.permute_batch(windows, indices=inputs["partner"]) if settings.mixes else windows
-    ids, sampling, noise = inputs["ids_keep"], inputs["sampling"], inputs["noise"]
+    ids, sampling = inputs["ids_keep"], inputs["sampling"]
+    noise = inputs.get("noise", sampling)  # a planned rule reads none, but the kernel takes something
     return compiled.select_then_resample(windows, partners, ids, sampling, noise, settings.data.patch_size)
 
 
