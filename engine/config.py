@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.config import DataConfig, Duration, DurationField, ScheduleConfig, SelectionConfig, Settings
+from pipeline.route import Route, check_route, route_of
 from pipeline.schedule import num_kept_at
 
 
@@ -188,6 +189,16 @@ class RunConfig(Settings):
                 "train.ema_decay needs whole weights on every rank, which engine.zero_stage 3 divides; choose "
                 "engine.zero_stage 0, 1 or 2, or set train.ema_decay to null"
             )
+        return self
+
+    @property
+    def route(self) -> Route:
+        """The way from decoded images to kept patches, in training and in validation."""
+        return route_of(self.data, self.selection, targets=self.task == "pretrain")
+
+    @model_validator(mode="after")
+    def _allows_its_route(self) -> "RunConfig":
+        check_route(self.data, self.selection, targets=self.task == "pretrain")
         return self
 
     @model_validator(mode="after")

@@ -67,6 +67,7 @@ def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
         "task": values["task"],
         **{f"model.{key}": values["model"][key] for key in _MODEL_KEYS},
         **{f"data.{key}": values["data"][key] for key in _DATA_KEYS},
+        "data.route": config.route,
         "data.train.fingerprint": train_index.fingerprint,
         "seed": values["seed"],
         "schedule": values["schedule"],

@@ -55,6 +55,7 @@ from engine.trained import build_run_model
 from engine.trainer import Run, train
 from engine.watch import Watch
 from pipeline.plan import TrainPlanner
+from pipeline.route import why_not_select_first
 from pipeline.shards import ShardIndex, open_index
 
 
@@ -309,6 +310,13 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module="deepspeed")
 
 
+def _why(config: RunConfig) -> str:
+    if config.data.route != "auto":
+        return ", as configured"
+    reason = why_not_select_first(config.data, config.selection, targets=config.task == "pretrain")
+    return ": only kept patches are resampled" if reason is None else f": {reason}"
+
+
 def _announce(prepared: Prepared, start: Start, world: World) -> None:
     config, plan = prepared.config, prepared.plan
     stages = ", ".join(f"{stage.keep_rate:g} ({stage.share:.1%})" for stage in plan.schedule.stages())
@@ -317,6 +325,7 @@ def _announce(prepared: Prepared, start: Start, world: World) -> None:
         f"on {world.size} rank(s), {plan.steps_per_epoch} steps an epoch",
         f"schedule {config.schedule.kind}, rule {config.selection.rule}: keep rates {stages}, "
         f"mean {plan.schedule.mean_keep_rate:.3f}",
+        f"data.route {config.route}{_why(config)}",
     ]
     held = describe_held(config.data, prepared.train_index, plan.rows_per_rank, world.local_size)
     if held is not None:

@@ -85,7 +85,8 @@ class RowReader:
     ) -> None:
         self._index, self._reader, self._settings, self._planner = index, reader, settings, planner
         # Rows that are tried alone are decoded and cropped: what comes after has no part in their failing.
-        self._plain = replace(settings, data=settings.data.model_copy(update={"augment": AugmentConfig()}))
+        plain = AugmentConfig(crop=settings.data.augment.crop)
+        self._plain = replace(settings, data=settings.data.model_copy(update={"augment": plain}))
         self._suspects: set[int] = set()  # ids of samples that have failed in the graph
 
     def read(self, plan: StepPlan, known: Collection[int] = ()) -> Rows:

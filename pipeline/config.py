@@ -187,6 +187,11 @@ class DataConfig(Settings):
     )
     cache: CacheConfig | None = Field(None, description="decoded training images, kept across epochs")
     device: Literal["cpu", "gpu"] = Field("cpu", description="where images are decoded and resized")
+    route: Literal["auto", "resample_first", "select_first"] = Field(
+        "auto",
+        description="select_first: patches are chosen on the decoded crop and only these are resampled; "
+        "resample_first: the whole image is resampled and augmented before; auto: select_first where it is possible",
+    )
     num_threads: int | None = Field(None, ge=1, description="decoding threads per rank; default: the rank's cores")
     prefetch_batches: int = Field(4, ge=1, description="batches kept ready ahead of the trainer")
     on_bad_sample: Literal["fail", "skip"] = Field(
@@ -263,6 +268,11 @@ class SelectionConfig(Settings):
         if self.estimate != "none" and self.rule != "magnitude":
             raise ValueError(f"estimate {self.estimate!r} is of the rule 'magnitude'; rule {self.rule!r} has none")
         return self
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the rule looks at no image, so that its choice is part of the plan."""
+        return self.rule in ("random", "grid")
 
     @property
     def needs_model(self) -> bool:

@@ -8,12 +8,14 @@ import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline, do_not_convert
 
-from pipeline import augment, augment_graph
+from pipeline import augment, augment_graph, compiled
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.plan import Samples, StepPlan
+from pipeline.route import route_of
 from pipeline.selection import gather_patches, ids_dropped, select
 
-SourceArrays = tuple[list[np.ndarray], ...]  # the inputs of ``input_names``, one array per row each
+# The inputs of ``input_names``: one array per row each, or one for all rows.
+SourceArrays = tuple[list[np.ndarray] | np.ndarray, ...]
 LastPart = Literal["decode", "augment", "select"]
 Scorer = Callable[[list[np.ndarray]], np.ndarray]  # images uint8 [S, S, 3] to float32 [B, N], by a model's embedding
 
@@ -26,8 +28,9 @@ _INPUTS = {
     "region_start": (types.FLOAT, 1),  # (row, column) of the crop's corners, counted from the window's
     "region_end": (types.FLOAT, 1),
     "flip": (types.INT32, 0),
+    "sampling": (types.FLOAT, 1),  # all of the crop, the flip and the mixing, where patches are selected first
+    "ids_keep": (types.INT32, 1),  # where a rule does not look at images; else only its length counts
     "noise": (types.FLOAT, 1),
-    "num_kept": (types.INT32, 0),
     **augment_graph.INPUTS,
 }
 
@@ -67,21 +70,36 @@ class GraphSettings:
         """Whether images are augmented beyond crop and flip, where the configuration says so; validation's are not."""
         return self.crop != "centre" and self.last_part != "decode"
 
+    @property
+    def selects_first(self) -> bool:
+        """Whether patches are selected on the decoded crop, and only these are resampled."""
+        route = route_of(self.data, self.selection, targets=self.targets)
+        return self.device_id is None and route == "select_first"
+
+    @property
+    def mixes(self) -> bool:
+        return self.augments and self.data.augment.mixes
+
 
 def input_names(settings: GraphSettings) -> tuple[str, ...]:
     """The planned inputs that this graph reads, in the order its source gives them."""
-    if settings.crop == "pad":
-        unused = {"shape", "region_start", "region_end"}
-    elif settings.device_id is not None or settings.decoded:
-        unused = {"start", "shape"}
-    else:
-        unused = set()
+    on_gpu = settings.device_id is not None
+    unused = set(augment_graph.INPUTS) - (
+        augment_graph.input_names(settings.data.augment, on_gpu) if settings.augments else set()
+    )
     unused.add("encoded" if settings.decoded else "window")
-    unused |= set(augment_graph.INPUTS)
-    if settings.augments:
-        unused -= augment_graph.input_names(settings.data.augment, settings.device_id is not None)
+    if settings.selection.is_planned:
+        unused |= {"noise"}
+    if settings.selects_first:
+        unused |= {"region_start", "region_end", "flip", "blend_weight", "cut_box"}  # in "sampling"
+    else:
+        unused |= {"sampling"}
+    if settings.crop == "pad":
+        unused |= {"shape", "region_start", "region_end"}
+    elif on_gpu or settings.decoded:
+        unused |= {"start", "shape"}
     if settings.last_part != "select":
-        unused |= {"noise", "num_kept"}
+        unused |= {"noise", "ids_keep", "sampling", *(augment_graph.INPUTS if settings.selects_first else ())}
     return tuple(name for name in _INPUTS if name not in unused)
 
 
@@ -93,19 +111,36 @@ def source_arrays(plan: StepPlan, images: list[np.ndarray], settings: GraphSetti
         sizes: int [B, 2], (height, width) of the stored images.
     """
     start, stop = window_corners(plan, settings, sizes)
-    arrays = {
+    regions = (plan.crops - np.tile(start, 2)).astype(np.float32)
+    arrays: dict[str, list[np.ndarray] | np.ndarray] = {
         "encoded": images,
         "window": _windows(images, start, stop, settings) if settings.decoded else images,
-        "start": list(start),
-        "shape": list(stop - start),
-        "region_start": list((plan.crops[:, :2] - start).astype(np.float32)),
-        "region_end": list((plan.crops[:, 2:] - start).astype(np.float32)),
-        "flip": list(plan.flips.astype(np.int32)),
-        "noise": list(plan.noise),
-        "num_kept": [np.array(plan.stage.num_kept, dtype=np.int32)] * plan.num_rows,
+        "start": start,
+        "shape": stop - start,
+        "region_start": regions[:, :2].copy(),
+        "region_end": regions[:, 2:].copy(),
+        "flip": plan.flips.astype(np.int32),
+        "ids_keep": _planned_ids(plan, settings),
+        "noise": plan.noise,
         **augment_graph.augment_arrays(plan, settings.data),
     }
+    if settings.selects_first:
+        selection = settings.selection
+        mixing = None
+        if settings.mixes and plan.augment is not None:
+            partner, weight, box = (np.array(arrays[name]) for name in ("partner", "blend_weight", "cut_box"))
+            mixing = partner, weight, box
+        scoring = settings.data.grid_size, selection.temperature, not selection.is_planned
+        arrays["sampling"] = compiled.sampling_rows(regions, plan.flips, scoring, mixing)
     return tuple(arrays[name] for name in input_names(settings))
+
+
+def _planned_ids(plan: StepPlan, settings: GraphSettings) -> np.ndarray:
+    """The kept patches int32 [B, K] under a rule that does not look at images, else zeros of that shape."""
+    num_kept = plan.stage.num_kept
+    if settings.selection.is_planned:
+        return select(None, plan.noise, num_kept, settings.data.grid_size, settings.selection)
+    return np.zeros((plan.num_rows, num_kept), dtype=np.int32)
 
 
 def row_sizes(plan: StepPlan, samples: Samples) -> np.ndarray:
@@ -175,6 +210,8 @@ def define_graph(
         # Conditionals rewrite the functions that are called here, Python's own branches and loops included. These have
         # no need of it, and what they hand to python_function would run slower.
         inputs = do_not_convert(_planned_inputs)(source, settings)
+        if settings.selects_first:
+            return do_not_convert(_selected_first)(inputs, settings)
         images = do_not_convert(_images)(inputs, settings)
         if settings.augments:
             images = augment_graph.augmented(images, inputs, settings.data, on_gpu)
@@ -216,7 +253,7 @@ def _planned_inputs(source: Callable[[int], SourceArrays], settings: GraphSettin
 
 def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
     size = settings.data.image_size
-    images = inputs["window"] if settings.decoded else _decoded(inputs, settings)
+    images = _decoded(inputs, settings)
     if settings.crop == "pad":
         if not settings.uniform_size:
             images = augment.resize_whole(images, size)
@@ -228,55 +265,60 @@ def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
 
 def _decoded(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
     """Whole images for a pad crop and on a GPU, else the windows around the crops."""
+    if settings.decoded:
+        return inputs["window"]
     encoded, on_gpu = inputs["encoded"], settings.device_id is not None
     if settings.crop == "pad" or on_gpu:
         return augment.decode_whole(encoded, "mixed" if on_gpu else "cpu")
     return augment.decode_window(encoded, inputs["start"], inputs["shape"])
 
 
+def _selected_first(inputs: Mapping[str, Any], settings: GraphSettings) -> tuple[Any, ...]:
+    """(patches, ids_keep) of images that are never resized as a whole."""
+    windows = _decoded(inputs, settings)
+    if settings.last_part != "select":
+        return (windows,)
+    partners = fn.permute_batch(windows, indices=inputs["partner"]) if settings.mixes else windows
+    ids, sampling = inputs["ids_keep"], inputs["sampling"]
+    noise = inputs.get("noise", sampling)  # a planned rule reads none, but the kernel takes something
+    return compiled.select_then_resample(windows, partners, ids, sampling, noise, settings.data.patch_size)
+
+
 def _outputs(images: Any, inputs: Mapping[str, Any], settings: GraphSettings, scorer: Scorer | None) -> tuple[Any, ...]:
     if settings.last_part != "select":
         return (images,)
-    pixels, ids_keep = _selected(images, inputs["noise"], inputs["num_kept"], settings, scorer)
-    if settings.targets and settings.device_id is None:
-        return pixels, ids_keep, _targets(images, ids_keep, settings.data)
-    return pixels, ids_keep
-
-
-def _selected(
-    images: Any, noise: Any, num_kept: Any, settings: GraphSettings, scorer: Scorer | None
-) -> tuple[Any, Any]:
     data, selection = settings.data, settings.selection
-    if selection.needs_model and settings.device_id is not None:
-        return images, noise
-    assert scorer is not None or not selection.needs_model
-    by_contrast = selection.rule == "contrast"
-    scores = augment.patch_contrast(images, data.image_size, data.patch_size) if by_contrast else noise
+    if settings.device_id is not None and selection.needs_model:
+        return images, inputs["noise"]
+    ids_keep = _selected(images, inputs, settings, scorer)
+    if settings.device_id is not None:
+        return images, ids_keep
+    patches = compiled.gather(images, ids_keep, data.patch_size)
+    return (patches, ids_keep, _targets(images, ids_keep, data)) if settings.targets else (patches, ids_keep)
 
-    def rank(scores: list[np.ndarray], noise: list[np.ndarray], num_kept: list[np.ndarray]) -> list[np.ndarray]:
-        table = np.stack(scores).reshape(len(scores), -1) if by_contrast or selection.needs_model else None
-        return list(select(table, np.stack(noise), int(num_kept[0]), data.grid_size, selection))
 
-    def rank_and_gather(
-        images: list[np.ndarray],
-        scores: list[np.ndarray],
-        noise: list[np.ndarray],
-        num_kept: list[np.ndarray],
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        if scorer is not None:
-            scores = list(
-                scorer(images) if num_kept[0] < data.num_patches else np.zeros((len(images), data.num_patches))
-            )
-        ids = rank(scores, noise, num_kept)
-        return [gather_patches(image, kept, data.patch_size) for image, kept in zip(images, ids, strict=True)], ids
+def _selected(images: Any, inputs: Mapping[str, Any], settings: GraphSettings, scorer: Scorer | None) -> Any:
+    """The ids of the patches that are kept, int32 [K] on the CPU."""
+    data, selection, ids_keep = settings.data, settings.selection, inputs["ids_keep"]
+    if selection.is_planned:
+        return ids_keep
+    noise = inputs["noise"]
+    if selection.rule == "contrast" and settings.device_id is None:
+        return compiled.keep_contrast(images, ids_keep, noise, selection.temperature, data.patch_size)
 
-    if settings.device_id is None:
-        kept: Any = fn.python_function(
-            images, scores, noise, num_kept, function=rank_and_gather, batch_processing=True, num_outputs=2
-        )
-        return tuple(kept)
-    on_cpu = scores.cpu() if by_contrast else scores
-    return images, fn.python_function(on_cpu, noise, num_kept, function=rank, batch_processing=True)
+    def rank(scores: list[np.ndarray], noise: list[np.ndarray], ids: list[np.ndarray]) -> list[np.ndarray]:
+        table = np.stack(scores).reshape(len(scores), -1)
+        return list(select(table, np.stack(noise), len(ids[0]), data.grid_size, selection))
+
+    def score_and_rank(images: list[np.ndarray], noise: list[np.ndarray], ids: list[np.ndarray]) -> list[np.ndarray]:
+        assert scorer is not None
+        keeps_all = len(ids[0]) == data.num_patches
+        return rank(list(np.zeros((len(images), data.num_patches)) if keeps_all else scorer(images)), noise, ids)
+
+    if selection.rule == "contrast":
+        scores = augment.patch_contrast(images, data.image_size, data.patch_size).cpu()
+        return fn.python_function(scores, noise, ids_keep, function=rank, batch_processing=True)
+    return fn.python_function(images, noise, ids_keep, function=score_and_rank, batch_processing=True)
 
 
 def _targets(images: Any, ids_keep: Any, data: DataConfig) -> Any:

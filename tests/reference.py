@@ -121,3 +121,18 @@ def chi_square_limit(degrees_of_freedom: int) -> float:
     """A value that chance exceeds about once in 30,000 times (Wilson & Hilferty's approximation, four sigmas)."""
     n = degrees_of_freedom
     return n * (1 - 2 / (9 * n) + 4 * math.sqrt(2 / (9 * n))) ** 3
+
+
+def resized_region(image: np.ndarray, region: Sequence[float], size: int) -> np.ndarray:
+    """Region (top, left, bottom, right) of uint8 [H, W, 3] as float64 [size, size, 3]: bilinear with antialiasing.
+
+    The triangle filter over all pixels at once, as two matrices; pixels that are missing have no say.
+    """
+    top, left, bottom, right = (float(edge) for edge in region)
+    matrices = []
+    for start, end, length in ((top, bottom, image.shape[0]), (left, right, image.shape[1])):
+        scale = (end - start) / size
+        centres = start + (np.arange(size)[:, None] + 0.5) * scale
+        weights = np.maximum(1 - np.abs(np.arange(length)[None] + 0.5 - centres) / max(scale, 1), 0)
+        matrices.append(weights / weights.sum(axis=1, keepdims=True))
+    return np.einsum("yi,ijc,xj->yxc", matrices[0], image.astype(np.float64), matrices[1])
