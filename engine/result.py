@@ -6,7 +6,6 @@ from typing import Any
 
 from engine.checkpoint import full_weights, weights_digest
 from engine.evaluate import Accuracy, Evaluation
-from engine.hardware import describe_hardware
 from engine.metrics import read_metrics, stage_table, train_wall_s
 from engine.pretrain import MaskedAutoencoder
 from engine.trainer import Run
@@ -36,7 +35,6 @@ def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
     summary = summarise(lines, evaluations, steps, config.train.global_batch_size, weights_digest(weights))
     if averages is not None:
         summary["ema_digest"] = weights_digest(averages)
-    summary |= {"ranks": run.world.size, "hardware": describe_hardware()}  # of the start that ended the run
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(table(summary) + f"\nrun folder: {run.folder}", flush=True)
 
