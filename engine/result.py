@@ -34,9 +34,9 @@ def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
     )
     lines = read_metrics(run.folder / "metrics.jsonl")
     summary = summarise(lines, evaluations, steps, config.train.global_batch_size, weights_digest(weights))
+    summary |= {"ranks": run.world.size, "hardware": describe_hardware()}  # of the start that ended the run
     if averages is not None:
         summary["ema_digest"] = weights_digest(averages)
-    summary |= {"ranks": run.world.size, "hardware": describe_hardware()}  # of the start that ended the run
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(table(summary) + f"\nrun folder: {run.folder}", flush=True)
 

@@ -16,11 +16,20 @@ def variant(name: str, schedule: str, rule: str, ratio: float, top1: list[float]
             "top1": {"1.0": value, "0.4": low},
             "train_wall_s": 100 * ratio,
             "train_cpu_s": 99 * ratio,
-            "stages": [],
+            "stages": [{"keep_rate": 1.0, "images_per_s": 300.0 + seed, "loader_wait_share": 0.01}],
             "curve": [
-                {"step": step, "train_wall_s": step * ratio, "top1": {"1.0": value * step / 100}} for step in (50, 100)
+                {
+                    "step": step,
+                    "train_wall_s": step * ratio,
+                    "train_cpu_s": step * ratio,
+                    "top1": {"1.0": value * step / 100},
+                }
+                for step in (50, 100)
             ],
-            "loss": [{"step": i, "loss": 2 / (1 + i / 10), "train_wall_s": i * ratio} for i in range(0, 100, 10)],
+            "loss": [
+                {"step": i, "loss": 2 / (1 + i / 10), "train_wall_s": i * ratio, "train_cpu_s": i}
+                for i in range(0, 100, 10)
+            ],
             "weights_digest": "ab",
             "hardware": {"cpu": "A processor <&> more", "cores": 2, "gpus": []},
             "versions": {"torch": "2.14.1"},
@@ -53,6 +62,7 @@ def study() -> dict[str, Any]:
         "name": "a <b>study</b>",
         "seeds": [0, 1, 2],
         "reference": "full",
+        "clock": "cpu",
         "variants": [
             variant("full", "constant", "contrast", 1.0, [0.88, 0.881, 0.882], 0.48),
             variant("linear-contrast", "linear", "contrast", 0.66, [0.879, 0.882, 0.8815], 0.84),
@@ -60,7 +70,10 @@ def study() -> dict[str, Any]:
             {"name": "cosine-grid", "runs": []},
         ],
         "equal_time": [
-            {**variant("", "constant", "contrast", 0.67, [0.87, 0.871, 0.872], 0.4), "name": None, "reference": "short"}
+            {
+                **variant("full@linear-contrast", "constant", "contrast", 0.67, [0.87, 0.871, 0.872], 0.4),
+                "reference": "linear-contrast",
+            }
         ],
         "complete": False,
         "missing": ["cosine-grid seed 0"],

@@ -22,6 +22,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, or a study's")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: DIR/report.html)")
     parser.add_argument("--png-dir", type=Path, metavar="DIR", help="write the pictures as PNG files, too")
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="a study's run folders (default: DIR/runs)")
     parser.add_argument("--sweep", type=Path, metavar="FILE", help="a run's sweep.jsonl (default: DIR/sweep's, if any)")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="of a run: what tools.profile --json wrote")
     options = parser.parse_args(arguments)
@@ -33,6 +34,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         )
     if is_study and (options.sweep or options.profile):
         raise ValueError("--sweep and --profile belong to a run's report; the folder given is a study's")
+    if options.runs and not is_study:
+        raise ValueError("--runs belongs to a study's report; the folder given is a run's")
     if options.out.suffix.lower() != ".html":
         raise ValueError(f"--out: this writes an .html file, got {options.out}")
     if not options.out.absolute().parent.is_dir():
@@ -49,7 +52,7 @@ def _report(arguments: Sequence[str] | None) -> str:
         from tools.report_study import report_study
         from tools.report_study_files import read_study
 
-        report = report_study(read_study(options.folder))
+        report = report_study(read_study(options.folder, options.runs))
     else:
         from tools.report_files import read_run
         from tools.report_run import report_run

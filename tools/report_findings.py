@@ -8,6 +8,8 @@ _LOW = "0.4"
 def findings(study: Study) -> list[str]:
     """A few sentences for somebody who knows neither the code nor the variants."""
     reference = study.variant(study.reference)
+    if not study.variants:
+        return ["No run of the study is finished yet."]
     sentences = [_compared(study)]
     if not study.complete:
         sentences.append("The study is not complete yet: the sentences and figures here are of the runs that are done.")
@@ -79,8 +81,8 @@ def _speed_without_loss(study: Study, others: list[Variant]) -> str:
     assert difference is not None
     return (
         f"As accurate as {study.reference} with all patches, within one standard deviation of the paired differences, "
-        f"and faster: {_names(faster)}. The fastest of these, {best.name}, takes {_ratio(best)} of the reference's CPU "
-        f"time and reaches {_percent(best, FULL)} ({_points(difference[0])})."
+        f"and faster: {_names(faster)}. The fastest of these, {best.name}, takes {_ratio(best)} of the reference's "
+        f"{study.clock} and reaches {_percent(best, FULL)} ({_points(difference[0])})."
     )
 
 
@@ -108,12 +110,14 @@ def _equal_time(study: Study) -> list[str]:
     sentences = []
     for short in study.equal_time:
         beside = study.beside(short)
-        if short.top1(FULL) is None or beside is None or beside.top1(FULL) is None:
+        gain = None if beside is None else study.difference(beside, short)
+        if beside is None or gain is None:
             continue
-        gain = _mean(beside, FULL) - _mean(short, FULL)
+        mean, spread = gain
+        by_seed = "" if spread is None else f" (± {100 * spread:.2f}, paired by seed)"
         sentences.append(
             f"Training with all patches for fewer steps ({short.name}, {_ratio(short)} of the reference's time) "
             f"reaches {_percent(short, FULL)}. {beside.name}, with {_ratio(beside)} of the time, is "
-            f"{abs(100 * gain):.2f} points {'better' if gain >= 0 else 'worse'}."
+            f"{abs(100 * mean):.2f} points {'better' if mean >= 0 else 'worse'}{by_seed}."
         )
     return sentences

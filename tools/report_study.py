@@ -16,12 +16,13 @@ _LOW = "0.4"  # the second keep rate of the table, as the keys of a study write 
 
 def report_study(study: Study) -> Report:
     """Everything about a study; what is not there is said."""
-    report = Report(f"Study {study.name}", _kind(study), findings(study), [], [], list(study.absent))
+    report = Report(study.name, _kind(study), findings(study), [], [], list(study.absent))
     if not study.variants:
         report.absent.append("Results: no variant has a finished run yet")
     else:
         report.sections.append(("Results", [_results(study)]))
         _add_pictures(study, report)
+        _add_speed(study, report)
     if study.equal_time:
         report.sections.append(("The same time for full patches", [tag("p", _EQUAL_TIME), _equal_time(study)]))
     else:
@@ -47,7 +48,7 @@ _EQUAL_TIME = (
 def _kind(study: Study) -> str:
     seeds = ", ".join(map(str, study.seeds))
     runs = sum(len(variant.runs) for variant in (*study.variants, *study.equal_time))
-    return f"{len(study.variants)} variants, seeds {seeds}, {runs} runs"
+    return f"A study: {len(study.variants)} variants, seeds {seeds}, {runs} runs"
 
 
 def mean_and_spread(mean: float, spread: float | None, digits: int = 2, factor: float = 100) -> str:
@@ -78,9 +79,9 @@ def _signed(mean: float, spread: float | None) -> str:
 def _results(study: Study) -> Element:
     head = ["variant", "mean keep rate", "time ratio", "top-1 at 1.0, %", f"top-1 at {_LOW}, %", "to reference", "runs"]
     caption = (
-        f"Mean ± standard deviation over the seeds. Time ratio: CPU time against {study.reference}, paired by seed. "
-        "To reference: difference of top-1 with all patches, in percentage points, paired by seed. Top-1 at 1.0 and "
-        f"{_LOW}: the model looks at that share of the patches of each validation image."
+        f"Mean ± standard deviation over the seeds. Time ratio: {study.clock} against {study.reference}, paired by "
+        "seed. To reference: difference of top-1 with all patches, in percentage points, paired by seed. Top-1 at "
+        f"1.0 and {_LOW}: the model looks at that share of the patches of each validation image."
     )
     return table(head, [[v.name, *_cells(study, v)] for v in study.variants], caption=caption)
 
@@ -121,16 +122,37 @@ def _descriptions(study: Study) -> Element:
 def _add_pictures(study: Study, report: Report) -> None:
     report.add_pictures_or_say(
         "Accuracy and time",
-        "Left is faster, up is more accurate. Colours are schedules, markers are rules.",
+        "Left is faster, up is more accurate. Variants of one schedule have one colour; markers tell them apart.",
         lambda: [draw_time_and_accuracy(study)],
         lambda: [draw_accuracy_over_time(study)],
     )
     report.add_pictures_or_say(
-        "Keep rates", "The share of the patches that the model sees at each step.", lambda: draw_keep_rates(study)
+        "Keep rates",
+        "The share of the patches that the pipeline hands to the model at each step.",
+        lambda: draw_keep_rates(study),
     )
     report.add_pictures_or_say(
         "Training loss", "A running mean, of one seed of each variant.", lambda: draw_losses(study)
     )
+
+
+def _add_speed(study: Study, report: Report) -> None:
+    """Images per second and loader wait of each variant at each of its keep rates, means over the seeds."""
+    speeds = {variant.name: variant.stage_speeds() for variant in study.variants}
+    rates = sorted({rate for found in speeds.values() for rate in found}, reverse=True)
+    if not rates:
+        report.absent.append("Speed per stage: no run tells it")
+        return
+    rows = [
+        [name, *(f"{found[rate][0]:,.0f} ({found[rate][1]:.1%})" if rate in found else "-" for rate in rates)]
+        for name, found in speeds.items()
+    ]
+    caption = (
+        "Images per second over all ranks, and in brackets the share of the time in which training waits for the "
+        "loader; means over the seeds. -: the schedule has no step at this rate."
+    )
+    head = ["variant", *(f"keep {rate:.3g}" for rate in rates)]
+    report.sections.append(("Speed per stage", [table(head, rows, caption=caption)]))
 
 
 def _add_mosaics(study: Study, report: Report) -> None:

@@ -1,11 +1,13 @@
-"""A study as its folder tells it: ``study.json``, and the configurations of the runs that lie under it."""
+"""A study as its folder tells it: ``study.json`` and the records of its runs, and the run folders where they are."""
 
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.config import ConfigError, RunConfig, load_config
+from pydantic import ValidationError
+
+from engine.config import RunConfig, load_config
 from tools.report_files import read_json
 
 FULL = "1.0"  # full patches, as the keys of a study write the keep rate
@@ -34,6 +36,11 @@ class Variant:
         return str(self.values.get("schedule", "-"))
 
     @property
+    def colour_group(self) -> str:
+        """Variants of one schedule belong together; those of a constant rate are each a thing of its own."""
+        return self.name.partition("@")[0] if self.schedule == "constant" else self.schedule
+
+    @property
     def overrides(self) -> dict[str, Any]:
         return self.values.get("overrides") or {}
 
@@ -47,12 +54,22 @@ class Variant:
 
     @property
     def time_ratio(self) -> float | None:
-        """CPU time over the reference's, paired by seed."""
+        """Time over the reference's, paired by seed."""
         return self.values.get("time_ratio")
 
     @property
     def time_ratio_stdev(self) -> float | None:
         return self.values.get("time_ratio_stdev") if len(self.runs) > 1 else None
+
+    def stage_speeds(self) -> dict[float, tuple[float, float]]:
+        """Images per second and loader wait (a share of the step) by keep rate, means over the runs."""
+        found: dict[float, list[tuple[float, float]]] = {}
+        for stage in (stage for run in self.runs for stage in run.get("stages") or []):
+            found.setdefault(stage["keep_rate"], []).append((stage["images_per_s"], stage["loader_wait_share"]))
+        return {
+            rate: (statistics.mean(speed for speed, _ in both), statistics.mean(wait for _, wait in both))
+            for rate, both in found.items()
+        }
 
     def top1(self, keep_rate: str) -> tuple[float, float | None] | None:
         """Mean over the seeds and its standard deviation (None for one run); None where it was not measured."""
@@ -72,9 +89,9 @@ class Study:
     """What a study's folder holds.
 
     Attributes:
-        config: of a finished run or the first run there is, preferably the reference's; None where none was found.
+        config: of a run whose model is there, else of any, preferably the reference's; None where none was found.
         configs: a configuration of each variant, where one was found, by its name.
-        finished_run: the folder of that run, where it has exported its model.
+        finished_run: the folder of the run of ``config``, where its model is there.
         absent: what could not be read, for people.
     """
 
@@ -99,6 +116,11 @@ class Study:
     @property
     def seeds(self) -> list[int]:
         return self.values.get("seeds") or []
+
+    @property
+    def clock(self) -> str:
+        """What times are, in words."""
+        return {"wall": "time", "cpu": "CPU time"}.get(str(self.values.get("clock", "cpu")), "time")
 
     @property
     def missing(self) -> list[str]:
@@ -141,12 +163,18 @@ class Study:
         wanted = short.time_ratio
         return min(timed, key=lambda one: abs((one.time_ratio or 0.0) - wanted), default=None)
 
-    def difference(self, variant: Variant) -> tuple[float, float | None] | None:
-        """Top-1 with all patches minus the reference's, paired by seed: mean and standard deviation."""
-        reference = self.variant(self.reference)
-        if reference is None:
+    def time_key(self) -> str:
+        """The clock of the points on the runs' way: the study's, where all of them tell it, else wall time."""
+        points = [point for run in self._runs() for key in ("curve", "loss") for point in run.get(key) or []]
+        cpu = self.clock == "CPU time" and all(point.get("train_cpu_s") is not None for point in points)
+        return "train_cpu_s" if cpu else "train_wall_s"
+
+    def difference(self, variant: Variant, other: Variant | None = None) -> tuple[float, float | None] | None:
+        """Top-1 with all patches minus another's (the reference's), paired by seed: mean and standard deviation."""
+        other = other or self.variant(self.reference)
+        if other is None:
             return None
-        theirs = {run.get("seed"): run["top1"][FULL] for run in reference.runs if FULL in (run.get("top1") or {})}
+        theirs = {run.get("seed"): run["top1"][FULL] for run in other.runs if FULL in (run.get("top1") or {})}
         ours = {run.get("seed"): run["top1"][FULL] for run in variant.runs if FULL in (run.get("top1") or {})}
         return mean_and_stdev([value - theirs[seed] for seed, value in ours.items() if seed in theirs])
 
@@ -154,8 +182,11 @@ class Study:
         return [run for variant in self.variants for run in variant.runs]
 
 
-def read_study(folder: Path) -> Study:
-    """Read a study's folder.
+def read_study(folder: Path, runs: Path | None = None) -> Study:
+    """Read the folder of a study's results.
+
+    Args:
+        runs: the folder of the run folders (default: ``runs`` in ``folder``); they may be gone.
 
     Raises:
         ValueError, OSError: ``study.json`` cannot be read, or does not hold a study.
@@ -171,41 +202,44 @@ def read_study(folder: Path) -> Study:
             absent.append(f"Variant {one.name}: it has no finished run yet")
     equal_time = [one for one in map(Variant, values.get("equal_time") or []) if one.runs]
     study = Study(folder, values, variants, equal_time, absent=absent)
-    _find_configurations(study)
+    _find_configurations(study, runs or folder / "runs")
     return study
 
 
-def _find_configurations(study: Study) -> None:
-    """Run folders of variants lie somewhere under the study's folder, and their names begin with the variant's."""
-    found: dict[str, list[Path]] = {variant.name: [] for variant in study.variants}
-    longest_first = sorted(found, key=len, reverse=True)
-    for path in sorted(study.folder.rglob("config.yaml")):
-        parts = path.relative_to(study.folder).parts[:-1]
-        if any(part.startswith("earlier-") for part in parts):
-            continue
-        name = next((one for one in longest_first if any(_is_of(part, one) for part in parts)), None)
-        if name is not None:
-            found[name].append(path.parent)
+def _find_configurations(study: Study, runs: Path) -> None:
     unknown = []
-    for name in (study.reference, *(name for name in found if name != study.reference)):
-        folders = found.get(name) or []
-        if not folders:
-            unknown.append(name)
-            continue
+    finished = None
+    reference_first = sorted(study.variants, key=lambda variant: variant.name != study.reference)
+    for variant in reference_first:
+        stems = [f"{variant.name}-seed{run.get('seed')}" for run in variant.runs]
         try:
-            study.configs[name] = load_config(folders[0] / "config.yaml")
-        except ConfigError as error:
-            study.absent.append(f"Configuration and keep rates of {name}: {error}")
+            found = next(filter(None, (_configuration(study.folder, runs / stem) for stem in stems)), None)
+        except ValueError as error:
+            study.absent.append(f"Configuration and keep rates of {variant.name}: {error}")
             continue
-        if study.config is None:
-            study.config, study.config_of = study.configs[name], f"the variant {name}"
-        if study.finished_run is None:
-            study.finished_run = next((one for one in folders if (one / "model").is_dir()), None)
+        if found is None:
+            unknown.append(variant.name)
+            continue
+        study.configs[variant.name] = found
+        model = next((runs / stem for stem in stems if (runs / stem / "model").is_dir()), None)
+        if study.config is None or (finished is None and model is not None):
+            study.config, study.config_of = found, f"the variant {variant.name}"
+            study.finished_run = finished = model
     if unknown:
-        names = ", ".join(unknown)
-        study.absent.append(f"Configuration and keep rates of {names}: no run folder lies under {study.folder}")
+        names, records = ", ".join(unknown), study.folder / "records"
+        study.absent.append(f"Configuration and keep rates of {names}: neither {records} nor {runs} has them")
 
 
-def _is_of(part: str, name: str) -> bool:
-    """Whether a folder called ``part`` is of the variant: its name, alone or with a seed behind it."""
-    return part == name or (part.startswith(name) and not part[len(name)].isalnum())
+def _configuration(folder: Path, run: Path) -> RunConfig | None:
+    """The configuration of a run, from its record or its run folder; None where there is neither.
+
+    Raises:
+        ValueError: one that cannot be used.
+    """
+    record = folder / "records" / f"{run.name}.json"
+    if record.is_file():
+        try:
+            return RunConfig.model_validate(read_json(record)["config"])
+        except (KeyError, ValidationError) as error:
+            raise ValueError(f"{record} holds no configuration of this version ({type(error).__name__})") from None
+    return load_config(run / "config.yaml") if (run / "config.yaml").is_file() else None

@@ -10,23 +10,24 @@ from tools.report_page import Picture
 from tools.report_plot import Look, Series, draw_lines, draw_points, looks, smoothed
 from tools.report_study_files import FULL, Study, Variant
 
+_TIMES = {"train_wall_s": "seconds of training", "train_cpu_s": "seconds of training, CPU time"}
 _OVER_TIME = "Top-1 with all patches on the validation set while training goes on: means over the seeds."
 
 
 def variant_looks(study: Study) -> dict[str, Look]:
-    """Colours are schedules, markers are rules."""
-    pairs = [(variant.schedule, variant.rule) for variant in study.variants]
+    """Variants of one schedule have one colour; markers and dashes tell them apart."""
+    pairs = [(variant.colour_group, variant.rule) for variant in study.variants]
     return dict(zip((variant.name for variant in study.variants), looks(pairs), strict=True))
 
 
 def draw_time_and_accuracy(study: Study) -> Picture:
-    """A point for each variant: CPU time against the reference, and top-1 with all patches.
+    """A point for each variant: time against the reference, and top-1 with all patches.
 
     Raises:
         ValueError: there is nothing to draw.
     """
-    pairs = [(variant.schedule, variant.rule) for variant in study.variants]
-    chosen = looks([*pairs, *((variant.schedule, "less time") for variant in study.equal_time)])
+    pairs = [(variant.colour_group, variant.rule) for variant in study.variants]
+    chosen = looks([*pairs, *((variant.colour_group, "less time") for variant in study.equal_time)])
     points, widths = [], []
     for variant, look in zip((*study.variants, *study.equal_time), chosen, strict=True):
         measured = variant.top1(FULL)
@@ -41,7 +42,7 @@ def draw_time_and_accuracy(study: Study) -> Picture:
     level = reference.top1(FULL) if reference else None
     drawn = draw_points(
         points,
-        f"CPU time, {study.reference} = 1",
+        f"{study.clock}, {study.reference} = 1",
         "top-1 at full patches, %",
         widths,
         100 * level[0] if level else None,
@@ -51,26 +52,26 @@ def draw_time_and_accuracy(study: Study) -> Picture:
     return Picture("time-accuracy", drawn, f"Time against accuracy. {alt}", caption)
 
 
-def _curve(variant: Variant) -> tuple[list[float], list[float]]:
+def _curve(variant: Variant, time_key: str) -> tuple[list[float], list[float]]:
     """Training time and top-1 in percent at each validation, means over the seeds."""
     at: dict[int, list[tuple[float, float]]] = {}
     for run in variant.runs:
         for point in run.get("curve") or []:
             if FULL in point["top1"]:
-                at.setdefault(point["step"], []).append((point["train_wall_s"], 100 * point["top1"][FULL]))
+                at.setdefault(point["step"], []).append((point[time_key], 100 * point["top1"][FULL]))
     means = [tuple(map(statistics.mean, zip(*at[step], strict=True))) for step in sorted(at)]
     return [time for time, _ in means], [top1 for _, top1 in means]
 
 
 def draw_accuracy_over_time(study: Study) -> Picture:
     """Raises ValueError where no run tells of validations on its way."""
-    chosen = variant_looks(study)
-    series = [Series(variant.name, *_curve(variant), chosen[variant.name]) for variant in study.variants]
+    chosen, time_key = variant_looks(study), study.time_key()
+    series = [Series(variant.name, *_curve(variant, time_key), chosen[variant.name]) for variant in study.variants]
     series = [one for one in series if one.x]
     if not series:
         raise ValueError("no run tells of validations on its way")
     alt = "; ".join(f"{one.label}: {one.y[-1]:.2f} % after {one.x[-1]:.0f} s" for one in series)
-    drawn = draw_lines(series, "seconds of training", "top-1 at full patches, %")
+    drawn = draw_lines(series, _TIMES[time_key], "top-1 at full patches, %")
     return Picture("accuracy-time", drawn, f"Accuracy over time. {alt}", _OVER_TIME)
 
 
@@ -80,10 +81,10 @@ def draw_losses(study: Study) -> list[Picture]:
     Raises:
         ValueError: no run tells its loss.
     """
-    chosen, series = variant_looks(study), []
+    chosen, time_key, series = variant_looks(study), study.time_key(), []
     for variant in study.variants:
         lines: list[dict[str, float]] = next((run["loss"] for run in variant.runs if run.get("loss")), [])
-        times = [line["train_wall_s"] for line in lines]
+        times = [line[time_key] for line in lines]
         if lines:
             look = chosen[variant.name]
             losses = smoothed([line["loss"] for line in lines])
@@ -91,7 +92,7 @@ def draw_losses(study: Study) -> list[Picture]:
     if not series:
         raise ValueError("no run tells its loss")
     alt = "; ".join(f"{one.label}: {one.y[-1]:.3f}" for one in series)
-    drawn = draw_lines(series, "seconds of training", "training loss, running mean")
+    drawn = draw_lines(series, _TIMES[time_key], "training loss, running mean")
     return [
         Picture(
             "loss-time", drawn, f"Training loss over time, at the end {alt}", "Training loss over the training time."
@@ -115,7 +116,7 @@ def draw_keep_rates(study: Study) -> list[Picture]:
         x, y = (*steps.tolist(), schedule.total_steps), (*rates, rates[-1])
         same.setdefault(Series("keep rate", x, y, steps=True), []).append(name)
     if not same:
-        raise ValueError("no run's configuration was found under the study's folder")
+        raise ValueError("no run's configuration was found")
     found = []
     for number, (series, names) in enumerate(same.items(), start=1):
         drawn = draw_lines([series], "step", "keep rate", y_from_zero=True, y_top=1.08, height=2.2)

@@ -13,7 +13,7 @@ from finished_run import write_finished_run
 from PIL import Image
 from study_file import study, variant, write_study
 
-from engine.config import load_config
+from engine.config import dump_config, load_config
 from engine.inference import Classifier
 from engine.run_plan import build_schedule
 from engine.trained import validation_images
@@ -162,6 +162,22 @@ def test_a_run_that_is_not_done_says_what_is_absent(
     assert "not shown: Results" in capsys.readouterr().out
 
 
+def test_a_run_of_pretraining_is_told_by_its_reconstruction_loss(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    changes = ["task=pretrain", "schedule.keep_rate=[0.2, 0.6]", "eval.keep_rates=[0.4]", "data.val=/nowhere"]
+    (copy / "config.yaml").write_text(dump_config(load_config(run / "config.yaml", changes)))
+    summary = json.loads((copy / "summary.json").read_text())
+    del summary["top1"]
+    (copy / "summary.json").write_text(json.dumps({**summary, "reconstruction_loss": {"0.4": 0.5123}}))
+    line = {"event": "eval", "step": 24, "keep_rate": 0.4, "num_kept": 6, "loss": 0.5123}
+    (copy / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert main([str(copy)]) == 0
+    text = (copy / "report.html").read_text()
+    assert "ends at a reconstruction loss of 0.5123 at keep rate 0.4" in text
+    assert "<h2>Validation: reconstruction loss</h2>" in text
+    assert "top-1" not in text
+
+
 def test_without_its_images_a_run_has_a_page_still(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("/shards", "/gone"))
@@ -181,6 +197,7 @@ def test_without_its_images_a_run_has_a_page_still(run: Path, tmp_path: Path) ->
         (["{run}", "--sweep", "{nothing}/sweep.jsonl"], "there is no file"),
         (["{run}", "--profile", "{run}/config.yaml"], "is not valid JSON"),
         (["{study}", "--profile", "p.json"], "belong to a run's report"),
+        (["{run}", "--runs", "{run}"], "belongs to a study's report"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(
@@ -199,12 +216,12 @@ def test_what_cannot_be_used_is_one_line(
 
 def test_a_studys_page_has_a_row_for_each_variant_and_names_what_is_missing(study_page: Path) -> None:
     text = study_page.read_text()
-    assert "<h1>Study a &lt;b&gt;study&lt;/b&gt;</h1>" in text
+    assert "<h1>a &lt;b&gt;study&lt;/b&gt;</h1>" in text
     assert "88.10 ± 0.10" in text
     assert "-0.02 ± 0.10" in text  # -0.1, 0.1 and -0.05 points, paired by seed
     for gap in ("cosine-grid: it has no finished run yet", "missing: cosine-grid seed 0"):
         assert gap in text
-    assert "keep rates of cyclic-random: no run folder lies under" in text
+    assert "keep rates of cyclic-random: neither " in text
     assert "A processor &lt;&amp;&gt; more" in text
 
 
@@ -214,8 +231,10 @@ def test_the_findings_are_worked_out_from_the_figures(study_page: Path) -> None:
     assert "and faster: linear-contrast. The fastest of these, linear-contrast, takes 66% of" in said
     assert "the fastest is cyclic-random, with 85.03 ± 0.06 % in 60% of it" in said
     assert "40% of the patches only, linear-contrast is best with 84.00" in said
-    assert "(short, 67% of the reference's time) reaches 87.10 ± 0.10 %. linear-contrast, with 66%" in said
-    assert "0.98 points better" in said
+    assert (
+        "(full@linear-contrast, 67% of the reference's time) reaches 87.10 ± 0.10 %. linear-contrast, with 66%" in said
+    )
+    assert "0.98 points better (± 0.10, paired by seed)" in said
 
 
 def test_the_findings_change_with_the_figures(tmp_path: Path) -> None:
@@ -234,9 +253,32 @@ def test_a_study_without_results_is_a_page_that_says_so(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "empty", {"name": "s", "seeds": [0], "reference": "full", "variants": []})
     assert main([str(folder)]) == 0
     text = (folder / "report.html").read_text()
-    assert "no variant has a finished run yet" in text
+    assert "No run of the study is finished yet" in text
     (folder / "study.json").write_text("[]")
     assert main([str(folder)]) == 2
+
+
+def test_configurations_come_from_the_records_and_the_model_from_wherever_the_runs_are(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = write_study(tmp_path / "study", study())
+    (folder / "records").mkdir()
+    for name, kind in (("full", "constant"), ("linear-contrast", "linear")):
+        config = load_config(run / "config.yaml", [f"schedule={{kind: {kind}, keep_rate: 1.0}}"] * (kind == "constant"))
+        record = json.dumps({"config": config.model_dump(mode="json")})
+        (folder / "records" / f"{name}-seed1.json").write_text(record)
+    (folder / "records" / "cyclic-random-seed0.json").write_text("{}")
+    found = read_study(folder)
+    assert {name: config.schedule.kind for name, config in found.configs.items()} == {
+        "full": "constant",
+        "linear-contrast": "linear",
+    }
+    assert (found.config_of, found.finished_run) == ("the variant full", None)
+    assert any("cyclic-random-seed0.json holds no configuration" in line for line in found.absent)
+    shutil.copytree(run, tmp_path / "elsewhere" / "linear-contrast-seed2")
+    found = read_study(folder, tmp_path / "elsewhere")
+    assert found.config == found.configs["linear-contrast"]  # of the run whose model shows what magnitude keeps
+    assert found.finished_run == tmp_path / "elsewhere" / "linear-contrast-seed2"
 
 
 # In a browser
