@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.loader import NUM_PHOTOGRAPHS, PHOTOGRAPHS, measure, settings
+from benchmarks.loader import measure, settings
 from benchmarks.loader_ours import Ours
 from benchmarks.loader_peers import Setting
-from benchmarks.measuring import RESULTS, spread, write_result
+from benchmarks.measuring import benchmark_parser, spread, write_result
 from benchmarks.synthetic import SyntheticSamples, write_large_data_set
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.plan import TrainPlanner, steps_per_epoch
@@ -222,15 +222,11 @@ def describe(found: dict[str, list[dict[str, Any]]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="benchmarks.scale", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5, help="of indexes, starts and loaders (default: %(default)s)")
+    parser = benchmark_parser("scale", __doc__)
     parser.add_argument("--plans", type=int, default=40, help="steps planned in each case (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.5, help="of loading, timed (default: %(default)s)")
-    parser.add_argument("--data", type=Path, default=PHOTOGRAPHS, help="the photographs' folder (default: %(default)s)")
-    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="made there (default: %(default)s)")
     parser.add_argument("--max-samples", type=int, default=max(INDEXED), help="of a written index (default: all)")
     parser.add_argument("--folder", type=Path, help="where large indexes are written; default: a temporary one")
-    parser.add_argument("--out", type=Path, default=RESULTS / "scale.json", help="(default: %(default)s)")
     parser.add_argument("--start-up", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
