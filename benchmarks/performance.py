@@ -127,6 +127,9 @@ def scale_section(result: dict[str, Any]) -> str:
             table(["samples", "rule", "shuffle", "ms"], sizes),
             "The same at 10^9 samples, over the settings of augmentation:",
             table(["augmentation", "rule", "ms", "CPU ms"], augments),
+            "Where the time of the last goes, in ms a plan under Python's profiler, which adds to it: "
+            + ", ".join(f"`{one['function']}` {one['ms_a_plan']:.2f}" for one in result["plan_profile"])
+            + ".",
             "One rank's 256 rows of a global batch, every augmentation on, rule `random`:",
             table(["ranks", "ms"], ranks),
             "Opening an index:",
