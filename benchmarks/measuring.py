@@ -15,7 +15,7 @@ import psutil
 from engine.hardware import describe_hardware
 
 RESULTS = Path("benchmarks/results")
-PHOTOGRAPHS, NUM_PHOTOGRAPHS = Path("data/benchmark-photographs"), 2000
+PHOTOGRAPHS, NUM_PHOTOGRAPHS = Path("data/photographs"), 2000
 
 
 def benchmark_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
