@@ -43,6 +43,8 @@ OURS = {
     "grid": Ours({"rule": "grid"}),
     "contrast": Ours({"rule": "contrast"}),
 }
+if torch.cuda.is_available():
+    OURS["contrast, decoded on the GPU"] = Ours({"rule": "contrast"}, data={"device": "gpu"})
 # Whole images, whatever a model drops later.
 WHOLE: dict[str, Open] = {
     "ours, without selection": without_selection,
