@@ -22,7 +22,7 @@ def machine(result: dict[str, Any]) -> str:
     """What a result was measured on, how, and how busy the machine was with it."""
     hardware = result["hardware"]
     return (
-        f"`{result['command']}`, on {hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']:g} GiB, "
+        f"`{result['command']}`, on {hardware['cpu']}, {hardware['cores']} core(s), {hardware['memory_gib']:g} GiB, "
         f"{result['repeats']} repeats; torch {hardware['torch']}, DALI {hardware['nvidia-dali-cuda130']}, timm "
         f"{hardware['timm']}. Load average before: {result['load_average_before']:.1f}."
     )
@@ -38,7 +38,7 @@ def loader_section(result: dict[str, Any]) -> str:
         "## The loader\n",
         machine(result),
         "\nCPU time is that of all processes. Bytes are of the tensors that are handed to the trainer; others "
-        "normalise on the device too, so theirs are in uint8.",
+        "normalise on the device too, so theirs are in uint8; timm's NaFlex patches alone are float32.",
     ]
     for name, lines in result["data_sets"].items():
         rows = [
