@@ -30,9 +30,8 @@ import yaml
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.loader import NUM_PHOTOGRAPHS, PHOTOGRAPHS
 from benchmarks.loader_peers import Setting, stopped_workers, timm_webdataset_loader
-from benchmarks.measuring import RESULTS, keep_to_cores, spread, write_result
+from benchmarks.measuring import benchmark_parser, keep_to_cores, spread, write_result
 from benchmarks.photographs import write_photographs
 from engine.optim import build_optimizer, param_groups
 from engine.ranks import World, join_world, leave_world
@@ -277,15 +276,11 @@ def describe(found: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="benchmarks.epoch", description=(__doc__ or "").split("\n")[0])
+    parser = benchmark_parser("epoch", __doc__)
     parser.add_argument("--cores", type=int, default=2, help="cores, and threads of each part (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=18, help="of an epoch (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
-    parser.add_argument("--data", type=Path, default=PHOTOGRAPHS, help="the photographs' folder (default: %(default)s)")
-    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="made there (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "epoch.json", help="(default: %(default)s)")
     options = parser.parse_args(argv)
     load_before = os.getloadavg()[0]
     keep_to_cores(options.cores)

@@ -9,7 +9,6 @@ CPU seconds of all processes per image, and bytes per image that are handed to t
 cores. Writes benchmarks/results/loader.json.
 """
 
-import argparse
 import logging
 import os
 import sys
@@ -32,7 +31,7 @@ from benchmarks.loader_peers import (
     timm_webdataset,
     webdataset_torchvision,
 )
-from benchmarks.measuring import RESULTS, keep_to_cores, spread, tree_cpu_s, write_result
+from benchmarks.measuring import benchmark_parser, keep_to_cores, spread, tree_cpu_s, write_result
 from benchmarks.photographs import write_photographs
 
 Open = Callable[[Setting], AbstractContextManager[Batches]]
@@ -44,6 +43,8 @@ OURS = {
     "grid": Ours({"rule": "grid"}),
     "contrast": Ours({"rule": "contrast"}),
 }
+if torch.cuda.is_available():
+    OURS["contrast, decoded on the GPU"] = Ours({"rule": "contrast"}, data={"device": "gpu"})
 # Whole images, whatever a model drops later.
 WHOLE: dict[str, Open] = {
     "ours, without selection": without_selection,
@@ -53,8 +54,7 @@ WHOLE: dict[str, Open] = {
     "webdataset and torchvision v2": webdataset_torchvision,
     "DALI's own reader": dali_reader,
 }
-NUM_PHOTOGRAPHS = 2000
-PHOTOGRAPHS, FASHION_MNIST = Path("data/benchmark-photographs"), Path("data/fashion-mnist")
+FASHION_MNIST = Path("data/fashion-mnist")
 # Batches that a contender may hold ready: four of PyTorch's workers, or the loader's queue and what DALI holds.
 WARMUP_BATCHES = 8
 
@@ -137,15 +137,11 @@ def settings(batch_size: int, workers: int, data: Path, num_photographs: int) ->
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="benchmarks.loader", description=(__doc__ or "").split("\n")[0])
+    parser = benchmark_parser("loader", __doc__)
     parser.add_argument("--cores", type=int, default=2, help="cores, and worker threads or processes of each contender")
     parser.add_argument("--seconds", type=float, default=1.5, help="timed in each repeat (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="(default: %(default)s)")
-    parser.add_argument("--data", type=Path, default=PHOTOGRAPHS, help="the photographs' folder (default: %(default)s)")
-    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="made there (default: %(default)s)")
     parser.add_argument("--only", help="contenders with this in their name")
-    parser.add_argument("--out", type=Path, default=RESULTS / "loader.json", help="(default: %(default)s)")
     options = parser.parse_args(argv)
     load_before = os.getloadavg()[0]
     keep_to_cores(options.cores)

@@ -71,6 +71,7 @@ def open_ours(ours: Ours, setting: Setting, keep_rate: float) -> Iterator[Batche
         crop=planner.data.augment.crop,
         batch_size=setting.batch_size,
         num_threads=setting.workers,
+        device_id=0 if planner.data.device == "gpu" else None,
     )
     with closing(loader):
         yield ((batch.num_images, batch.num_bytes) for batch in loader)

@@ -29,6 +29,13 @@ from pipeline.shards import ShardIndex, open_index
 Batches = Iterator[tuple[int, int]]  # images in a batch, and the bytes of all its tensors
 
 SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
+TIMM_TRANSFORM: dict[str, Any] = {
+    "scale": SCALE,
+    "ratio": RATIO,
+    "hflip": FLIP,
+    "color_jitter": 0.0,
+    "interpolation": "bilinear",
+}
 SHUFFLE_BUFFER = 512  # samples; those who shuffle in memory fill it before the clock starts
 _ENDLESS = 10_000_000  # samples
 _LONG_EPOCH = 100_000  # samples, for a loader that lists an epoch's batches beforehand
@@ -94,11 +101,7 @@ def timm_webdataset_loader(setting: Setting, device: torch.device) -> Any:
         input_size=(3, setting.image_size, setting.image_size),
         batch_size=setting.batch_size,
         is_training=True,
-        scale=SCALE,
-        ratio=RATIO,
-        hflip=FLIP,
-        color_jitter=0.0,
-        interpolation="bilinear",
+        **TIMM_TRANSFORM,
         num_workers=setting.workers,
         device=device,
         pin_memory=device.type == "cuda",
@@ -141,11 +144,7 @@ def timm_naflex(setting: Setting) -> Iterator[Batches]:
         batch_size=setting.batch_size,
         is_training=True,
         train_crop_mode="rrc",
-        scale=SCALE,
-        ratio=RATIO,
-        hflip=FLIP,
-        color_jitter=0.0,
-        interpolation="bilinear",
+        **TIMM_TRANSFORM,
         num_workers=setting.workers,
         device=torch.device("cpu"),
         pin_memory=False,

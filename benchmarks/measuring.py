@@ -1,5 +1,6 @@
 """What the speed benchmarks share: cores to keep to, CPU time of all processes, medians, raw results."""
 
+import argparse
 import json
 import os
 import shlex
@@ -14,6 +15,17 @@ import psutil
 from engine.hardware import describe_hardware
 
 RESULTS = Path("benchmarks/results")
+PHOTOGRAPHS, NUM_PHOTOGRAPHS = Path("data/photographs"), 2000
+
+
+def benchmark_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A command line with what these benchmarks have in common; ``doc``: the module's."""
+    parser = argparse.ArgumentParser(prog=f"benchmarks.{name}", description=(doc or "").split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=PHOTOGRAPHS, help="the photographs' folder (default: %(default)s)")
+    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="made there (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="(default: %(default)s)")
+    return parser
 
 
 def keep_to_cores(num_cores: int) -> None:

@@ -22,7 +22,7 @@ def machine(result: dict[str, Any]) -> str:
     """What a result was measured on, how, and how busy the machine was with it."""
     hardware = result["hardware"]
     return (
-        f"`{result['command']}`, on {hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']:g} GiB, "
+        f"`{result['command']}`, on {hardware['cpu']}, {hardware['cores']} core(s), {hardware['memory_gib']:g} GiB, "
         f"{result['repeats']} repeats; torch {hardware['torch']}, DALI {hardware['nvidia-dali-cuda130']}, timm "
         f"{hardware['timm']}. Load average before: {result['load_average_before']:.1f}."
     )
@@ -38,7 +38,7 @@ def loader_section(result: dict[str, Any]) -> str:
         "## The loader\n",
         machine(result),
         "\nCPU time is that of all processes. Bytes are of the tensors that are handed to the trainer; others "
-        "normalise on the device too, so theirs are in uint8.",
+        "normalise on the device too, so theirs are in uint8; timm's NaFlex patches alone are float32.",
     ]
     for name, lines in result["data_sets"].items():
         rows = [
@@ -127,6 +127,9 @@ def scale_section(result: dict[str, Any]) -> str:
             table(["samples", "rule", "shuffle", "ms"], sizes),
             "The same at 10^9 samples, over the settings of augmentation:",
             table(["augmentation", "rule", "ms", "CPU ms"], augments),
+            "Where the time of the last goes, in ms a plan under Python's profiler, which adds to it: "
+            + ", ".join(f"`{one['function']}` {one['ms_a_plan']:.2f}" for one in result["plan_profile"])
+            + ".",
             "One rank's 256 rows of a global batch, every augmentation on, rule `random`:",
             table(["ranks", "ms"], ranks),
             "Opening an index:",

@@ -10,8 +10,10 @@ images per second over threads and batch sizes. About four minutes on two cores.
 """
 
 import argparse
+import cProfile
 import json
 import os
+import pstats
 import subprocess
 import sys
 import tempfile
@@ -23,10 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.loader import NUM_PHOTOGRAPHS, PHOTOGRAPHS, measure, settings
+from benchmarks.loader import measure, settings
 from benchmarks.loader_ours import Ours
 from benchmarks.loader_peers import Setting
-from benchmarks.measuring import RESULTS, spread, write_result
+from benchmarks.measuring import benchmark_parser, spread, write_result
 from benchmarks.synthetic import SyntheticSamples, write_large_data_set
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.plan import TrainPlanner, steps_per_epoch
@@ -128,6 +130,21 @@ def plans_over_ranks(repeats: int) -> list[dict[str, Any]]:
     return found
 
 
+def plan_profile(repeats: int, num_functions: int = 10) -> list[dict[str, Any]]:
+    """Where the time of the dearest plan goes: milliseconds a plan in each function itself, under Python's profiler."""
+    planner = build_planner(PLANNED_SIZES[-1], "random", EVERYTHING, STEP_SAMPLES)
+    planner.plan(0)
+    profiler = cProfile.Profile()
+    for step in range(1, repeats + 1):
+        profiler.runcall(planner.plan, step)
+    stats = pstats.Stats(profiler).get_stats_profile().func_profiles
+    dearest = sorted(stats.items(), key=lambda item: item[1].tottime, reverse=True)[:num_functions]
+    return [
+        {"function": f"{Path(one.file_name).name}:{name}", "ms_a_plan": round(1000 * one.tottime / repeats, 3)}
+        for name, one in dearest
+    ]
+
+
 def timed_s(work: Callable[[], Any], repeats: int) -> dict[str, Any]:
     values = []
     for _ in range(repeats):
@@ -216,21 +233,17 @@ def describe(found: dict[str, list[dict[str, Any]]]) -> str:
                 for key, value in line.items()
                 if isinstance(value, dict)
             )
-            rows.append(f"    {varied}: {results}")
+            rows.append(f"    {varied}" + (f": {results}" if results else ""))
     return "\n".join(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="benchmarks.scale", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5, help="of indexes, starts and loaders (default: %(default)s)")
+    parser = benchmark_parser("scale", __doc__)
     parser.add_argument("--plans", type=int, default=40, help="steps planned in each case (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.5, help="of loading, timed (default: %(default)s)")
-    parser.add_argument("--data", type=Path, default=PHOTOGRAPHS, help="the photographs' folder (default: %(default)s)")
-    parser.add_argument("--photographs", type=int, default=NUM_PHOTOGRAPHS, help="made there (default: %(default)s)")
     parser.add_argument("--max-samples", type=int, default=max(INDEXED), help="of a written index (default: all)")
     parser.add_argument("--folder", type=Path, help="where large indexes are written; default: a temporary one")
-    parser.add_argument("--out", type=Path, default=RESULTS / "scale.json", help="(default: %(default)s)")
     parser.add_argument("--start-up", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -242,6 +255,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "plans_over_sizes": plans_over_sizes(options.plans),
         "plans_over_settings": plans_over_settings(options.plans),
         "plans_over_ranks": plans_over_ranks(options.plans),
+        "plan_profile": plan_profile(options.plans),
     }
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         indexed, started = (

@@ -110,6 +110,7 @@ def test_plans_are_timed_over_sizes_settings_and_ranks(monkeypatch: pytest.Monke
         "plans_over_sizes": scale.plans_over_sizes(1),
         "plans_over_settings": scale.plans_over_settings(1),
         "plans_over_ranks": scale.plans_over_ranks(1),
+        "plan_profile": scale.plan_profile(1),
     }
     assert {line["num_samples"] for line in found["plans_over_sizes"]} == {10**4, 10**9}
     assert {line["augment"] for line in found["plans_over_settings"]} == set(scale.AUGMENTS)
