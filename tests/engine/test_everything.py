@@ -1,5 +1,5 @@
-"""Resuming stays exact with everything switched on at once: augmentation, mixing, echo, a cache that is too small, a rule
-that looks through the model, relative positions, averaging, drop path and layer decay."""
+"""Resuming stays exact with everything switched on at once: augmentation, mixing, echo, a cache that is too small, a
+rule that looks through the model, relative positions, averaging, drop path and layer decay."""
 
 from pathlib import Path
 
