@@ -228,7 +228,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--seed", type=int, default=0, help="for the order and the held-out share (default: 0)")
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
-    one.add_argument("--resize-shorter", type=int, metavar="N", help="shrink images to N pixels on the shorter side")
+    one.add_argument(
+        "--resize-shorter",
+        "--resize",
+        type=int,
+        metavar="N",
+        help="shrink images whose shorter side is longer than N pixels to N there, with antialiasing, and encode them "
+        f"anew (JPEG and WebP at --quality, default {DEFAULT_QUALITY}); smaller ones stay as they are",
+    )
     one.add_argument(
         "--format",
         choices=FORMATS,

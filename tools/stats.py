@@ -7,15 +7,21 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.shards import ShardIndex
+from tools.images import DEFAULT_QUALITY
 from tools.verify import read_dataset, read_indexes
 
 
 def collect_stats(folder: Path) -> dict[str, Any]:
-    """{"classes": names or None, "splits": {split: counts and sizes}}, in numbers that JSON can hold."""
+    """{"classes": names or None, "encoding": or None, "splits": {split: counts and sizes}}, as JSON can hold it.
+
+    encoding: format, quality and resize_shorter of the conversion, None where another program wrote the shards.
+    """
     dataset = read_dataset(folder)
     classes = dataset["classes"] if dataset else None
+    job = dataset.get("job") if dataset else None
     return {
         "classes": classes,
+        "encoding": None if job is None else {name: job.get(name) for name in ("format", "quality", "resize_shorter")},
         "splits": {index.split: _of_split(index, len(classes or [])) for index in read_indexes(folder)},
     }
 
@@ -40,7 +46,7 @@ def _spread(values: npt.NDArray[Any]) -> dict[str, int]:
 
 def describe_stats(stats: dict[str, Any]) -> str:
     """The same as a text of a few lines."""
-    lines = []
+    lines = [] if stats["encoding"] is None else [_describe_encoding(**stats["encoding"])]
     for name, split in stats["splits"].items():
         counts = np.array(split["class_counts"])
         rare, common = int(counts.argmin()), int(counts.argmax())
@@ -56,3 +62,12 @@ def describe_stats(stats: dict[str, Any]) -> str:
             values = f"min {spread['min']:,}, median {spread['median']:,}, max {spread['max']:,}{unit}"
             lines.append(f"  {title.replace('_', ' '):<18} {values}")
     return "\n".join(lines)
+
+
+def _describe_encoding(format: str, quality: int | None, resize_shorter: int | None) -> str:
+    stored = "as they were" if format == "keep" else f"as {format}"
+    if resize_shorter is not None:
+        stored += f", shrunk to at most {resize_shorter} px on the shorter side"
+    if resize_shorter is not None or format != "keep":
+        stored += f"; quality {quality or DEFAULT_QUALITY} where JPEG or WebP was encoded anew"
+    return f"images are stored {stored}"

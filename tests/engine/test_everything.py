@@ -1,5 +1,5 @@
-"""Resuming stays exact with everything switched on at once: augmentation, mixing, a rule that looks through the model,
-relative positions, averaging, drop path and layer decay."""
+"""Resuming stays exact with everything switched on at once: augmentation, mixing, echo, a cache that is too small, a
+rule that looks through the model, relative positions, averaging, drop path and layer decay."""
 
 from pathlib import Path
 
@@ -21,6 +21,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--config",
         str(config),
         *everything(),
+        "--set",
+        "data.augment.repeats=1",
+        "--set",
+        "data.echo=3",
+        "--set",
+        "data.cache={kind: memory, max_bytes: 40000}",
         "--set",
         "checkpoint.every=7steps",
         "--set",

@@ -180,6 +180,7 @@ CHANGES = {
     "model.options.depth=3": "model.options",
     "model.reset_head=true": "model.reset_head",
     "model.head_init_std=0.00002": "model.head_init_std",
+    "data.echo=2": "data.echo",
     "engine.zero_stage=2": "engine.zero_stage",
     "engine.precision=bf16": "engine.precision",
 }
@@ -200,6 +201,13 @@ def identity_of(toy: Path, *overrides: str) -> dict[str, Any]:
 def test_each_change_that_matters_is_told_by_its_key(toy: Path, override: str) -> None:
     before, after = identity_of(toy), identity_of(toy, override)
     assert [key for key in before if before[key] != after[key]] == [CHANGES[override]]
+
+
+def test_a_cache_is_no_part_of_the_identity_and_the_gap_of_an_echo_is(toy: Path) -> None:
+    echoed = identity_of(toy, "data.echo=2")
+    assert identity_of(toy, "data.echo=2", "data.cache={kind: memory, max_bytes: 1000}") == echoed
+    apart = identity_of(toy, "data.echo=2", "data.echo_gap=3")
+    assert [key for key in echoed if echoed[key] != apart[key]] == ["data.echo_gap"]
 
 
 PRETRAINING = ("task=pretrain", "schedule.kind=constant", "schedule.keep_rate=0.4", "eval.keep_rates=[0.4]")

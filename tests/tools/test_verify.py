@@ -145,3 +145,26 @@ def test_stats_count_what_is_there(converted: Path, capsys: pytest.CaptureFixtur
     assert train["image_bytes"]["max"] == index.length.max()
     assert main(["stats", str(converted)]) == 0
     assert "class_1" in capsys.readouterr().out
+
+
+def test_stats_say_how_the_images_were_stored(
+    converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image_folder(tmp_path / "images", 2, 1, width=40, height=30)
+    write_image_folder(tmp_path / "images", 1, 1, width=20, height=15)
+    arguments = ["--source", f"imagefolder:{tmp_path / 'images'}", "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main(["convert", *arguments, "--resize", "24"]) == 0
+    capsys.readouterr()
+    assert main(["stats", str(converted)]) == 0
+    assert capsys.readouterr().out.startswith("images are stored as they were\n")
+    assert main(["stats", str(tmp_path / "out")]) == 0
+    told = "images are stored as they were, shrunk to at most 24 px on the shorter side; quality 90 where JPEG"
+    assert capsys.readouterr().out.startswith(told)
+    assert main(["stats", str(tmp_path / "out"), "--json"]) == 0
+    stats = json.loads(capsys.readouterr().out)
+    assert stats["encoding"] == {"format": "keep", "quality": None, "resize_shorter": 24}
+    assert stats["splits"]["train"]["height"] == {
+        "min": 15,
+        "median": 19,
+        "max": 24,
+    }
