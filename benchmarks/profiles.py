@@ -48,14 +48,15 @@ CASES = {
     "fashion_mnist": Case(
         "configs/fashion_mnist.yaml",
         both=[],
-        run=settings(train__duration="500steps", optim__warmup="20steps", eval__keep_rates=[0.2], log_every=10),
+        run=settings(train__duration="400steps", optim__warmup="20steps", eval__keep_rates=[0.2], log_every=10),
     ),
     "photographs": Case(
         "configs/photographs_vit_s16.yaml",
         both=settings(train__global_batch_size=4, data__prefetch_batches=1),
         run=settings(
-            train__duration="60steps",
-            schedule__kind="linear",
+            train__duration="40steps",
+            schedule__kind="steps",
+            schedule__keep_rate=[[0.2 * stage, round(0.2 * stage + 0.2, 1)] for stage in range(5)],
             optim__warmup="5steps",
             eval__keep_rates=[0.2],
             log_every=2,
