@@ -105,7 +105,7 @@ def naflex(patches: Tensor, ids_keep: Tensor, labels: Tensor) -> Step:
         "patch_coord": torch.stack([ids_keep // GRID, ids_keep % GRID], dim=-1).long(),
         "patch_valid": torch.ones(ids_keep.shape, dtype=torch.bool),
     }
-    return training_step(model, lambda: model(**given), labels)
+    return training_step(model, lambda: model(given), labels)
 
 
 def paper(images: Tensor, labels: Tensor, num_kept: int) -> Step:

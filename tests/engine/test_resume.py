@@ -222,7 +222,10 @@ def test_another_decoder_or_loss_is_another_run(toy: Path, override: str) -> Non
 
 @pytest.mark.parametrize(
     "override",
-    ["engine.num_threads=2", "train.micro_batch_size=2", "checkpoint.every=3steps", "eval.keep_rates=[0.6]", "name=x"],
+    [
+        *("engine.num_threads=2", "train.micro_batch_size=2", "checkpoint.every=3steps", "eval.keep_rates=[0.6]"),
+        *("name=x", "engine.compile=true", "train.tokens_per_micro_batch=99"),
+    ],
 )
 def test_how_the_work_is_done_may_change(toy: Path, override: str) -> None:
     assert identity_of(toy) == identity_of(toy, override)
