@@ -148,8 +148,8 @@ class TrainPlanner:
         stage = self.schedule.stage(step)
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
-        repeats = self.data.augment.repeats
-        positions = order_positions(step_of_epoch, self.global_batch_size, repeats, first_row, num_rows)
+        rows, repeats = first_row + np.arange(num_rows), self.data.augment.repeats
+        positions = order_positions(step_of_epoch, self.global_batch_size, repeats, rows)
         ids = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
         labels = self.samples.label[ids].astype(np.int64)
         flips = self._draws(Stream.FLIP, step, first_row, num_rows, 1)[:, 0] < self.data.augment.flip_probability
