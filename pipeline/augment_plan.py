@@ -108,17 +108,15 @@ def plan_augment(
     return AugmentPlan(**parts) if parts else None
 
 
-def order_positions(
-    step_of_epoch: int, global_batch_size: int, repeats: int, first_row: int, num_rows: int
-) -> np.ndarray:
-    """Places in the epoch's order of the samples of some rows of one global batch: int64 [num_rows].
+def order_positions(step_of_epoch: int, global_batch_size: int, repeats: int, rows: np.ndarray) -> np.ndarray:
+    """Places in the epoch's order of the samples in rows (int64 [B]) of one global batch: int64 [B].
 
     Under ``repeats`` (arXiv 1901.09335, 1902.05509) every sample of the order stands that many times in a row, and
     steps take the next places as ever, so an epoch sees as many times fewer samples. A batch that the repeats do not
     divide shares a sample with the one before or after, and an epoch's last sample may come fewer times. In a batch
     first copies come first, then second ones: no two copies are neighbours, which are mixed with one another.
     """
-    start, rows = step_of_epoch * global_batch_size, first_row + np.arange(num_rows)
+    start = step_of_epoch * global_batch_size
     if repeats == 1:
         return start + rows
     # Copy number c of the samples: how many of them the batch holds, and how many rows stand before them.

@@ -194,15 +194,14 @@ class TrainPlanner:
         )
 
     def _sample_ids(self, steps: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """The samples at these rows, which follow one another, of these plain steps: int64 [B] each."""
+        """The samples at these rows of these plain steps: int64 [B] each."""
         ids = np.empty_like(rows)
         for step in np.unique(steps):
             here = steps == step
             epoch, step_of_epoch = divmod(int(step), self.steps_per_epoch)
-            positions = order_positions(
-                step_of_epoch, self.global_batch_size, self.data.augment.repeats, int(rows[0]), len(rows)
-            )
-            ids[here] = self.samples.sample_ids(self._order.sample_ids(epoch, positions[here]))  # type: ignore[attr-defined]
+            repeats = self.data.augment.repeats
+            positions = order_positions(step_of_epoch, self.global_batch_size, repeats, rows[here])
+            ids[here] = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
         return ids
 
     def _draws(self, stream: Stream, step: int, first_row: int, num_rows: int, num_columns: int) -> np.ndarray:

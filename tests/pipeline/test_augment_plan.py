@@ -261,7 +261,8 @@ def test_any_rows_of_a_batch_know_their_places_by_themselves(
     whole = [position for of_one_copy in copies for position in of_one_copy]
     first = data.draw(st.integers(0, batch))
     count = data.draw(st.integers(0, batch - first))
-    assert order_positions(step, batch, repeats, first, count).tolist() == whole[first : first + count]
+    rows = first + np.arange(count)
+    assert order_positions(step, batch, repeats, rows).tolist() == whole[first : first + count]
 
 
 def test_repeats_have_crops_of_their_own() -> None:
