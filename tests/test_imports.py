@@ -25,6 +25,7 @@ LIGHT_MODULES = (
     "order",
     "plan",
     "reader",
+    "route",
     "schedule",
     "selection",
     "shards",
