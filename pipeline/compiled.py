@@ -105,4 +105,4 @@ def select_then_resample(
         noise: float32 [N] under a temperature, else of any length.
     """
     operator = _operator("resample_run", "patches_setup", 2, 2, 2)
-    return tuple(operator(ids, _blank(patch_size), windows, partners, sampling, noise))  # type: ignore[return-value]
+    return tuple(operator(ids, _blank(patch_size), windows, partners, sampling, noise))

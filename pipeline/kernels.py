@@ -10,7 +10,7 @@ those that it calls.
 import numpy as np
 from numba import carray, cfunc, njit
 from numba import types as nb
-from nvidia.dali.plugin.numba import address_as_void_pointer
+from nvidia.dali.plugin.numba import address_as_void_pointer  # type: ignore[attr-defined]
 
 # What the sampling of an image is planned by, a row of float32.
 OWN_REGION = 0  # (top, left, bottom, right) in pixels of the decoded window, then 1 for the mirror image
@@ -25,6 +25,7 @@ NUM_SAMPLING = 18
 # Samples along one side of a patch that its contrast is estimated from. Every other row is shifted by half a step.
 MAX_SAMPLES = 8
 
+# Loops instead of assignments to slices: the latter bring along code for errors that takes longest to compile.
 _compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
@@ -177,14 +178,15 @@ def thumbnail_contrast(image, partner, sampling, size):  # type: ignore[no-untyp
 @_compiled
 def patch_contrast(image, size):  # type: ignore[no-untyped-def]
     """``selection.patch_contrast`` of one image: uint8 [S, S, 3] to float64 [N] that hold float32 numbers."""
-    grid, num = image.shape[0] // size, size * size
+    grid, num, pixels = image.shape[0] // size, size * size, image.reshape(image.shape[0], -1)
     scores = np.empty(grid * grid, np.float64)
     total, squares = np.empty(3 * size, np.int64), np.empty(3 * size, np.int64)
     for patch in range(grid * grid):
         top, left = (patch // grid) * size, (patch % grid) * size
-        total[:], squares[:] = 0, 0
+        for i in range(3 * size):
+            total[i] = squares[i] = 0
         for r in range(size):
-            row = image[top + r, left : left + size].reshape(-1)
+            row = pixels[top + r, 3 * left : 3 * (left + size)]
             for i in range(3 * size):
                 value = np.int64(row[i])
                 total[i] += value
@@ -234,12 +236,11 @@ def select_then_resample(ids, image, partner, sampling, noise, kept, patches):  
         patches: uint8 [K, P, P, 3], written.
     """
     grid, size = int(sampling[GRID_SIZE]), patches.shape[1]
-    if len(ids) == grid * grid:
-        kept[:] = np.arange(grid * grid)
-    elif sampling[SCORED] > 0:
+    if sampling[SCORED] > 0 and len(ids) < grid * grid:
         keep_best(thumbnail_contrast(image, partner, sampling, size), noise, sampling[TEMPERATURE], kept)
     else:
-        kept[:] = ids
+        for place in range(len(ids)):
+            kept[place] = place if len(ids) == grid * grid else ids[place]
     weight, box = sampling[WEIGHT], sampling[BOX : BOX + 4]
     own, other = np.empty(size * size * 3, np.float32), np.empty(size * size * 3, np.float32)
     line = np.empty(3 * max(image.shape[1], partner.shape[1]), np.float32)
@@ -281,12 +282,15 @@ def select_then_resample(ids, image, partner, sampling, noise, kept, patches):  
 @_compiled
 def gather(ids, image, patches):  # type: ignore[no-untyped-def]
     """``selection.gather_patches`` of one image: int32 [K] and uint8 [S, S, 3] to uint8 [K, P, P, 3] in ``patches``."""
-    size = patches.shape[1]
-    grid = image.shape[0] // size
+    size, pixels = patches.shape[1], image.reshape(image.shape[0], -1)
+    grid, width = image.shape[0] // size, 3 * size
     for place in range(len(ids)):
-        top, left = (ids[place] // grid) * size, (ids[place] % grid) * size
+        top, left = (ids[place] // grid) * size, (ids[place] % grid) * width
+        out = patches[place].reshape(-1)
         for r in range(size):
-            patches[place, r] = image[top + r, left : left + size]
+            row, out_row = pixels[top + r, left : left + width], out[r * width : (r + 1) * width]
+            for i in range(width):
+                out_row[i] = row[i]
 
 
 # What DALI calls. It hands over addresses: of the data of each input and output, and of their shapes.
@@ -352,7 +356,8 @@ def contrast_run(out_data, out_shapes, out_ndims, num_outs, in_data, in_shapes, 
     image, noise, temperature = _image(data[2], shapes[2]), _numbers(data[3], shapes[3]), _numbers(data[4], shapes[4])
     size = _integers(shapes[1], 3)[0]
     if num_kept == (image.shape[0] // size) ** 2:
-        kept[:] = np.arange(num_kept)
+        for place in range(num_kept):
+            kept[place] = place
     else:
         keep_best(patch_contrast(image, size), noise, temperature[0], kept)
 

@@ -26,7 +26,7 @@ def why_not_select_first(data: DataConfig, selection: SelectionConfig, *, target
     if targets:
         return "task pretrain needs the dropped patches too"
     if augment.crop != "resized":
-        return f"data.augment.crop {augment.crop} has small images, for which it does not pay"
+        return f"data.augment.crop {augment.crop} shifts images and resamples none"
     needs = {
         "data.augment.auto": augment.auto is not None,
         "data.augment.color_jitter": augment.color_jitter > 0,

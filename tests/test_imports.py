@@ -27,6 +27,7 @@ LIGHT_MODULES = (
     "pixel_cache",
     "plan",
     "reader",
+    "route",
     "schedule",
     "selection",
     "shards",

@@ -231,6 +231,13 @@ def test_how_the_work_is_done_may_change(toy: Path, override: str) -> None:
     assert identity_of(toy) == identity_of(toy, override)
 
 
+def test_another_route_is_another_run_and_auto_is_the_one_it_stands_for(toy: Path) -> None:
+    crop = "data.augment.crop=resized"
+    first, second = (identity_of(toy, crop, f"data.route={route}") for route in ("resample_first", "select_first"))
+    assert [key for key in first if first[key] != second[key]] == ["data.route"]
+    assert identity_of(toy, crop) == second
+
+
 def test_the_keys_that_cannot_be_allowed_exist(toy: Path) -> None:
     assert set(FIXED_KEYS) <= set(identity_of(toy))
 
