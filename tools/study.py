@@ -1,6 +1,6 @@
 """Train a matrix of runs, schedules by rules by seeds by baselines, and compare them.
 
-    python -m tools.study configs/study_fashion_mnist.yaml
+    python -m tools.study configs/studies/fashion_mnist.yaml
 
 Runs are trained one after another by ``python -m engine.train``, or as ``--launch`` says, for example
 ``--launch "deepspeed --quiet --no_local_rank --num_accelerators 2"``. A study that was interrupted goes on: finished
