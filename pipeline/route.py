@@ -33,7 +33,8 @@ def why_not_select_first(data: DataConfig, selection: SelectionConfig, *, target
         "data.augment.erase_probability": augment.erase_probability > 0,
     }
     used = [name for name, on in needs.items() if on]
-    return f"{' and '.join(used)} needs whole images" if used else None
+    verb = "needs" if len(used) == 1 else "need"
+    return f"{' and '.join(used)} {verb} whole images" if used else None
 
 
 def route_of(data: DataConfig, selection: SelectionConfig, *, targets: bool = False) -> Route:
