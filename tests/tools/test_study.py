@@ -1,0 +1,219 @@
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from launching import ROOT, environment
+from toy_data import write_toy_config, write_toy_shards
+
+from tools.study import main
+from tools.study_spec import jobs_of, jobs_of_machine, load_study
+
+# Stands in for the trainer: it leaves behind what a run leaves, as fast as its keep rate is low.
+FAKE = """
+import json, pathlib, signal, sys, time
+from engine.command_line import Parser
+from engine.config import dump_config, load_config
+parser = Parser()
+parser.add_argument("--module")
+parser.add_run_arguments()
+parser.add_argument("--out", type=pathlib.Path)
+options = parser.parse_args()
+config = load_config(options.config, options.set)
+with open(options.out.parent / "started.txt", "a") as started:
+    started.write(options.out.name + "\\n")
+if config.optim.lr == 0.5:
+    sys.exit(3)
+if config.optim.lr == 0.25:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    time.sleep(60)
+rate = config.schedule.rates()[-1]
+steps = int(config.train.duration.amount)
+line = {"event": "train", "step": steps - 1, "interval_steps": steps, "loss": 1.0, "step_s": 2 * rate, "cpu_s": rate}
+accuracy = {"event": "eval", "step": steps, "keep_rate": 1.0, "top1": 0.8}
+options.out.mkdir(parents=True)
+(options.out / "config.yaml").write_text(dump_config(config))
+(options.out / "metrics.jsonl").write_text(json.dumps(line) + "\\n" + json.dumps(accuracy) + "\\n")
+hardware = {"cpu": "a", "cores": 2, "memory_gib": 1, "gpus": [], "system": "b", "torch": "2"}
+(options.out / "summary.json").write_text(json.dumps({
+    "top1": {"1.0": 0.8 + 0.01 * config.seed + 0.1 * rate, "0.4": 0.5}, "steps": steps, "mean_keep_rate": rate,
+    "train_wall_s": 2 * rate * steps, "train_cpu_s": rate * steps, "hardware": hardware,
+}))
+"""
+VARIANTS = {
+    "full": {"about": "all patches", "set": {"schedule.kind": "constant", "schedule.keep_rate": 1.0}},
+    "half": {"about": "half of them", "set": {"schedule.kind": "constant", "schedule.keep_rate": 0.5}},
+}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "shards").mkdir()
+    write_toy_config(tmp_path / "toy.yaml", write_toy_shards(tmp_path / "shards"))
+    (tmp_path / "fake.py").write_text(FAKE)
+    (tmp_path / "out" / "runs").mkdir(parents=True)
+    return tmp_path
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    spec = {"name": "toy", "base": str(folder / "toy.yaml"), "seeds": [0, 1], "reference": "full", "variants": VARIANTS}
+    (folder / "study.yaml").write_text(yaml.safe_dump(spec | changes))
+    return folder / "study.yaml"
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    fake = f"{sys.executable} {folder / 'fake.py'}"
+    return [str(folder / "study.yaml"), "--out", str(folder / "out"), "--launch", fake, *arguments]
+
+
+def run(folder: Path, *arguments: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return main(command(folder, *arguments))
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def started(folder: Path) -> list[str]:
+    return (folder / "out" / "runs" / "started.txt").read_text().split()
+
+
+def result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "out" / "study.json").read_text())
+
+
+def test_every_variant_is_trained_with_every_seed_and_compared_with_the_reference(
+    study: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(study)
+    assert run(study) == 0
+    assert started(study) == ["full-seed0", "half-seed0", "full-seed1", "half-seed1"]
+    found = result(study)
+    full, half = found["variants"]
+    assert (found["complete"], found["missing"], found["equal_time"]) == (True, [], [])
+    assert half["top1_mean"] == pytest.approx({"1.0": statistics.mean([0.85, 0.86]), "0.4": 0.5})
+    assert half["top1_stdev"]["1.0"] == pytest.approx(statistics.stdev([0.85, 0.86]))
+    assert (full["time_ratio"], half["time_ratio"], half["time_ratio_stdev"]) == (1.0, pytest.approx(0.5), 0.0)
+    assert full["runs"][0]["curve"][-1]["top1"] == {"1.0": 0.8}
+    assert "85.50 ± 0.71" in capfd.readouterr().out
+
+
+def test_finished_runs_are_kept_though_their_folders_are_gone(study: Path) -> None:
+    write(study)
+    assert run(study, "--machine", "0/2") == 0
+    first = started(study)
+    (study / "out" / "runs").rename(study / "elsewhere")
+    (study / "out" / "runs").mkdir()
+    assert run(study) == 0
+    assert first == ["full-seed0", "full-seed1"]
+    assert started(study) == ["half-seed0", "half-seed1"]
+    assert result(study)["complete"]
+
+
+def test_a_variant_is_trained_again_for_the_steps_that_take_the_others_time(study: Path) -> None:
+    write(study, equal_time={"full": "half"}, seeds=[0])
+    assert run(study, "--machine", "1/3") == 0  # half alone
+    assert run(study, "--machine", "2/3") == 0  # full in half's time, which must wait for full
+    assert result(study)["missing"] == ["full seed 0", "full@half seed 0"]
+    assert run(study) == 0
+    (again,) = result(study)["equal_time"]
+    assert (again["name"], again["reference"], again["steps"]) == ("full@half", "half", 12)
+    assert again["time_ratio"] == pytest.approx(0.5)
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_trained(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(study, seeds=[0], variants={"bad": {"about": "", "set": {"optim.lr": 0.5}}, **VARIANTS})
+    assert run(study) == 1
+    captured = capfd.readouterr()
+    assert "bad-seed0 (exit code 3" in captured.err
+    assert "not finished: bad seed 0" in captured.out
+    assert [row["name"] for row in result(study)["variants"]] == ["full", "half"]
+
+
+def test_a_signal_stops_the_run_and_the_study(study: Path) -> None:
+    write(study, variants={"full": {"about": "", "set": {"optim.lr": 0.25}}})
+    arguments = [sys.executable, "-m", "tools.study", *command(study)]
+    with subprocess.Popen(arguments, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (study / "out" / "runs" / "started.txt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        os.kill(process.pid, signal.SIGTERM)
+        _, printed = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "the same command goes on" in printed
+    assert started(study) == ["full-seed0"]
+
+
+def test_a_record_of_other_settings_is_refused(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(study, seeds=[0])
+    assert run(study) == 0
+    write(study, seeds=[0], common={"train.duration": "30steps"})
+    assert run(study) == 2
+    error = capfd.readouterr().err
+    assert "full-seed0.json was made with another configuration" in error
+    assert "train.duration is '30steps' here and '24steps' there" in error
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"reference": "whole"}, "reference: 'whole' is none of the variants full, half"),
+        ({"equal_time": {"full": "none"}}, "equal_time: 'none' is none of the variants"),
+        ({"seeds": [1, 1]}, "a seed is named twice"),
+        ({"seed": 1}, "seed: Extra inputs are not permitted"),
+        ({"variants": VARIANTS | {"odd": {"about": "", "set": {"schedule.kin": 1}}}}, "variant odd: "),
+        ({"variants": VARIANTS | {"a b": {"about": ""}}}, "String should match pattern"),
+        ({"base": "nowhere.yaml"}, "cannot read the configuration nowhere.yaml"),
+    ],
+)
+def test_a_study_that_cannot_be_is_told_in_one_line(
+    study: Path, changes: dict[str, Any], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(study, **changes)
+    assert run(study) == 2
+    error = capfd.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (study / "out" / "runs" / "started.txt").exists()
+
+
+@pytest.mark.parametrize("part", ["2/2", "1", "a/b", "-1/2"])
+def test_a_part_of_no_machine_is_refused(study: Path, part: str, capfd: pytest.CaptureFixture[str]) -> None:
+    write(study)
+    assert run(study, f"--machine={part}") == 2
+    assert "I/N with I from 0 to N - 1" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 40])
+def test_the_machines_share_every_job_once(count: int) -> None:
+    jobs = jobs_of(load_study(ROOT / "configs" / "studies" / "fashion_mnist.yaml"))
+    assert len(jobs) == 33
+    parts = [jobs_of_machine(jobs, (index, count)) for index in range(count)]
+    assert sorted(job.stem for part in parts for job in part) == sorted(job.stem for job in jobs)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_real_runs_are_trained_and_told(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(study, seeds=[0], variants={"full": VARIANTS["full"]}, common={"train.duration": "8steps"})
+    arguments = [str(study / "study.yaml"), "--out", str(study / "out"), "--json"]
+    run_study = [sys.executable, "-m", "tools.study", *arguments]
+    told = subprocess.run(run_study, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    (row,) = json.loads(told.stdout)["variants"]
+    (one,) = row["runs"]
+    assert (one["steps"], one["ranks"], row["rule"], row["schedule"]) == (8, 1, "contrast", "constant")
+    assert one["train_cpu_s"] > 0
+    assert one["curve"][-1]["top1"] == row["top1_mean"] == one["top1"]
+    assert one["loss"][-1]["step"] == 8
+    assert one["versions"]["torch"]
