@@ -33,7 +33,9 @@ def findings(study: Study) -> list[str]:
 def _compared(study: Study) -> str:
     schedules = sorted({one.schedule for one in study.variants if one.name != study.reference})
     rules = sorted({one.rule for one in study.variants if one.name != study.reference})
-    times = f"{len(study.seeds)} times, with different random seeds" if len(study.seeds) > 1 else "once"
+    fewest, most = (extreme(len(one.runs) for one in study.variants) for extreme in (min, max))
+    often = f"{most} times, with different random seeds" if fewest == most else f"{fewest} to {most} times so far"
+    times = "once" if most == 1 else often
     return (
         f"An image is cut into patches, and a schedule says which share of them the model sees at each step of "
         f"training; fewer patches are less work. {len(study.variants)} ways to train the same model were compared "

@@ -9,7 +9,13 @@ from tools.report_mosaic import mosaics
 from tools.report_page import Picture, Report, pairs, table, tag
 from tools.report_run import MOSAIC_TEXT, hardware_list
 from tools.report_study_files import FULL, Study, Variant
-from tools.report_study_pictures import draw_accuracy_over_time, draw_keep_rates, draw_losses, draw_time_and_accuracy
+from tools.report_study_pictures import (
+    draw_accuracy_over_keep_rate,
+    draw_accuracy_over_time,
+    draw_keep_rates,
+    draw_losses,
+    draw_time_and_accuracy,
+)
 
 _LOW = "0.4"  # the second keep rate of the table, as the keys of a study write it
 
@@ -125,6 +131,11 @@ def _add_pictures(study: Study, report: Report) -> None:
         "Left is faster, up is more accurate. Variants of one schedule have one colour; markers tell them apart.",
         lambda: [draw_time_and_accuracy(study)],
         lambda: [draw_accuracy_over_time(study)],
+    )
+    report.add_pictures_or_say(
+        "Fewer patches after training",
+        "A trained model can be asked to look at fewer patches: how its accuracy falls.",
+        lambda: [draw_accuracy_over_keep_rate(study)],
     )
     report.add_pictures_or_say(
         "Keep rates",

@@ -75,6 +75,30 @@ def draw_accuracy_over_time(study: Study) -> Picture:
     return Picture("accuracy-time", drawn, f"Accuracy over time. {alt}", _OVER_TIME)
 
 
+def draw_accuracy_over_keep_rate(study: Study) -> Picture:
+    """Top-1 of the trained models where they look at fewer patches, means over the seeds with their spread.
+
+    Raises:
+        ValueError: no variant was validated at several keep rates.
+    """
+    chosen, series = variant_looks(study), []
+    for variant in study.variants:
+        rates = sorted({float(rate) for run in variant.runs for rate in run["top1"]})
+        measured = [(rate, variant.top1(str(rate))) for rate in rates]
+        points = [(rate, 100 * found[0], 100 * (found[1] or 0.0)) for rate, found in measured if found is not None]
+        if len(points) > 1:
+            x, y, spread = map(list, zip(*points, strict=True))
+            series.append(Series(variant.name, x, y, chosen[variant.name], spread))
+    if not series:
+        raise ValueError("no variant was validated at several keep rates")
+    alt = "; ".join(
+        f"{one.label}: {one.y[0]:.2f} % at {one.x[0]:g}, {one.y[-1]:.2f} % at {one.x[-1]:g}" for one in series
+    )
+    caption = "Each trained model at several keep rates, its patches chosen by the rule that it was trained with."
+    drawn = draw_lines(series, "keep rate at validation", "top-1, %")
+    return Picture("accuracy-keep-rate", drawn, f"Accuracy over keep rate. {alt}", caption)
+
+
 def draw_losses(study: Study) -> list[Picture]:
     """The running mean of the training loss over time, of each variant's first seed.
 
