@@ -227,6 +227,16 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; its message is for the person who wrote it."""
 
 
+def read_yaml(path: Path, what: str) -> Any:
+    """The content of a YAML file. Raises ConfigError, naming the file and what it is."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     """Read a run's YAML file, apply ``a.b=value`` overrides (values are YAML) and check the result.
 
@@ -234,12 +244,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
         ConfigError: naming the file, the key, what was received and what is allowed.
     """
     path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path, "configuration")
     if not isinstance(values, dict):
         raise ConfigError(f"{path} should hold a mapping of keys to values, got {type(values).__name__}")
     values.setdefault("name", path.stem)

@@ -103,6 +103,7 @@ class Prepared:
     resume: str
     allowed: list[str]
     stop_step: int
+    held_images: str | None  # what echo and cache will hold, for people
 
 
 def prepare(argv: Sequence[str], world: World) -> Prepared:
@@ -128,7 +129,7 @@ def prepare(argv: Sequence[str], world: World) -> Prepared:
     plan = plan_run(config, train_index.num_samples, world.size)
     if config.data.device == "gpu" and world.device.type != "cuda":
         raise ValueError("data.device is gpu, but no GPU is visible here; set data.device to cpu")
-    describe_held(config.data, train_index, plan.rows_per_rank, world.local_size)
+    held_images = describe_held(config.data, train_index, plan.rows_per_rank, world.local_size)
     planner = TrainPlanner(
         train_index, config.data, config.selection, plan.schedule, config.train.global_batch_size, config.seed
     )
@@ -151,6 +152,7 @@ def prepare(argv: Sequence[str], world: World) -> Prepared:
         arguments.resume,
         arguments.allow_change,
         stop_step,
+        held_images,
     )
 
 
@@ -327,9 +329,8 @@ def _announce(prepared: Prepared, start: Start, world: World) -> None:
         f"mean {plan.schedule.mean_keep_rate:.3f}",
         f"data.route {config.route}{_why(config)}",
     ]
-    held = describe_held(config.data, prepared.train_index, plan.rows_per_rank, world.local_size)
-    if held is not None:
-        lines.append(held)
+    if prepared.held_images is not None:
+        lines.append(prepared.held_images)
     if prepared.model.load_report is not None:
         lines.append(str(prepared.model.load_report))
     print("\n".join([*lines, *start.notes]), flush=True)

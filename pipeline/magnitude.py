@@ -10,6 +10,7 @@ takes the L2 norm in the few directions of pixel space in which natural images v
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -65,6 +66,16 @@ class EmbeddingSnapshot:
         return cls(step, *(a.astype(np.float32) for a in (raw_kernel, offsets, mean_patch)))
 
 
+def check_estimate(selection: SelectionConfig, kernel: np.ndarray) -> None:
+    """Raise ValueError for an estimate larger than the embedding, whose kernel is [D, P*P*3]."""
+    limit = {"rows": kernel.shape[0], "sketch": min(kernel.shape), "none": None}[selection.estimate]
+    if limit is not None and selection.estimate_size > limit:
+        raise ValueError(
+            f"selection.estimate_size is {selection.estimate_size}, but the embedding has no more than {limit} "
+            f"{'rows' if selection.estimate == 'rows' else 'directions'}; give a smaller size, or estimate: none"
+        )
+
+
 class MagnitudeScorer:
     """Scores of patches under one snapshot, exact or estimated.
 
@@ -83,12 +94,7 @@ class MagnitudeScorer:
         self.grid_size = grid_size
         self._rest = np.zeros(1, dtype=np.float32)
         kernel, offsets = snapshot.kernel, snapshot.offsets
-        limit = {"rows": kernel.shape[0], "sketch": min(kernel.shape), "none": None}[selection.estimate]
-        if limit is not None and selection.estimate_size > limit:
-            raise ValueError(
-                f"selection.estimate_size is {selection.estimate_size}, but the embedding has no more than {limit} "
-                f"{'rows' if selection.estimate == 'rows' else 'directions'}; give a smaller size, or estimate: none"
-            )
+        check_estimate(selection, kernel)
         self.is_squared = selection.estimate == "sketch"
         self.scale = 1.0
         if selection.estimate == "rows":
@@ -145,6 +151,7 @@ def _sketch(snapshot: EmbeddingSnapshot, size: int) -> tuple[np.ndarray, np.ndar
     return (kept.T @ kernel).astype(np.float32), (offsets @ kept).astype(np.float32), rest.astype(np.float32)
 
 
+@cache
 def _covariance_root(num_values: int) -> np.ndarray:
     """A square root of the covariance of natural patches' values: float64 [P*P*3, P*P*3]."""
     side = np.arange(round((num_values / 3) ** 0.5))

@@ -48,6 +48,19 @@ def deepspeed(ranks: int, *arguments: str | Path, timeout_s: float = 600) -> sub
     )
 
 
+def python_module(*arguments: str | Path, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m ARGUMENTS`` from the project's root, without any launcher, and wait for it."""
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
 class BackgroundRun:
     """``engine.train`` through ``deepspeed``, left alone so that a test can do something to its processes.
 

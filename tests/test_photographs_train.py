@@ -1,12 +1,10 @@
 """From a folder of photographs, some of them broken, to a trained model at 224 pixels: the way a newcomer goes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
-from launching import ROOT, environment
+from launching import python_module
 from photographs import jpeg_bytes
 
 NUM_GOOD = 240
@@ -17,11 +15,6 @@ BROKEN = {
     "text.jpg": b"this is no image",
     "headless.jpg": jpeg_bytes(2)[200:],
 }
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
 
 
 def write_photographs(folder: Path) -> None:
@@ -44,9 +37,9 @@ def test_a_folder_with_broken_photographs_converts_with_rejects_named_and_trains
         tmp_path / "shards",
     ]
     convert += ["--val-fraction", "0.2"]
-    refused = run(*convert)
+    refused = python_module(*convert)
     assert refused.returncode == 1, refused.stderr
-    accepted = run(*convert, "--max-rejected", "5")
+    accepted = python_module(*convert, "--max-rejected", "5")
     assert accepted.returncode == 0, accepted.stderr
     rejected = [json.loads(line) for line in (tmp_path / "shards" / "rejected.jsonl").read_text().splitlines()]
     assert sorted(Path(entry["source"]).name for entry in rejected) == sorted(BROKEN)
@@ -62,7 +55,7 @@ def test_a_folder_with_broken_photographs_converts_with_rejects_named_and_trains
         "log_every": 1,
     }
     (tmp_path / "photos.yaml").write_text(yaml.safe_dump(config))
-    trained = run("engine.train", "--config", tmp_path / "photos.yaml", "--out", tmp_path / "run")
+    trained = python_module("engine.train", "--config", tmp_path / "photos.yaml", "--out", tmp_path / "run")
     assert trained.returncode == 0, trained.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     dataset = json.loads((tmp_path / "shards" / "dataset.json").read_text())

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from engine.config import RunConfig, load_config
 from tools.report_files import read_json
+from tools.study_result import mean_and_stdev
 
 FULL = "1.0"  # full patches, as the keys of a study write the keep rate
 
@@ -75,13 +76,6 @@ class Variant:
         """Mean over the seeds and its standard deviation (None for one run); None where it was not measured."""
         found = [run["top1"][keep_rate] for run in self.runs if keep_rate in (run.get("top1") or {})]
         return mean_and_stdev(found)
-
-
-def mean_and_stdev(values: list[float]) -> tuple[float, float | None] | None:
-    """None of no values; no standard deviation of one."""
-    if not values:
-        return None
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 @dataclass

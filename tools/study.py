@@ -65,7 +65,7 @@ class Trainer:
     """Starts one run at a time. A signal to stop goes to the run, which saves and ends; none is started after it."""
 
     def __init__(self, launch: Sequence[str] | None) -> None:
-        self._launch = list(launch) if launch else [sys.executable]
+        self._launch = [*launch, "--module"] if launch else [sys.executable, "-m"]
         self._run: subprocess.Popen[bytes] | None = None
         self.stopped = False
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -79,8 +79,7 @@ class Trainer:
 
     def train(self, job: Job, config: Path, folder: Path, extra: Sequence[str]) -> int:
         """Train until it is finished, fails or is stopped. Returns its exit code."""
-        command = [*self._launch]
-        command += ["-m" if command == [sys.executable] else "--module", "engine.train", "--config", str(config)]
+        command = [*self._launch, "engine.train", "--config", str(config)]
         for override in (*job.overrides, *extra):
             command += ["--set", override]
         # What it prints is for people; standard output is the table's.

@@ -124,7 +124,12 @@ def _row(spec: StudySpec, job: Job, records: Records) -> dict[str, Any]:
         for run in runs
         if (spec.reference, run["seed"]) in records
     ]
-    top1 = {rate: [run["top1"][rate] for run in runs] for rate in first["top1"]}
+    top1 = {rate: mean_and_stdev([run["top1"][rate] for run in runs]) for rate in first["top1"]}
+    time_ratio, time_ratio_stdev = mean_and_stdev(ratios) or (None, None)
+    cpu_s_mean, _ = mean_and_stdev([run["train_cpu_s"] for run in runs if run["train_cpu_s"] is not None]) or (
+        None,
+        None,
+    )
     return {
         "name": job.name,
         "description": variant.about,
@@ -136,22 +141,21 @@ def _row(spec: StudySpec, job: Job, records: Records) -> dict[str, Any]:
         "mean_keep_rate": first["mean_keep_rate"],
         "steps": statistics.mean(run["steps"] for run in runs),
         "num_runs": len(runs),
-        "top1_mean": {rate: statistics.mean(values) for rate, values in top1.items()},
-        "top1_stdev": {rate: _stdev(values) for rate, values in top1.items()},
+        "top1_mean": {rate: found[0] for rate, found in top1.items() if found},
+        "top1_stdev": {rate: found[1] for rate, found in top1.items() if found},
         "wall_s_mean": statistics.mean(run["train_wall_s"] for run in runs),
-        "cpu_s_mean": _mean([run["train_cpu_s"] for run in runs if run["train_cpu_s"] is not None]),
-        "time_ratio": _mean(ratios),
-        "time_ratio_stdev": _stdev(ratios),
+        "cpu_s_mean": cpu_s_mean,
+        "time_ratio": time_ratio,
+        "time_ratio_stdev": time_ratio_stdev,
         "runs": [{key: value for key, value in run.items() if key != "config"} for run in runs],
     }
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.mean(values) if values else None
-
-
-def _stdev(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
+def mean_and_stdev(values: Sequence[float]) -> tuple[float, float | None] | None:
+    """None of no values; no standard deviation of one."""
+    if not values:
+        return None
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def table(found: Mapping[str, Any]) -> str:

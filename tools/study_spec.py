@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from engine.config import ConfigError, RunConfig, load_config
+from engine.config import ConfigError, RunConfig, load_config, read_yaml
 from pipeline.config import Settings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -84,12 +83,7 @@ def load_study(path: Path) -> StudySpec:
     Raises:
         ValueError: naming the file, what was received and what is allowed.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ValueError(f"cannot read the study {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path, "study")
     try:
         return StudySpec.model_validate(values)
     except ValidationError as error:

@@ -23,7 +23,7 @@ from engine.snapshots import take_snapshot
 from engine.train import check_labels
 from engine.trained import Trained
 from pipeline.config import DataConfig, SelectionConfig
-from pipeline.magnitude import MagnitudeScorer
+from pipeline.magnitude import check_estimate
 from pipeline.schedule import num_kept_at
 from pipeline.selection import rule_from_text, rule_name
 from pipeline.shards import ShardIndex, open_index
@@ -116,7 +116,7 @@ def open_subject(name: str, folder: Path, options: argparse.Namespace, world: Wo
     rules = tuple(map(rule_from_text, options.rules)) or (trained.config.selection,)
     for rule in rules:
         if rule.estimate != "none":
-            MagnitudeScorer(take_snapshot(trained.model, 0), rule, data.grid_size, trained.config.seed)
+            check_estimate(rule, take_snapshot(trained.model, 0).kernel)
     return Subject(name, trained, index, rules, weights_digest(trained.model.state_dict()))
 
 

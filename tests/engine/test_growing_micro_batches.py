@@ -1,12 +1,10 @@
 """Runs whose micro batches grow as the keep rate falls: the same optimization in fewer passes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import ROOT, environment, run_jobs
+from launching import python_module, run_jobs
 from run_results import lines, summary
 from toy_data import write_toy_config, write_toy_shards
 
@@ -60,8 +58,7 @@ def test_in_bf16_too(toy: Path) -> None:
 
 
 def test_one_rank_takes_the_same_steps_as_two(toy: Path) -> None:
-    command = [sys.executable, "-m", "engine.train", *arguments(toy, "one_rank", *GROWING)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    done = python_module("engine.train", *arguments(toy, "one_rank", *GROWING))
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(losses(toy, "one_rank"), losses(toy, "growing0"), rtol=1e-4)
 

@@ -1,13 +1,11 @@
 """Whole runs, on one to four ranks, as a user starts them."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from launching import ROOT, deepspeed, environment, run_jobs
+from launching import deepspeed, python_module, run_jobs
 from run_results import lines, summary
 from toy_data import NUM_VAL, top1_of_plain_timm, write_toy_config, write_toy_shards
 
@@ -191,8 +189,7 @@ def test_nothing_is_written_for_a_run_that_cannot_start(toy: Path, two_ranks: tu
 @pytest.fixture(scope="module")
 def one_rank(toy: Path) -> None:
     """The same run without any launcher."""
-    command = [sys.executable, "-m", "engine.train", *arguments(toy, "world1")]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    done = python_module("engine.train", *arguments(toy, "world1"))
     assert done.returncode == 0, done.stderr
 
 

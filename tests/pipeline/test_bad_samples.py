@@ -6,14 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_images import HEIGHT, LATER_DAMAGE, SOUND_OUTSIDE, WIDTH, overwrite, write_photo_shards
+from bad_images import (
+    HEIGHT,
+    LATER_DAMAGE,
+    SOUND_OUTSIDE,
+    WIDTH,
+    Row,
+    overwrite,
+    photo_data,
+    rising_planner,
+    rows_of,
+    write_photo_shards,
+)
 from nvidia.dali.pipeline import Pipeline
 from photographs import jpeg_bytes
 from pixels import train_planner
 
 from pipeline.bad_samples import MAX_ATTEMPTS, BadRow, BadSampleError
-from pipeline.batch import Batch
-from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.config import AugmentConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans, validation_plans
 from pipeline.plan import TrainPlanner, ValidationPlanner
 from pipeline.shards import ShardIndex, StaleIndexError
@@ -24,24 +34,9 @@ SELECTION = SelectionConfig(rule="contrast", temperature=0.05)
 NUM_STEPS = 9  # three epochs of 48 images
 BATCH = 16
 
-Row = tuple[int, int, int, bytes, bytes]
-
-
-def data_config(folder: Path, **settings: object) -> DataConfig:
-    # Crops down to a twentieth of the area: many do not touch the damaged end of a truncated image.
-    options: dict = {"image_size": 32, "patch_size": 8, "augment": AugmentConfig(scale=(0.05, 1.0))} | settings
-    return DataConfig(train=folder, val=folder, num_classes=100, **options)
-
 
 def planner_of(index: ShardIndex, **data: object) -> TrainPlanner:
-    return train_planner(
-        index,
-        data_config(index.folder, **data),
-        selection=SELECTION,
-        schedule=ScheduleConfig(kind="linear", keep_rate=[0.2, 1.0]),
-        global_batch_size=BATCH,
-        total_steps=NUM_STEPS,
-    )
+    return rising_planner(index, SELECTION, global_batch_size=BATCH, total_steps=NUM_STEPS, **data)
 
 
 def load(
@@ -76,24 +71,9 @@ def load(
     )
 
 
-def content(batches: list[Batch]) -> list[Row]:
-    """Row by row: step, row of the global batch, label, patches, ids."""
-    return [
-        (
-            batch.plan.step,
-            batch.plan.first_row + row,
-            int(batch.labels[row]),
-            batch.patches[row].numpy().tobytes(),
-            batch.ids_keep[row].numpy().tobytes(),
-        )
-        for batch in batches
-        for row in range(batch.num_images)
-    ]
-
-
 def run(index: ShardIndex, planner: TrainPlanner, **how: int) -> tuple[list[Row], list[BadRow]]:
     with load(index, planner, skip=True, **how) as loader:
-        rows = content(list(loader))
+        rows = rows_of(list(loader))
         return rows, loader.take_bad_rows()
 
 
@@ -232,7 +212,7 @@ def test_where_nothing_can_be_decoded_the_search_for_a_substitute_ends(tmp_path:
     index = write_photo_shards(tmp_path, dict.fromkeys(range(6), SOUND_OUTSIDE["a GIF"]), num_samples=6)
     for sample_id in range(6):
         overwrite(index, sample_id, LATER_DAMAGE["garbage"])
-    planner = train_planner(index, data_config(tmp_path), global_batch_size=6, total_steps=1)
+    planner = train_planner(index, photo_data(tmp_path), global_batch_size=6, total_steps=1)
     with (
         load(index, planner, skip=True, stop_step=1, micro_batch_size=6) as loader,
         pytest.raises(BadSampleError, match=f"none of {MAX_ATTEMPTS} substitutes for sample '0000"),
@@ -328,7 +308,7 @@ def test_an_error_that_no_image_explains_is_passed_on(tmp_path: Path, monkeypatc
 
 
 def validation_loader(index: ShardIndex, *, keep_rate: float, skip: bool, batch: int = 8) -> PatchLoader:
-    data = data_config(index.folder)
+    data = photo_data(index.folder)
     planner = ValidationPlanner(index, data, SELECTION, keep_rate, batch, 0)
     return PatchLoader(
         index,
@@ -398,7 +378,7 @@ def test_a_shard_that_is_deleted_or_replaced_by_name_is_read_on_from_the_old_fil
         (tmp_path / "train-000000.tar").unlink()
         (tmp_path / "train-000002.tar").rename(tmp_path / "train-000001.tar")
         batches += list(loader)
-    assert content(batches) == sound
+    assert rows_of(batches) == sound
 
 
 def test_a_new_modification_time_alone_is_no_harm(tmp_path: Path, sound: list[Row]) -> None:
@@ -408,7 +388,7 @@ def test_a_new_modification_time_alone_is_no_harm(tmp_path: Path, sound: list[Ro
         for path in tmp_path.glob("*.tar"):
             os.utime(path)
         batches += list(loader)
-    assert content(batches) == sound
+    assert rows_of(batches) == sound
 
 
 def loader_threads() -> list[threading.Thread]:

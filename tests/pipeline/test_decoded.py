@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bad_images import HEIGHT, SOUND_OUTSIDE, WIDTH, write_photo_shards
+from bad_images import HEIGHT, SOUND_OUTSIDE, WIDTH, Row, rising_planner, rows_of, write_photo_shards
 from photographs import jpeg_bytes, photograph
 from PIL import Image
-from pixels import train_planner
 
 from pipeline.bad_samples import BadSampleError
-from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.config import AugmentConfig, SelectionConfig
 from pipeline.decoded import DecodedRows, ImageDecoder
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.pixel_cache import MemoryCache, PixelCache
@@ -30,19 +29,10 @@ CROPS = {
     "mixed": AugmentConfig(mixup=1.0, cutmix=1.0, erase_probability=0.5),
 }
 
-Row = tuple[int, int, int, bytes, bytes]
-
 
 def planner_of(index: ShardIndex, *, augment: str = "resized", rule: str = "contrast", **data: Any) -> TrainPlanner:
-    settings: dict = {"image_size": 32, "patch_size": 8, "augment": CROPS[augment]} | data
-    return train_planner(
-        index,
-        DataConfig(train=index.folder, val=index.folder, num_classes=100, **settings),
-        selection=SelectionConfig(rule=rule),
-        schedule=ScheduleConfig(kind="linear", keep_rate=[0.2, 1.0]),
-        global_batch_size=BATCH,
-        total_steps=NUM_STEPS,
-    )
+    selection, data = SelectionConfig(rule=rule), {"augment": CROPS[augment]} | data
+    return rising_planner(index, selection, global_batch_size=BATCH, total_steps=NUM_STEPS, **data)
 
 
 def load(
@@ -73,20 +63,8 @@ def load(
 
 
 def run(index: ShardIndex, planner: TrainPlanner, **how: Any) -> list[Row]:
-    """Row by row: step, row of the global batch, label, patches (targets too), ids."""
     with load(index, planner, **how) as loader:
-        return [
-            (
-                batch.plan.step,
-                batch.plan.first_row + row,
-                int(batch.labels[row]),
-                batch.patches[row].numpy().tobytes()
-                + (b"" if batch.target_patches is None else batch.target_patches[row].numpy().tobytes()),
-                batch.ids_keep[row].numpy().tobytes(),
-            )
-            for batch in loader
-            for row in range(batch.num_images)
-        ]
+        return rows_of(loader)
 
 
 @pytest.fixture

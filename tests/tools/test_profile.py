@@ -1,13 +1,12 @@
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from launching import ROOT, deepspeed, environment
+from launching import deepspeed, python_module
 from PIL import Image
 from toy_data import write_toy_config, write_toy_shards
 
@@ -168,15 +167,7 @@ def test_the_command_of_a_result_starts_the_same_ranks() -> None:
 
 def profiled(config: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """A process of its own, as a user starts it: one that has met other ranks cannot do so again."""
-    return subprocess.run(
-        [sys.executable, "-m", "tools.profile", "--config", config, *arguments],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return python_module("tools.profile", "--config", config, *arguments, timeout_s=300)
 
 
 def test_a_profile_of_the_toy_run_is_consistent(config: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from launching import ROOT, environment
+from launching import ROOT, environment, python_module
 from toy_data import write_toy_config, write_toy_shards
 
 from tools.study import main
@@ -206,9 +206,7 @@ def test_the_machines_share_every_job_once(count: int) -> None:
 
 def test_real_runs_are_trained_and_told(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write(study, seeds=[0], variants={"full": VARIANTS["full"]}, common={"train.duration": "8steps"})
-    arguments = [str(study / "study.yaml"), "--out", str(study / "out"), "--json"]
-    run_study = [sys.executable, "-m", "tools.study", *arguments]
-    told = subprocess.run(run_study, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False)
+    told = python_module("tools.study", study / "study.yaml", "--out", study / "out", "--json")
     assert told.returncode == 0, told.stderr
     (row,) = json.loads(told.stdout)["variants"]
     (one,) = row["runs"]
