@@ -37,27 +37,17 @@ def command_of(ranks: int, *arguments: str | Path) -> list[str]:
 
 def deepspeed(ranks: int, *arguments: str | Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
     """Run ``deepspeed ARGUMENTS`` on ``ranks`` ranks from the project's root and wait for it."""
-    return subprocess.run(
-        command_of(ranks, *arguments),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    return _finished(command_of(ranks, *arguments), timeout_s)
 
 
 def python_module(*arguments: str | Path, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
     """Run ``python -m ARGUMENTS`` from the project's root, without any launcher, and wait for it."""
+    return _finished([sys.executable, "-m", *map(str, arguments)], timeout_s)
+
+
+def _finished(command: list[str], timeout_s: float | None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False
     )
 
 
