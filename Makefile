@@ -45,6 +45,7 @@ test-gpu: setup
 
 bench: setup data
 	$(BIN)/python -m benchmarks.loader
+	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.epoch
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.performance
@@ -52,6 +53,7 @@ bench: setup data
 # Other sizes than on a CPU, and results of their own; the rest of the measurements are those of a CPU.
 bench-gpu: setup data
 	$(BIN)/python -m benchmarks.loader --cores $(CORES) --batch-size 256 --photographs 20000 --data data/benchmark-photographs-20000 --seconds 5 --out benchmarks/results/loader_gpu.json
+	$(BIN)/python -m benchmarks.step --batch-size 256 --out benchmarks/results/step_gpu.json
 	$(BIN)/python -m benchmarks.epoch --cores $(CORES) --batch-size 256 --steps 72 --precision bf16 --photographs 20000 --data data/benchmark-photographs-20000 --out benchmarks/results/epoch_gpu.json
 
 check: setup

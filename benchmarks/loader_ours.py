@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +14,13 @@ from benchmarks.loader_peers import Batches, Setting
 from pipeline import augment
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan import TrainPlanner
+from pipeline.plan import StepPlan, TrainPlanner
 from pipeline.reader import SampleReader
 from pipeline.schedule import PatchSchedule
 from pipeline.shards import ShardIndex, open_index
 
 _MANY_STEPS = 1_000_000
+DECODER: dict[str, Any] = {"device": "cpu", "output_type": types.RGB, "adjust_orientation": False}
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Ours:
 
     Attributes:
         selection, data, augment: keys of the run's configuration beside those that the measurement sets.
-        shards: another folder of shards than the setting's, by its name beside it.
+        resized: from the setting's shards of images that were shrunk at conversion.
     """
 
     selection: dict[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
     augment: dict[str, Any] = field(default_factory=dict)
-    shards: str | None = None
+    resized: bool = False
 
     def open(self, setting: Setting, keep_rate: float) -> AbstractContextManager[Batches]:
         return open_ours(self, setting, keep_rate)
@@ -43,7 +43,8 @@ class Ours:
 
 def planned(ours: Ours, setting: Setting, keep_rate: float) -> tuple[ShardIndex, TrainPlanner]:
     """The data set and the planner of endless steps at one keep rate."""
-    folder = setting.shards if ours.shards is None else setting.shards.with_name(ours.shards)
+    folder = setting.resized_shards if ours.resized else setting.shards
+    assert folder is not None
     data = data_config(folder, setting, {**ours.data, "augment": ours.augment})
     index = open_index(folder, "train")
     selection, batch_size = SelectionConfig.model_validate(ours.selection), setting.batch_size
@@ -77,45 +78,90 @@ def open_ours(ours: Ours, setting: Setting, keep_rate: float) -> Iterator[Batche
         yield ((batch.num_images, batch.num_bytes) for batch in loader)
 
 
-@contextmanager
-def open_part(part: Literal["decode", "flip"], setting: Setting) -> Iterator[Batches]:
-    """The graph's beginning, fed by the same plans: decoding alone, or everything before selection, whole images."""
-    index, planner = planned(Ours({"rule": "grid"}), setting, 1.0)
-    plans = train_plans(planner, first_step=0, stop_step=_MANY_STEPS, micro_batch_size=setting.batch_size)
+@dataclass(frozen=True)
+class Part:
+    """The graph's beginning, fed by the plans of all patches.
 
-    def source(reader: SampleReader) -> Iterator[tuple[list[np.ndarray], ...]]:
-        for plan in plans:
-            start, stop = plan.crops[:, :2].astype(np.int32), plan.crops[:, 2:].astype(np.int32)
-            window = reader.read(plan.sample_ids), list(start), list(stop - start)
-            yield window if part == "decode" else (*window, list(plan.flips.astype(np.int32)))
+    Attributes:
+        ends: with decoding, or with everything before the selection, whole images.
+        window: the crop alone is decoded, as the loader does, or the whole image, as under ``data.echo``.
+        fast_idct: of libjpeg-turbo, which the loader leaves alone.
+        resized: as in ``Ours``.
+    """
 
-    @pipeline_def(batch_size=setting.batch_size, num_threads=setting.workers, device_id=None, exec_dynamic=True)
-    def graph(inputs: Iterator[tuple[list[np.ndarray], ...]]) -> Any:
-        kinds, ndim = [types.UINT8, types.INT32, types.INT32], [1, 1, 1]
-        if part == "flip":
-            kinds, ndim = [*kinds, types.INT32], [*ndim, 0]
-        encoded, start, shape, *mirrored = fn.external_source(
-            source=inputs, num_outputs=len(ndim), batch=True, dtype=kinds, ndim=ndim
-        )
-        images = augment.decode_window(encoded, start, shape)
-        return augment.flip(augment.resize_whole(images, setting.image_size), *mirrored) if mirrored else images
+    ends: Literal["decode", "flip"]
+    window: bool = True
+    fast_idct: bool = False
+    resized: bool = False
 
-    with SampleReader(index) as reader:
-        pipeline = graph(source(reader))
-        pipeline.build()
-        yield _outputs(pipeline, part, setting.batch_size)
+    @property
+    def num_inputs(self) -> int:
+        """How many of what ``part_source`` gives the graph takes."""
+        return 4 if self.ends == "flip" else 3 if self.window else 1
+
+    @contextmanager
+    def open(self, setting: Setting) -> Iterator[Batches]:
+        index, planner = planned(Ours({"rule": "grid"}, resized=self.resized), setting, 1.0)
+        plans = train_plans(planner, first_step=0, stop_step=_MANY_STEPS, micro_batch_size=setting.batch_size)
+        with SampleReader(index) as reader:
+            pipeline = self.graph((arrays[: self.num_inputs] for arrays in part_source(plans, reader)), setting)
+            pipeline.build()
+            yield _outputs(pipeline, self.ends, setting.batch_size)
+
+    def graph(self, source: Iterator[tuple[list[np.ndarray], ...]], setting: Setting) -> Any:
+        @pipeline_def(batch_size=setting.batch_size, num_threads=setting.workers, device_id=None, exec_dynamic=True)
+        def graph() -> Any:
+            kinds, ndim = [types.UINT8, *[types.INT32] * 3][: self.num_inputs], [1, 1, 1, 0][: self.num_inputs]
+            encoded, *more = fn.external_source(
+                source=source, num_outputs=self.num_inputs, batch=True, dtype=kinds, ndim=ndim
+            )
+            decoder = {**DECODER, "use_fast_idct": self.fast_idct}
+            if not self.window:
+                return fn.decoders.image(encoded, **decoder)
+            start, shape, *mirrored = more
+            images = fn.decoders.image_slice(encoded, start=start, shape=shape, axes=[0, 1], **decoder)
+            return augment.flip(augment.resize_whole(images, setting.image_size), *mirrored) if mirrored else images
+
+        return graph()
 
 
-def _outputs(pipeline: Any, part: str, batch_size: int) -> Batches:
+def part_source(plans: Iterator[StepPlan], reader: SampleReader) -> Iterator[tuple[list[np.ndarray], ...]]:
+    """Image files, corners and sizes of their crops, and whether they are mirrored."""
+    for plan in plans:
+        start, stop = plan.crops[:, :2].astype(np.int32), plan.crops[:, 2:].astype(np.int32)
+        yield reader.read(plan.sample_ids), list(start), list(stop - start), list(plan.flips.astype(np.int32))
+
+
+def fast_idct_levels(setting: Setting, num_images: int = 64) -> dict[str, float]:
+    """How far libjpeg-turbo's fast IDCT moves the pixels: mean and largest difference, in levels of 255."""
+    index = open_index(setting.shards, "train")
+    ids = np.arange(min(num_images, index.num_samples))
+    decoded = []
+    for fast_idct in (False, True):
+        with SampleReader(index) as reader:
+
+            @pipeline_def(batch_size=len(ids), num_threads=setting.workers, device_id=None)
+            def graph(encoded: list[np.ndarray], fast_idct: bool) -> Any:
+                images = fn.external_source(source=lambda: encoded, batch=True, dtype=types.UINT8, ndim=1)
+                return fn.decoders.image(images, **DECODER, use_fast_idct=fast_idct)
+
+            pipeline = graph(reader.read(ids), fast_idct)
+            pipeline.build()
+            (images,) = pipeline.run()
+            decoded.append([np.array(images.at(i)).astype(np.int16) for i in range(len(ids))])
+    differences = [np.abs(fast - exact) for exact, fast in zip(*decoded, strict=True)]
+    return {
+        "mean": float(np.mean([one.mean() for one in differences])),
+        "largest": float(max(one.max() for one in differences)),
+    }
+
+
+def _outputs(pipeline: Any, ends: str, batch_size: int) -> Batches:
     label_bytes = 8
     while True:
         (images,) = pipeline.run()
-        if part == "decode":  # of all sizes, and handed to nobody
+        if ends == "decode":  # of all sizes, and handed to nobody
             yield batch_size, 0
         else:
             tensor = torch.from_numpy(np.array(images.as_tensor()))
             yield batch_size, tensor.nbytes + batch_size * label_bytes
-
-
-decoding_alone = partial(open_part, "decode")
-without_selection = partial(open_part, "flip")

@@ -47,6 +47,7 @@ class Setting:
 
     Attributes:
         workers: threads of a loader in one process, or processes of one thread each.
+        resized_shards: of the same images, shrunk at conversion; None where there are none.
     """
 
     shards: Path
@@ -55,6 +56,7 @@ class Setting:
     num_classes: int
     batch_size: int
     workers: int
+    resized_shards: Path | None = None
 
     @property
     def tars(self) -> list[str]:

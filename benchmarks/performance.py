@@ -33,6 +33,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
+def ratio_line(what: str, bound: str, line: dict[str, Any]) -> str:
+    """One comparison with what was hoped for, as an item of a list."""
+    hoped = "" if line["target"] is None else f", hoped for: {bound} {line['target']:g}"
+    return f"- {line[what]} over {line['over']}: **{extremes(line['ratio'], '.3f')}**{hoped}"
+
+
 def loader_section(result: dict[str, Any]) -> str:
     parts = [
         "## The loader\n",
@@ -51,7 +57,39 @@ def loader_section(result: dict[str, Any]) -> str:
             for line in lines
         ]
         parts.append(f"\n### {TITLES[name]}\n\n" + table(["", "images/s", "CPU ms/image", "bytes/image"], rows))
+        if name == "photographs":
+            parts.append("\n" + "\n".join(ratio_line("rate_of", "at least", line) for line in result["ratios"]))
+            levels = result["fast_idct_levels"]
+            parts.append(
+                "\nlibjpeg-turbo's fast IDCT moves a pixel by "
+                f"{levels['mean']:.2f} levels of 255 on average and {levels['largest']:.0f} at most. The loader keeps "
+                "the exact one."
+            )
     return "\n".join(parts)
+
+
+def step_section(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            str(line["num_kept"]),
+            line["way"],
+            extremes({key: 1000 * line["step_s"][key] for key in ("median", "min", "max")}, ",.0f"),
+            extremes(line["speed_over_timm"], ".2f"),
+            extremes(line["speed_of_ours_over_this"], ".2f") if "speed_of_ours_over_this" in line else "",
+        ]
+        for line in result["steps"]
+    ]
+    return "\n".join(
+        [
+            "## The training step\n",
+            machine(result),
+            f"\n`{result['model']}`, {result['precision']}, {result['batch_size']} images that are at hand: forward, "
+            "backward and the optimizer. `timm` is its model at full patches, `patch_drop_rate` its patch dropout "
+            "behind the embedding, `naflex` its NaFlexVit on the kept patches, `paper` embeds all patches and keeps "
+            "those of largest norm.\n",
+            table(["patches", "", "ms", "times as fast as timm's full step", "ours is so many times as fast"], rows),
+        ]
+    )
 
 
 def epoch_section(result: dict[str, Any]) -> str:
@@ -64,11 +102,7 @@ def epoch_section(result: dict[str, Any]) -> str:
         ]
         for line in result["contenders"]
     ]
-    ratios = [
-        f"- {line['epoch_of']} over {line['over']}: **{extremes(line['ratio'], '.3f')}**"
-        + ("" if line["target"] is None else f", hoped for: at most {line['target']:g}")
-        for line in result["ratios"]
-    ]
+    ratios = [ratio_line("epoch_of", "at most", line) for line in result["ratios"]]
     head = ["", "epoch, s", "ms a step at each number of patches", "longest wait for the loader in a stage"]
     return "\n".join(
         [
@@ -143,15 +177,21 @@ def scale_section(result: dict[str, Any]) -> str:
     )
 
 
+SECTIONS = {"loader": loader_section, "step": step_section, "epoch": epoch_section, "scale": scale_section}
+
+
+def section(name: str) -> str | None:
+    """A benchmark's section from its raw result, None where there is none."""
+    path = RESULTS / f"{name}.json"
+    return SECTIONS[name.removesuffix("_gpu")](json.loads(path.read_text())) if path.exists() else None
+
+
 def main() -> None:
     text = TEXT.read_text()
-    for name, section in (("loader", loader_section), ("epoch", epoch_section), ("scale", scale_section)):
-        path = RESULTS / f"{name}.json"
-        done = (
-            section(json.loads(path.read_text())) if path.exists() else f"(`python -m benchmarks.{name}`: not run yet)"
-        )
-        text = text.replace(f"{{{name}}}", done)
-    PAGE.write_text(text)
+    for name in SECTIONS:
+        text = text.replace(f"{{{name}}}", section(name) or f"(`python -m benchmarks.{name}`: not run yet)")
+    measured = [found for name in SECTIONS if (found := section(f"{name}_gpu")) is not None]
+    PAGE.write_text(text.replace("{gpu}", "\n\n".join(measured) or "Nothing has been measured on a GPU yet."))
     print(f"written to {PAGE}")
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from tools.convert import Settings, convert
+from tools.images import Encoding
 from tools.sources import Source, SourceSplit
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # the generator is that of the tests
@@ -67,8 +68,13 @@ def photographs(num_train: int, num_val: int) -> Source:
     return Source([f"hue_{360 * label // NUM_CLASSES:03d}" for label in range(NUM_CLASSES)], splits)
 
 
-def write_photographs(out: Path, num_train: int, *, workers: int = 1) -> dict[str, int]:
+def write_photographs(
+    out: Path, num_train: int, *, workers: int = 1, encoding: Encoding | None = None
+) -> dict[str, int]:
     """Shards with their indexes in ``out``; what is there already is not made again.
+
+    Args:
+        encoding: how images are stored; by default as they were drawn.
 
     Returns:
         The number of images in each split.
@@ -77,7 +83,7 @@ def write_photographs(out: Path, num_train: int, *, workers: int = 1) -> dict[st
         ValueError: ``out`` holds something else.
     """
     source = photographs(num_train, max(_MIN_VAL, num_train // 10))
-    settings = Settings(shard_samples=SHARD_SAMPLES)
+    settings = Settings(shard_samples=SHARD_SAMPLES, encoding=encoding or Encoding())
     dataset = convert(source, f"photographs:{num_train}", out, settings, workers=workers).dataset
     return {name: split["num_samples"] for name, split in dataset["splits"].items()}
 

@@ -11,17 +11,15 @@ given is what its loader would hand it.
     naflex            timm's NaFlexVit on normalised patches that are kept, with coordinates and validity mask
     paper             timm's own model; embeds all patches, keeps those of the largest L1 norm (arXiv 2208.09520)
 
-The ways take turns in one process; a ratio is the median over the rounds of the ratio within a round. Writes
-``benchmarks/results/step.json``.
+The ways take turns in one process, several times over; a ratio is within a round. About six minutes on two cores.
+Writes benchmarks/results/step.json.
 """
 
 import argparse
-import itertools
-import json
 import os
-import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,8 +29,9 @@ import torch.nn.functional as F
 from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from engine.hardware import describe_hardware
+from benchmarks.measuring import RESULTS, keep_to_cores, spread, write_result
 from engine.model import build_model
 from engine.optim import build_optimizer
 from engine.patch_embed import normalize_patches
@@ -43,7 +42,6 @@ GRID = IMAGE_SIZE // PATCH_SIZE
 NUM_PATCHES = GRID**2
 KEEP_RATES = (0.2, 0.4, 0.6, 0.8, 1.0)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-RESULT = Path(__file__).parent / "results" / "step.json"
 
 Step = Callable[[], None]
 
@@ -147,11 +145,11 @@ def all_steps(batch_size: int, device: torch.device) -> dict[tuple[str, int], St
 
 
 def measure(
-    steps: dict[tuple[str, int], Step], rounds: int, device: torch.device
+    steps: dict[tuple[str, int], Step], repeats: int, device: torch.device
 ) -> dict[tuple[str, int], list[float]]:
     """Seconds of each step in each round, after one round to warm up."""
     times: dict[tuple[str, int], list[float]] = {key: [] for key in steps}
-    for number in range(rounds + 1):
+    for number in tqdm(range(repeats + 1), unit="round", disable=not sys.stderr.isatty()):
         # Another order in every round, so that no way always comes behind the same other one.
         keys = list(steps)
         for key in keys[number % len(keys) :] + keys[: number % len(keys)]:
@@ -161,13 +159,7 @@ def measure(
                 torch.cuda.synchronize()
             if number:
                 times[key].append(time.perf_counter() - start)
-        print(f"round {number}/{rounds}", flush=True)
     return times
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return {"median": middle, "first_quartile": low, "third_quartile": high, "min": min(values), "max": max(values)}
 
 
 def summarize(times: dict[tuple[str, int], list[float]]) -> list[dict[str, Any]]:
@@ -179,43 +171,39 @@ def summarize(times: dict[tuple[str, int], list[float]]) -> list[dict[str, Any]]
         if way != "ours" and ("ours", num_kept) in times:
             own = times["ours", num_kept]
             row["speed_of_ours_over_this"] = spread([a / b for a, b in zip(seconds, own, strict=True)])
-        rows.append({**row, "rounds_s": seconds})
+        rows.append(row)
     return sorted(rows, key=lambda row: (row["num_kept"], row["way"]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    arguments = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="benchmarks.step", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="of each step (default: %(default)s)")
+    parser.add_argument("--cores", type=int, default=2, help="cores, and threads (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "step.json", help="(default: %(default)s)")
+    options = parser.parse_args(argv)
+    load_before = os.getloadavg()[0]
+    keep_to_cores(options.cores)
+    torch.set_num_threads(options.cores)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(arguments.threads)
-    load_before = os.getloadavg()
-    times = measure(all_steps(arguments.batch_size, device), arguments.rounds, device)
-    rows = summarize(times)
-    result = {
-        "model": MODEL,
-        "batch_size": arguments.batch_size,
-        "precision": "fp32",
-        "rounds": arguments.rounds,
-        "threads": torch.get_num_threads(),
-        "hardware": describe_hardware(),
-        "load_average": {"before": load_before, "after": os.getloadavg()},
-        "steps": rows,
-    }
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"\n{'kept':>4} {'way':16} {'ms':>8} {'quartiles':>17} {'x timm':>7} {'ours is':>8}")
-    for _, group in itertools.groupby(rows, key=lambda row: row["num_kept"]):
-        for row in group:
-            step, versus = row["step_s"], row.get("speed_of_ours_over_this")
-            quartiles = f"{1000 * step['first_quartile']:.0f} to {1000 * step['third_quartile']:.0f}"
-            print(
-                f"{row['num_kept']:4} {row['way']:16} {1000 * step['median']:8.1f} {quartiles:>17} "
-                f"{row['speed_over_timm']['median']:6.2f}x" + (f" {versus['median']:7.2f}x" if versus else "")
-            )
+    rows = summarize(measure(all_steps(options.batch_size, device), options.repeats, device))
+    print(describe(rows))
+    facts = {"model": MODEL, "precision": "fp32", "batch_size": options.batch_size, "repeats": options.repeats}
+    write_result(options.out, "benchmarks.step", argv, {**facts, "steps": rows}, load_before)
+
+
+def describe(rows: list[dict[str, Any]]) -> str:
+    """The comparison as a table."""
+    lines = [f"{'kept':>4} {'way':16} {'ms':>8} {'(min to max)':>17} {'x timm':>7} {'ours is':>8}"]
+    for row in rows:
+        step, versus = row["step_s"], row.get("speed_of_ours_over_this")
+        extremes = f"({1000 * step['min']:.0f} to {1000 * step['max']:.0f})"
+        lines.append(
+            f"{row['num_kept']:4} {row['way']:16} {1000 * step['median']:8.1f} {extremes:>17} "
+            f"{row['speed_over_timm']['median']:6.2f}x" + (f" {versus['median']:7.2f}x" if versus else "")
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,15 @@ import torch
 
 from benchmarks import epoch, loader, scale
 from benchmarks.epoch import StepTime
+from benchmarks.loader_ours import fast_idct_levels
 from benchmarks.loader_peers import Setting
 from benchmarks.measuring import spread
-from benchmarks.photographs import photographs
+from benchmarks.photographs import photographs, write_photographs
 from engine.ranks import World
 from pipeline.reader import SampleReader
 from pipeline.shards import open_index
 from tools.convert import Settings, convert
+from tools.images import Encoding
 
 HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))
 
@@ -28,18 +30,29 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "shards"
+    write_photographs(folder, 16, encoding=Encoding(resize_shorter=40))
+    return folder
+
+
 @pytest.fixture
-def setting(shards: Path) -> Setting:
-    return Setting(shards, 32, 16, 10, 4, 1)
+def setting(shards: Path, small_shards: Path) -> Setting:
+    return Setting(shards, 32, 8, 10, 4, 1, small_shards)
 
 
 WHOLE_BYTES = 32 * 32 * 3 + 8
-PATCH_BYTES, ID_BYTES, LABEL_BYTES = 16 * 16 * 3, 4, 8
+PATCH_BYTES, ID_BYTES, LABEL_BYTES = 8 * 8 * 3, 4, 8
 BYTES = {
-    "ours, random, keep 0.4": PATCH_BYTES + ID_BYTES + LABEL_BYTES,  # one patch of four
-    "ours, contrast, keep 1": 4 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,
+    "ours, random, keep 0.4": 6 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,  # of 16
+    "ours, contrast, keep 1": 16 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,
+    "ours, random, resample first, keep 0.2": 2 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,
+    "ours, random, shards of 256 pixels, echo 2, keep 0.2": 2 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,
     "ours, without selection": WHOLE_BYTES,
-    "ours, decoding alone": 0,
+    "ours, decoding alone, fast IDCT": 0,
+    "ours, decoding whole images alone": 0,
+    "ours, decoding alone, shards of 256 pixels": 0,
     "timm, WebDataset": WHOLE_BYTES,
     "webdataset and torchvision v2": WHOLE_BYTES,
     "DALI's own reader": WHOLE_BYTES,
@@ -49,7 +62,7 @@ BYTES = {
 @pytest.mark.parametrize("name", BYTES)
 def test_every_loader_hands_on_what_it_should(name: str, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.loader_peers.SHUFFLE_BUFFER", 8)
-    _, opener = loader.contenders()[name]
+    _, opener = loader.contenders(setting)[name]
     measured = loader.measure(opener, setting, seconds=0.01)
     assert measured["bytes_per_image"] == BYTES[name]
     assert measured["images_per_s"] > 0
@@ -60,6 +73,32 @@ def test_the_loaders_result_names_every_contender_once(setting: Setting) -> None
     assert [line["contender"] for line in lines] == ["ours, grid, keep 1"]
     assert len(lines[0]["images_per_s"]["values"]) == 2
     assert "ours, grid, keep 1" in loader.describe(lines)
+
+
+def test_every_comparison_is_between_contenders_there_are(setting: Setting) -> None:
+    compared = {name for pair in loader.TARGETS for name in pair}
+    assert compared <= set(loader.contenders(setting))
+
+
+def test_rates_are_compared_repeat_by_repeat() -> None:
+    lines = [
+        {"contender": "ours, random, keep 0.2", "images_per_s": spread([10.0, 30.0])},
+        {"contender": "timm, WebDataset", "images_per_s": spread([5.0, 10.0])},
+    ]
+    [found] = loader.ratios(lines)
+    assert found["ratio"]["values"] == [2.0, 3.0]
+    assert "2.50 (2.00 to 3.00), hoped for: at least 2.5" in loader.describe_ratios([found])
+
+
+def test_shards_made_smaller_at_conversion_hold_the_same_images_smaller(shards: Path, small_shards: Path) -> None:
+    whole, small = open_index(shards, "train"), open_index(small_shards, "train")
+    assert np.array_equal(whole.label, small.label)
+    assert set(np.minimum(small.height, small.width)) == {40}
+
+
+def test_the_fast_idct_moves_pixels_by_a_few_levels(setting: Setting) -> None:
+    levels = fast_idct_levels(setting, num_images=4)
+    assert 0 < levels["mean"] < levels["largest"] < 32
 
 
 def options(shards: Path) -> argparse.Namespace:
