@@ -48,7 +48,7 @@ CASES = {
     "fashion_mnist": Case(
         "configs/fashion_mnist.yaml",
         both=[],
-        run=settings(train__duration="400steps", optim__warmup="20steps", eval__keep_rates=[0.2], log_every=10),
+        run=settings(train__duration="2000steps", optim__warmup="20steps", eval__keep_rates=[0.2], log_every=10),
     ),
     "photographs": Case(
         "configs/photographs_vit_s16.yaml",

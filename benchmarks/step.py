@@ -2,13 +2,13 @@
 
     python -m benchmarks.step
 
-Forward, backward and an AdamW step in plain torch, the same loop for all, with the inputs resident: what each way is
-given is what its loader would hand it.
+Forward, backward and an AdamW step in plain torch, the same loop for all, with the inputs resident: uint8, as loaders
+hand them over. Each normalises them within the step, timm's ways as timm's prefetcher does.
 
-    ours              uint8 patches that are kept, and their places; normalising them is part of the step
-    timm              timm's own model on normalised images, with all patches
+    ours              the patches that are kept, and their places
+    timm              timm's own model on images, with all patches
     patch_drop_rate   timm's own model with its random patch dropout behind the embedding
-    naflex            timm's NaFlexVit on normalised patches that are kept, with coordinates and validity mask
+    naflex            timm's NaFlexVit on the patches that are kept, with coordinates and validity mask
     paper             timm's own model; embeds all patches, keeps those of the largest L1 norm (arXiv 2208.09520)
 
 The ways take turns in one process, several times over; a ratio is within a round. About six minutes on two cores.
@@ -65,6 +65,12 @@ def timm_model(**options: Any) -> VisionTransformer:
     return cast(VisionTransformer, model.train())
 
 
+def normalized(images: Tensor) -> Tensor:
+    """uint8 [B, 3, S, S] as timm's PrefetchLoader hands them to the model: float32."""
+    mean, std = (255 * torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return images.float().sub_(mean).div_(std)
+
+
 def ours(patches: Tensor, ids_keep: Tensor, labels: Tensor) -> Step:
     model = build_model(
         MODEL, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, num_classes=NUM_CLASSES, mean=MEAN, std=STD
@@ -74,14 +80,14 @@ def ours(patches: Tensor, ids_keep: Tensor, labels: Tensor) -> Step:
 
 def timm_full(images: Tensor, labels: Tensor) -> Step:
     model = timm_model()
-    return training_step(model, lambda: model(images), labels)
+    return training_step(model, lambda: model(normalized(images)), labels)
 
 
 def patch_drop_rate(images: Tensor, labels: Tensor, num_kept: int) -> Step:
     # timm keeps int(N * (1 - rate)) patches, and at a rate of 0 it has no dropout.
     rate = 0.0 if num_kept == NUM_PATCHES else 1 - (num_kept + 0.5) / NUM_PATCHES
     model = timm_model(patch_drop_rate=rate)
-    return training_step(model, lambda: model(images), labels)
+    return training_step(model, lambda: model(normalized(images)), labels)
 
 
 def naflex(patches: Tensor, ids_keep: Tensor, labels: Tensor) -> Step:
@@ -98,19 +104,18 @@ def naflex(patches: Tensor, ids_keep: Tensor, labels: Tensor) -> Step:
         ),
         num_classes=NUM_CLASSES,
     ).train()
-    given = {
-        "patches": normalize_patches(patches, MEAN, STD),
+    places = {
         "patch_coord": torch.stack([ids_keep // GRID, ids_keep % GRID], dim=-1).long(),
         "patch_valid": torch.ones(ids_keep.shape, dtype=torch.bool),
     }
-    return training_step(model, lambda: model(given), labels)
+    return training_step(model, lambda: model({"patches": normalize_patches(patches, MEAN, STD), **places}), labels)
 
 
 def paper(images: Tensor, labels: Tensor, num_kept: int) -> Step:
     model = timm_model()
 
     def logits() -> Tensor:
-        tokens = model.norm_pre(model.pos_drop(model._pos_embed(model.patch_embed(images))))
+        tokens = model.norm_pre(model.pos_drop(model._pos_embed(model.patch_embed(normalized(images)))))
         prefix, patches = tokens[:, :1], tokens[:, 1:]
         best = patches.detach().abs().sum(dim=2).topk(num_kept, dim=1).indices
         kept = patches.gather(1, best[:, :, None].expand(-1, -1, patches.shape[2]))
@@ -124,8 +129,7 @@ def all_steps(batch_size: int, device: torch.device) -> dict[tuple[str, int], St
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (batch_size, NUM_PATCHES, PATCH_SIZE**2 * 3), dtype=torch.uint8, device=device)
     images = (
-        normalize_patches(pixels, MEAN, STD)
-        .view(batch_size, GRID, GRID, PATCH_SIZE, PATCH_SIZE, 3)
+        pixels.view(batch_size, GRID, GRID, PATCH_SIZE, PATCH_SIZE, 3)
         .permute(0, 5, 1, 3, 2, 4)
         .reshape(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE)
     )
@@ -178,7 +182,7 @@ def summarize(times: dict[tuple[str, int], list[float]]) -> list[dict[str, Any]]
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(prog="benchmarks.step", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=9, help="of each step (default: %(default)s)")
     parser.add_argument("--cores", type=int, default=2, help="cores, and threads (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS / "step.json", help="(default: %(default)s)")
