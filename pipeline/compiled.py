@@ -47,14 +47,16 @@ def _operator(run: str, setup: str, num_outs: int, num_images: int, num_numbers:
 
 def sampling_rows(
     regions: np.ndarray,
+    windows: np.ndarray,
     flips: np.ndarray,
     settings: tuple[int, float, bool],
     mixing: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
 ) -> np.ndarray:
-    """What ``select_then_resample`` is planned by: float32 [B, 18].
+    """What ``select_then_resample`` is planned by: float32 [B, 26].
 
     Args:
-        regions: float32 [B, 4], (top, left, bottom, right) of the crop in pixels of the decoded window.
+        regions: float32 [B, 4], (top, left, bottom, right) of the crop in pixels of the window.
+        windows: int32 [B, 4], the same of the window in the given image: as much as the resize's filter may look at.
         flips: bool [B].
         settings: patches along one side of the image, temperature, whether contrast chooses.
         mixing: place of the partner int [B], own share float32 [B], box int32 [B, 4] of what cutmix takes from it.
@@ -62,10 +64,12 @@ def sampling_rows(
     rows = np.zeros((len(regions), kernels.NUM_SAMPLING), dtype=np.float32)
     own = np.concatenate([regions, flips[:, None]], axis=1)
     rows[:, kernels.OWN_REGION : kernels.OWN_REGION + 5] = own
+    rows[:, kernels.OWN_WINDOW : kernels.OWN_WINDOW + 4] = windows
     rows[:, kernels.WEIGHT] = 1
     if mixing is not None:
         partner, weight, box = mixing
         rows[:, kernels.PARTNER_REGION : kernels.PARTNER_REGION + 5] = own[partner]
+        rows[:, kernels.PARTNER_WINDOW : kernels.PARTNER_WINDOW + 4] = windows[partner]
         rows[:, kernels.WEIGHT] = weight
         rows[:, kernels.BOX : kernels.BOX + 4] = box
     rows[:, [kernels.GRID_SIZE, kernels.TEMPERATURE, kernels.SCORED]] = settings
@@ -94,15 +98,15 @@ def gather(images: Node, ids: Node, patch_size: int) -> Node:
 
 
 def select_then_resample(
-    windows: Node, partners: Node, ids: Node, sampling: Node, noise: Node, patch_size: int
+    images: Node, partners: Node, ids: Node, sampling: Node, noise: Node, patch_size: int
 ) -> tuple[Node, Node]:
-    """(patches uint8 [K, P*P*3], ids int32 [K]) of decoded windows uint8 [H, W, 3].
+    """(patches uint8 [K, P*P*3], ids int32 [K]) of decoded images uint8 [H, W, 3].
 
     Args:
-        partners: the windows that they are mixed with; ``windows`` where nothing is mixed.
+        partners: the images that they are mixed with; ``images`` where nothing is mixed.
         ids: int32 [K], what is kept if that is planned; else only its length counts.
-        sampling: float32 [18] as ``kernels.select_then_resample`` reads it.
+        sampling: float32 [26] as ``kernels.select_then_resample`` reads it.
         noise: float32 [N] under a temperature, else of any length.
     """
     operator = _operator("resample_run", "patches_setup", 2, 2, 2)
-    return tuple(operator(ids, _blank(patch_size), windows, partners, sampling, noise))
+    return tuple(operator(ids, _blank(patch_size), images, partners, sampling, noise))

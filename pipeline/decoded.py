@@ -36,7 +36,11 @@ class ImageDecoder:
         self._graphs: dict[bool, Pipeline] = {}
 
     def whole(self, encoded: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Whole images, uint8 [H, W, 3] each. Raises RuntimeError if one of them cannot be decoded."""
+        """Whole images, uint8 [H, W, 3] each, in one piece of memory that is freed with the last of them.
+
+        Raises:
+            RuntimeError: one of them cannot be decoded.
+        """
         return self._run(False, {"encoded": encoded})
 
     def window(self, encoded: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
@@ -52,8 +56,8 @@ class ImageDecoder:
             graph.feed_input(name, list(arrays))
         [images] = graph.run()  # a graph that has failed here is given up
         self._graphs[windowed] = graph
-        # DALI takes its images back with the next batch.
-        return [np.array(images.at(i)) for i in range(len(inputs["encoded"]))]
+        # No copies: DALI's dynamic executor leaves its outputs to whoever holds them.
+        return [np.asarray(images[i]) for i in range(len(inputs["encoded"]))]
 
     def _build(self, windowed: bool) -> Pipeline:
         @pipeline_def(

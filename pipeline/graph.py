@@ -1,5 +1,6 @@
 """The DALI graph: planned arrays in, kept patches out."""
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,7 +23,7 @@ Scorer = Callable[[list[np.ndarray]], np.ndarray]  # images uint8 [S, S, 3] to f
 # Every planned input: its DALI type and number of dimensions.
 _INPUTS = {
     "encoded": (types.UINT8, 1),  # the image file
-    "window": (types.UINT8, 3),  # under ``decoded`` in its place: the pixels that would have been decoded from it
+    "window": (types.UINT8, 3),  # under ``decoded`` in its place: what would have been decoded from it, or the whole
     "start": (types.INT32, 1),  # (row, column) where the decoded or shifted window begins
     "shape": (types.INT32, 1),  # (height, width) of the decoded window
     "region_start": (types.FLOAT, 1),  # (row, column) of the crop's corners, counted from the window's
@@ -37,6 +38,7 @@ _INPUTS = {
 # Pixels decoded around a region for the resize's filter, which looks less than this far beyond it: one pixel of the
 # output where the image shrinks, one stored pixel where it grows.
 _MARGIN_PIXELS = 1.0
+PREFETCHED_BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def source_arrays(plan: StepPlan, images: list[np.ndarray], settings: GraphSetti
     regions = (plan.crops - np.tile(start, 2)).astype(np.float32)
     arrays: dict[str, list[np.ndarray] | np.ndarray] = {
         "encoded": images,
-        "window": _windows(images, start, stop, settings) if settings.decoded else images,
+        "window": _windows(images, start, stop, settings),
         "start": start,
         "shape": stop - start,
         "region_start": regions[:, :2].copy(),
@@ -131,7 +133,9 @@ def source_arrays(plan: StepPlan, images: list[np.ndarray], settings: GraphSetti
             partner, weight, box = (np.array(arrays[name]) for name in ("partner", "blend_weight", "cut_box"))
             mixing = partner, weight, box
         scoring = settings.data.grid_size, selection.temperature, not selection.is_planned
-        arrays["sampling"] = compiled.sampling_rows(regions, plan.flips, scoring, mixing)
+        given = 0 if settings.decoded else start  # where what the graph has of the image begins
+        windows = np.concatenate([start - given, stop - given], axis=1)
+        arrays["sampling"] = compiled.sampling_rows(regions, windows, plan.flips, scoring, mixing)
     return tuple(arrays[name] for name in input_names(settings))
 
 
@@ -167,7 +171,9 @@ def window_corners(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -
 def _windows(
     images: list[np.ndarray], start: np.ndarray, stop: np.ndarray, settings: GraphSettings
 ) -> list[np.ndarray]:
-    if settings.crop == "pad":  # the window is one of the resized image
+    """What a graph of decoded images is given; with files it decodes the windows itself."""
+    # Selecting first needs no cut: its kernel keeps to the window. A pad crop's window is one of the resized image.
+    if not settings.decoded or settings.selects_first or settings.crop == "pad":
         return images
     corners = zip(images, start.tolist(), stop.tolist(), strict=True)
     return [np.ascontiguousarray(image[top:bottom, left:right]) for image, (top, left), (bottom, right) in corners]
@@ -203,7 +209,7 @@ def define_graph(
         num_threads=settings.num_threads,
         device_id=settings.device_id,
         exec_dynamic=True,
-        prefetch_queue_depth=2,
+        prefetch_queue_depth=PREFETCHED_BATCHES,
         enable_conditionals=settings.augments and augment_graph.needs_conditionals(settings.data.augment, on_gpu),
     )
     def graph() -> tuple[Any, ...]:
@@ -241,14 +247,26 @@ def run_once(arrays: SourceArrays, settings: GraphSettings) -> None:
 def _planned_inputs(source: Callable[[int], SourceArrays], settings: GraphSettings) -> dict[str, Any]:
     names = input_names(settings)
     nodes = fn.external_source(
-        source=source,
+        source=_held(source) if settings.decoded else source,
         num_outputs=len(names),
         batch=True,
         dtype=[_INPUTS[name][0] for name in names],
         ndim=[_INPUTS[name][1] for name in names],
         layout=["HWC" if name == "window" else "" for name in names],
+        no_copy=settings.decoded,  # image files are small, and copying them is faster
     )
     return dict(zip(names, nodes, strict=True))
+
+
+def _held(source: Callable[[int], SourceArrays]) -> Callable[[int], SourceArrays]:
+    """The source, whose arrays live until DALI, which copies none of them, has used them."""
+    recent: deque[SourceArrays] = deque(maxlen=PREFETCHED_BATCHES + 2)
+
+    def held(i: int) -> SourceArrays:
+        recent.append(source(i))
+        return recent[-1]
+
+    return held
 
 
 def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
@@ -275,13 +293,13 @@ def _decoded(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
 
 def _selected_first(inputs: Mapping[str, Any], settings: GraphSettings) -> tuple[Any, ...]:
     """(patches, ids_keep) of images that are never resized as a whole."""
-    windows = _decoded(inputs, settings)
+    images = _decoded(inputs, settings)
     if settings.last_part != "select":
-        return (windows,)
-    partners = fn.permute_batch(windows, indices=inputs["partner"]) if settings.mixes else windows
+        return (images,)
+    partners = fn.permute_batch(images, indices=inputs["partner"]) if settings.mixes else images
     ids, sampling = inputs["ids_keep"], inputs["sampling"]
     noise = inputs.get("noise", sampling)  # a planned rule reads none, but the kernel takes something
-    return compiled.select_then_resample(windows, partners, ids, sampling, noise, settings.data.patch_size)
+    return compiled.select_then_resample(images, partners, ids, sampling, noise, settings.data.patch_size)
 
 
 def _outputs(images: Any, inputs: Mapping[str, Any], settings: GraphSettings, scorer: Scorer | None) -> tuple[Any, ...]:

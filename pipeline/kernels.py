@@ -13,14 +13,16 @@ from numba import types as nb
 from nvidia.dali.plugin.numba import address_as_void_pointer  # type: ignore[attr-defined]
 
 # What the sampling of an image is planned by, a row of float32.
-OWN_REGION = 0  # (top, left, bottom, right) in pixels of the decoded window, then 1 for the mirror image
+OWN_REGION = 0  # (top, left, bottom, right) in pixels of the window, then 1 for the mirror image
 PARTNER_REGION = 5  # the same of the image that it is mixed with
 WEIGHT = 10  # the image's own share under mixup, else 1
 BOX = 11  # (top, left, bottom, right) of what cutmix takes from the partner, in pixels of the square image
 GRID_SIZE = 15
 TEMPERATURE = 16
 SCORED = 17  # 1: the patches are chosen here by contrast; 0: they are given
-NUM_SAMPLING = 18
+OWN_WINDOW = 18  # (top, left, bottom, right), whole pixels of the given image: what lies outside is as if not there
+PARTNER_WINDOW = 22
+NUM_SAMPLING = 26
 
 # Samples along one side of a patch that its contrast is estimated from. Every other row is shifted by half a step.
 MAX_SAMPLES = 8
@@ -30,18 +32,20 @@ _compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
 @_compiled
-def axis_weights(start, end, size_in, size_out):  # type: ignore[no-untyped-def]
+def axis_weights(start, end, window_start, window_end, size_out):  # type: ignore[no-untyped-def]
     """The triangle filter of a resize along one axis, as wide as a pixel of the larger of the two grids.
 
-    Where the filter reaches beyond the input, it is cut off and what is left of it counts for the whole, as in Pillow.
+    Where the filter reaches beyond the window, it is cut off and what is left of it counts for the whole, as in Pillow.
 
     Args:
-        start, end: of the region that becomes ``size_out`` pixels, in pixels of the input, not whole in general.
+        start, end: of the region that becomes ``size_out`` pixels, in pixels of the window, not whole in general.
+        window_start, window_end: the window's first pixel in the input and the one behind its last.
 
     Returns:
         first int64 [size_out] and count int64 [size_out], the input's pixels under the filter of each of the output's;
         weights float32 [size_out, T], theirs.
     """
+    size_in = window_end - window_start
     scale = (end - start) / size_out
     reach = max(scale, 1.0)
     first = np.empty(size_out, np.int64)
@@ -56,8 +60,14 @@ def axis_weights(start, end, size_in, size_out):  # type: ignore[no-untyped-def]
             total += max(1.0 - abs(k + 0.5 - centre) / reach, 0.0)
         for k in range(low, high):
             weights[i, k - low] = max(1.0 - abs(k + 0.5 - centre) / reach, 0.0) / total
-        first[i], count[i] = low, high - low
+        first[i], count[i] = window_start + low, high - low
     return first, count, weights
+
+
+@_compiled
+def _window(sampling, place):  # type: ignore[no-untyped-def]
+    """(top, left, bottom, right) in whole pixels."""
+    return int(sampling[place]), int(sampling[place + 1]), int(sampling[place + 2]), int(sampling[place + 3])
 
 
 @_compiled
@@ -115,7 +125,7 @@ def _resample_patch(pixels, rows, columns, patch, grid, size, mirrored, line, ti
 
 
 @_compiled
-def _sample_points(start, end, size_in, grid, size, mirrored, num):  # type: ignore[no-untyped-def]
+def _sample_points(start, end, window_start, window_end, grid, size, mirrored, num):  # type: ignore[no-untyped-def]
     """Pixels of the output at which the contrast looks, along one axis, and those of the input below them.
 
     Returns:
@@ -128,8 +138,16 @@ def _sample_points(start, end, size_in, grid, size, mirrored, num):  # type: ign
             place = patch * size + (j + 0.5) * size / num
             places[patch, j] = int(place)
             source = int(np.floor(start + (grid * size - place if mirrored else place) * scale))
-            sources[patch, j] = min(max(source, 0), size_in - 1)
+            sources[patch, j] = window_start + min(max(source, 0), window_end - window_start - 1)
     return places, sources
+
+
+@_compiled
+def _mixed(own, other, weight, from_partner):  # type: ignore[no-untyped-def]
+    """A sample of the image (the sum of two values) with that of its partner mixed in."""
+    if from_partner:
+        return other
+    return own + np.int64(np.rint((1 - weight) * (other - own)))
 
 
 @_compiled
@@ -142,35 +160,41 @@ def thumbnail_contrast(image, partner, sampling, size):  # type: ignore[no-untyp
     """
     grid, side = int(sampling[GRID_SIZE]), min(size, MAX_SAMPLES)
     region, others = sampling[OWN_REGION:], sampling[PARTNER_REGION:]
-    y, own_y = _sample_points(region[0], region[2], image.shape[0], grid, size, False, side)
-    x, own_x = _sample_points(region[1], region[3], image.shape[1], grid, size, region[4] > 0, 2 * side)
-    _, partner_y = _sample_points(others[0], others[2], partner.shape[0], grid, size, False, side)
-    _, partner_x = _sample_points(others[1], others[3], partner.shape[1], grid, size, others[4] > 0, 2 * side)
+    window, partner_window = _window(sampling, OWN_WINDOW), _window(sampling, PARTNER_WINDOW)
+    y, own_y = _sample_points(region[0], region[2], window[0], window[2], grid, size, False, side)
+    x, own_x = _sample_points(region[1], region[3], window[1], window[3], grid, size, region[4] > 0, 2 * side)
+    _, partner_y = _sample_points(others[0], others[2], partner_window[0], partner_window[2], grid, size, False, side)
+    _, partner_x = _sample_points(
+        others[1], others[3], partner_window[1], partner_window[3], grid, size, others[4] > 0, 2 * side
+    )
     weight, box = sampling[WEIGHT], sampling[BOX : BOX + 4]
     pure = weight == 1 and box[2] <= box[0]
-    num, last, partner_last = side * side, image.shape[1] - 1, partner.shape[1] - 1
+    num, last, partner_last = side * side, window[3] - 1, partner_window[3] - 1
+    pixels, partner_pixels = image.reshape(image.shape[0], -1), partner.reshape(partner.shape[0], -1)
     scores = np.empty(grid * grid, np.float64)
     for patch in range(grid * grid):
         r, c = patch // grid, patch % grid
-        spread = 0
-        for channel in range(3):
-            total, squares = 0, 0
-            for i in range(side):
-                row = own_y[r, i]
-                for j in range(i & 1, 2 * side, 2):
-                    column = own_x[c, j]
-                    value = np.int64(image[row, column, channel]) + image[row, min(column + 1, last), channel]
-                    if not pure:
-                        row_2, column_2 = partner_y[r, i], partner_x[c, j]
-                        other = np.int64(partner[row_2, column_2, channel])
-                        other += partner[row_2, min(column_2 + 1, partner_last), channel]
-                        if box[0] <= y[r, i] < box[2] and box[1] <= x[c, j] < box[3]:
-                            value = other
-                        elif weight < 1:
-                            value += np.int64(np.rint((1 - weight) * (other - value)))
-                    total += value
-                    squares += value * value
-            spread += num * squares - total * total
+        red_sum, green_sum, blue_sum, squares = 0, 0, 0, 0
+        for i in range(side):
+            row = pixels[own_y[r, i]]
+            for j in range(i & 1, 2 * side, 2):
+                column = own_x[c, j]
+                at, beside = 3 * column, 3 * min(column + 1, last)
+                red = np.int64(row[at]) + row[beside]
+                green = np.int64(row[at + 1]) + row[beside + 1]
+                blue = np.int64(row[at + 2]) + row[beside + 2]
+                if not pure:
+                    other_row, column = partner_pixels[partner_y[r, i]], partner_x[c, j]
+                    at, beside = 3 * column, 3 * min(column + 1, partner_last)
+                    cut = box[0] <= y[r, i] < box[2] and box[1] <= x[c, j] < box[3]
+                    red = _mixed(red, np.int64(other_row[at]) + other_row[beside], weight, cut)
+                    green = _mixed(green, np.int64(other_row[at + 1]) + other_row[beside + 1], weight, cut)
+                    blue = _mixed(blue, np.int64(other_row[at + 2]) + other_row[beside + 2], weight, cut)
+                red_sum += red
+                green_sum += green
+                blue_sum += blue
+                squares += red * red + green * green + blue * blue
+        spread = num * squares - (red_sum * red_sum + green_sum * green_sum + blue_sum * blue_sum)
         scores[patch] = np.sqrt(spread / 3) / (num * 510)
     return scores
 
@@ -229,8 +253,8 @@ def select_then_resample(ids, image, partner, sampling, noise, kept, patches):  
 
     Args:
         ids: int32 [K], what is kept if that is planned; else only its length counts.
-        image, partner: uint8 [H, W, 3], the decoded windows of the image and of the one that it is mixed with.
-        sampling: float32 [18], see above.
+        image, partner: uint8 [H, W, 3], decoded, the image and the one that it is mixed with.
+        sampling: float32 [26], see above.
         noise: float32 [N] in [0, 1) under a temperature, else of any length.
         kept: int32 [K], written.
         patches: uint8 [K, P, P, 3], written.
@@ -246,11 +270,13 @@ def select_then_resample(ids, image, partner, sampling, noise, kept, patches):  
     line = np.empty(3 * max(image.shape[1], partner.shape[1]), np.float32)
     side = grid * size
     region, others = sampling[OWN_REGION:], sampling[PARTNER_REGION:]
-    rows = axis_weights(region[0], region[2], image.shape[0], side)
-    columns = axis_weights(region[1], region[3], image.shape[1], side)
+    top, left, bottom, right = _window(sampling, OWN_WINDOW)
+    rows = axis_weights(region[0], region[2], top, bottom, side)
+    columns = axis_weights(region[1], region[3], left, right, side)
     mixes = weight < 1 or box[2] > box[0]
-    partner_rows = axis_weights(others[0], others[2], partner.shape[0], side) if mixes else rows
-    partner_columns = axis_weights(others[1], others[3], partner.shape[1], side) if mixes else columns
+    top, left, bottom, right = _window(sampling, PARTNER_WINDOW)
+    partner_rows = axis_weights(others[0], others[2], top, bottom, side) if mixes else rows
+    partner_columns = axis_weights(others[1], others[3], left, right, side) if mixes else columns
     pixels = image.reshape(image.shape[0], -1)
     partner_pixels = partner.reshape(partner.shape[0], -1)
     half = np.float32(0.5)

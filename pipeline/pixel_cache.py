@@ -46,7 +46,7 @@ class MemoryCache:
             if image.nbytes > self._free_bytes:
                 return False
             self._free_bytes -= image.nbytes
-            self._images[sample_id] = image
+            self._images[sample_id] = image.copy()  # images of a batch share memory, which one of them would keep
         return True
 
     def close(self) -> None:

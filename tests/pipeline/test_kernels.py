@@ -30,7 +30,8 @@ class Case:
 
     def sampling(self, *, scored: bool = False) -> np.ndarray:
         mixing = np.array([1, 0]), np.full(2, self.weight, np.float32), np.array([self.box, self.box])
-        return sampling_rows(self.regions, self.flips, (self.grid, 0.0, scored), mixing)[0]
+        windows = np.array([[0, 0, *window.shape[:2]] for window in self.windows])
+        return sampling_rows(self.regions, windows, self.flips, (self.grid, 0.0, scored), mixing)[0]
 
     def expected(self) -> np.ndarray:
         """The first window's mixture before it is rounded: float64 [S, S, 3]."""
@@ -103,6 +104,29 @@ def test_a_scored_choice_is_ascending_and_its_patches_are_what_they_are_when_giv
     again, same = run(case, kept)
     np.testing.assert_array_equal(again, kept)
     np.testing.assert_array_equal(same, patches)
+
+
+@settings(deadline=None, max_examples=50)
+@given(cases(), st.data())
+def test_what_lies_around_the_window_is_as_if_it_were_not_there(case: Case, data: st.DataObject) -> None:
+    num_kept, scored = data.draw(st.integers(1, case.grid**2)), data.draw(st.booleans())
+    ids = np.arange(num_kept, dtype=np.int32)
+    margins = np.array(data.draw(st.lists(st.tuples(*[st.integers(0, 9)] * 4), min_size=2, max_size=2)))
+    rng, images, corners = np.random.default_rng(num_kept), [], []
+    for window, (top, left, bottom, right) in zip(case.windows, margins, strict=True):
+        height, width, _ = window.shape
+        image = rng.integers(0, 256, (top + height + bottom, left + width + right, 3), dtype=np.uint8)
+        image[top : top + height, left : left + width] = window
+        images.append(image)
+        corners.append((top, left, top + height, left + width))
+    sampling = case.sampling(scored=scored)
+    sampling[kernels.OWN_WINDOW : kernels.OWN_WINDOW + 4] = corners[0]
+    sampling[kernels.PARTNER_WINDOW : kernels.PARTNER_WINDOW + 4] = corners[1]
+    kept, patches = np.empty(num_kept, np.int32), np.empty((num_kept, *[case.patch_size] * 2, 3), np.uint8)
+    kernels.select_then_resample(ids, *images, sampling, np.zeros(0, np.float32), kept, patches)
+    expected_kept, expected = run(case, ids, scored=scored)
+    np.testing.assert_array_equal(kept, expected_kept)
+    np.testing.assert_array_equal(patches.reshape(num_kept, -1), expected)
 
 
 def tiled(contrasts: np.ndarray, cell: int, mirrored: bool = False) -> np.ndarray:
