@@ -42,7 +42,12 @@ def deepspeed(ranks: int, *arguments: str | Path, timeout_s: float = 600) -> sub
 
 def python_module(*arguments: str | Path, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
     """Run ``python -m ARGUMENTS`` from the project's root, without any launcher, and wait for it."""
-    return _finished([sys.executable, "-m", *map(str, arguments)], timeout_s)
+    return python("-m", *arguments, timeout_s=timeout_s)
+
+
+def python(*arguments: str | Path, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run ``python ARGUMENTS`` likewise."""
+    return _finished([sys.executable, *map(str, arguments)], timeout_s)
 
 
 def _finished(command: list[str], timeout_s: float | None) -> subprocess.CompletedProcess[str]:
