@@ -31,7 +31,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.loader_peers import Setting, stopped_workers, timm_webdataset_loader
-from benchmarks.measuring import benchmark_parser, keep_to_cores, spread, write_result
+from benchmarks.measuring import benchmark_parser, fork_workers_safely, keep_to_cores, spread, write_result
 from benchmarks.photographs import write_photographs
 from engine.optim import build_optimizer, param_groups
 from engine.ranks import World, join_world, leave_world
@@ -284,6 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     load_before = os.getloadavg()[0]
     keep_to_cores(options.cores)
+    fork_workers_safely()
     write_photographs(options.data, options.photographs, workers=options.cores)
     quiet()
     logging.getLogger("timm").setLevel(logging.ERROR)

@@ -31,7 +31,7 @@ from benchmarks.loader_peers import (
     timm_webdataset,
     webdataset_torchvision,
 )
-from benchmarks.measuring import benchmark_parser, keep_to_cores, spread, tree_cpu_s, write_result
+from benchmarks.measuring import benchmark_parser, fork_workers_safely, keep_to_cores, spread, tree_cpu_s, write_result
 from benchmarks.photographs import write_photographs
 from tools.images import Encoding
 
@@ -215,6 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     load_before = os.getloadavg()[0]
     keep_to_cores(options.cores)
+    fork_workers_safely()
     torch.set_num_threads(1)
     logging.getLogger("timm").setLevel(logging.ERROR)
     found = {}

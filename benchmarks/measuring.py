@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import shlex
 import statistics
@@ -38,6 +39,12 @@ def keep_to_cores(num_cores: int) -> None:
     if not 1 <= num_cores <= len(allowed):
         raise ValueError(f"--cores is 1 to {len(allowed)} here, got {num_cores}")
     os.sched_setaffinity(0, allowed[:num_cores])
+
+
+def fork_workers_safely() -> None:
+    """PyTorch's workers are forked from a process without threads: beside DALI's a forked one may hang or crash."""
+    multiprocessing.set_start_method("forkserver")
+    multiprocessing.set_forkserver_preload(["benchmarks.loader_peers"])
 
 
 def tree_cpu_s() -> float:

@@ -1,12 +1,12 @@
-"""Does tools.profile say what a real run does? Profiles two configurations, and trains each right after its profile.
+"""Does tools.profile say what a real run does? Profiles two configurations and trains them, in turn, several times.
 
     make data && python -m benchmarks.profiles
 
 On two ranks of this machine, which should have nothing else to do: Fashion-MNIST, whose images cost next to nothing to
 load, and ViT-S/16 on synthetic photographs (drawn first, into data/photographs), in small batches. The runs are short
 ones: their schedule goes through the same stages, in one piece each. Writes profile_fashion_mnist.json and .png,
-profile_photographs.json and .png, and profile_comparison.json into benchmarks/results. About eight minutes on two
-cores. Exit code 1: a stage's images/s of profile and run differ by more than a tenth.
+profile_photographs.json and .png (of the last turn), and profile_comparison.json into benchmarks/results. About twenty
+minutes on two cores. Exit code 1: images/s of profile and run differ by more than a tenth in a stage's median turn.
 """
 
 import argparse
@@ -14,18 +14,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import RESULTS, spread, write_result
 from benchmarks.photographs import write_photographs
 from benchmarks.toy_runs import ROOT, environment, settings
-from engine.hardware import describe_hardware
 from engine.metrics import read_metrics, stage_table
 
 from launching import command_of  # isort: skip
 
-RESULTS = Path("benchmarks/results")
 PHOTOGRAPHS, NUM_PHOTOGRAPHS = Path("data/photographs"), 2000
 TOLERANCE = 0.1
 
@@ -48,7 +48,7 @@ CASES = {
     "fashion_mnist": Case(
         "configs/fashion_mnist.yaml",
         both=[],
-        run=settings(train__duration="2000steps", optim__warmup="20steps", eval__keep_rates=[0.2], log_every=10),
+        run=settings(train__duration="1000steps", optim__warmup="20steps", eval__keep_rates=[0.2], log_every=10),
     ),
     "photographs": Case(
         "configs/photographs_vit_s16.yaml",
@@ -70,69 +70,78 @@ def launch(ranks: int, module: str, *arguments: str | Path) -> None:
     subprocess.run(command_of(ranks, "--module", module, *arguments), cwd=ROOT, env=environment(), check=True)
 
 
-def compare(profile: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Images per second of each stage that the run went through, as the profile and as the run's metrics have them.
+def compare(profiles: list[dict[str, Any]], runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Images per second of each stage that the runs went through, as the profiles and the runs' metrics have them.
 
     Args:
-        profile: what ``tools.profile --json`` wrote.
-        lines: of the run's metrics.
+        profiles: what ``tools.profile --json`` wrote, turn by turn.
+        runs: the lines of each turn's metrics.
     """
-    trained = {stage["num_kept"]: stage["images_per_s"] for stage in stage_table(lines)}
-    stages = [
-        {
-            "keep_rate": stage["keep_rate"],
-            "profile_images_per_s": stage["end_to_end_images_per_s"],
-            "run_images_per_s": trained[stage["num_kept"]],
-            "difference": stage["end_to_end_images_per_s"] / trained[stage["num_kept"]] - 1,
-        }
-        for stage in profile["stages"]
-        if stage["num_kept"] in trained
+    trained = [{stage["num_kept"]: stage["images_per_s"] for stage in stage_table(lines)} for lines in runs]
+    profiled = [
+        {stage["num_kept"]: stage["end_to_end_images_per_s"] for stage in one["stages"] if stage["num_kept"] in run}
+        for one, run in zip(profiles, trained, strict=True)
     ]
-    largest = max(abs(stage["difference"]) for stage in stages)
+    keep_rates = {stage["num_kept"]: stage["keep_rate"] for stage in profiles[0]["stages"]}
+    stages = []
+    for num_kept in profiled[0]:
+        rates, run_rates = [one[num_kept] for one in profiled], [one[num_kept] for one in trained]
+        stages.append(
+            {
+                "keep_rate": keep_rates[num_kept],
+                "profile_images_per_s": spread(rates),
+                "run_images_per_s": spread(run_rates),
+                "difference": spread([rate / of_run - 1 for rate, of_run in zip(rates, run_rates, strict=True)]),
+            }
+        )
+    largest = max(abs(stage["difference"]["median"]) for stage in stages)
     return {"stages": stages, "largest_difference": largest, "agrees": largest <= TOLERANCE}
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Profile one case and train it; returns their comparison."""
+    """Profile one case and train it, in turn; returns their comparison."""
     case, out, folder = CASES[name], options.out / f"profile_{name}", Path("runs") / f"profile_{name}"
     written: list[str | Path] = ["--json", out.with_suffix(".json"), "--png", out.with_suffix(".png")]
     sizes = ["--seconds", str(options.seconds), "--repeats", str(options.repeats)]
-    launch(options.ranks, "tools.profile", "--config", case.config, *case.both, *sizes, *written)
     run: list[str | Path] = [*case.both, *case.run, "--resume", "never", "--out", folder]
-    launch(options.ranks, "engine.train", "--config", case.config, *run)
-    return compare(json.loads(out.with_suffix(".json").read_text()), read_metrics(folder / "metrics.jsonl"))
+    profiles, runs = [], []
+    for _ in range(options.turns):
+        launch(options.ranks, "tools.profile", "--config", case.config, *case.both, *sizes, *written)
+        profiles.append(json.loads(out.with_suffix(".json").read_text()))
+        launch(options.ranks, "engine.train", "--config", case.config, *run)
+        runs.append(read_metrics(folder / "metrics.jsonl"))
+    return compare(profiles, runs)
 
 
 def describe(name: str, comparison: dict[str, Any]) -> str:
     """A comparison for people."""
     rows = [
-        f"  keep {stage['keep_rate']:<4g} profile {stage['profile_images_per_s']:8.1f} images/s, "
-        f"run {stage['run_images_per_s']:8.1f} ({stage['difference']:+.1%})"
+        f"  keep {stage['keep_rate']:<4g} profile {stage['profile_images_per_s']['median']:8.1f} images/s, "
+        f"run {stage['run_images_per_s']['median']:8.1f} ({stage['difference']['median']:+.1%})"
         for stage in comparison["stages"]
     ]
     return "\n".join([f"{name}: {'agrees' if comparison['agrees'] else 'DISAGREES'}", *rows])
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    load_before = os.getloadavg()[0]
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument(
         "--seconds", type=float, default=0.7, help="per measurement of a profile (default: %(default)s)"
     )
     parser.add_argument("--repeats", type=int, default=3, help="of every measurement (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=3, help="profile and run of each (default: %(default)s)")
     parser.add_argument("--only", choices=CASES, help="one of the configurations")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results (default: %(default)s)")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     write_photographs(PHOTOGRAPHS, NUM_PHOTOGRAPHS, workers=len(os.sched_getaffinity(0)))
     comparisons = {name: measure(name, options) for name in CASES if options.only in (None, name)}
-    result = {
-        "command": f"python -m benchmarks.profiles --seconds {options.seconds} --repeats {options.repeats}",
-        "hardware": describe_hardware(),
-        "ranks": options.ranks,
-        "cases": comparisons,
-    }
-    (options.out / "profile_comparison.json").write_text(json.dumps(result, indent=2) + "\n")
+    facts = {"ranks": options.ranks, "turns": options.turns, "repeats": options.repeats}
+    found = {**facts, "cases": comparisons}
+    write_result(options.out / "profile_comparison.json", "benchmarks.profiles", argv, found, load_before)
     print("\n".join(describe(name, comparison) for name, comparison in comparisons.items()))
     return 0 if all(comparison["agrees"] for comparison in comparisons.values()) else 1
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,9 @@ def test_an_epoch_of_few_steps_has_the_schedules_stages(shards: Path) -> None:
 
 
 def test_timms_model_sees_as_many_patches_as_the_stage_keeps(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.loader_peers.SHUFFLE_BUFFER", 4)
+    batches = [(torch.zeros(2, 3, 224, 224), torch.tensor([0, 1]))] * 3
+    monkeypatch.setattr(epoch, "timm_webdataset_loader", lambda *_: batches)
+    monkeypatch.setattr(epoch, "stopped_workers", lambda loader: nullcontext(iter(loader)))
     run = epoch.prepared_run(epoch.FULL, options(shards), HERE)
     side = epoch.TimmSide(options(shards), HERE, run)
     seen: list[int] = []
