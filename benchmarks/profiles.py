@@ -5,8 +5,9 @@
 On two ranks of this machine, which should have nothing else to do: Fashion-MNIST, whose images cost next to nothing to
 load, and ViT-S/16 on synthetic photographs (drawn first, into data/photographs), in small batches. The runs are short
 ones: their schedule goes through the same stages, in one piece each. Writes profile_fashion_mnist.json and .png,
-profile_photographs.json and .png (of the last turn), and profile_comparison.json into benchmarks/results. About twenty
-minutes on two cores. Exit code 1: images/s of profile and run differ by more than a tenth in a stage's median turn.
+profile_photographs.json and .png (of the last turn), and the comparisons, profile_fashion_mnist_and_run.json and
+profile_photographs_and_run.json, into benchmarks/results. About twenty minutes on two
+cores. Exit code 1: images/s of profile and run differ by more than a tenth in a stage's median turn.
 """
 
 import argparse
@@ -138,10 +139,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     write_photographs(PHOTOGRAPHS, NUM_PHOTOGRAPHS, workers=len(os.sched_getaffinity(0)))
-    comparisons = {name: measure(name, options) for name in CASES if options.only in (None, name)}
-    facts = {"ranks": options.ranks, "turns": options.turns, "repeats": options.repeats}
-    found = {**facts, "cases": comparisons}
-    write_result(options.out / "profile_comparison.json", "benchmarks.profiles", argv, found, load_before)
+    comparisons = {}
+    for name in CASES if options.only is None else (options.only,):
+        comparisons[name] = measure(name, options)
+        facts = {"ranks": options.ranks, "turns": options.turns, "repeats": options.repeats}
+        path = options.out / f"profile_{name}_and_run.json"
+        write_result(path, "benchmarks.profiles", argv, {**facts, **comparisons[name]}, load_before)
     print("\n".join(describe(name, comparison) for name, comparison in comparisons.items()))
     return 0 if all(comparison["agrees"] for comparison in comparisons.values()) else 1
 
