@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -195,14 +196,20 @@ def settings(batch_size: int, workers: int, data: Path, num_photographs: int) ->
         ValueError, OSError: there are no shards, or other ones.
     """
     write_photographs(data, num_photographs, workers=workers)
-    resized = data.with_name(f"{data.name}-{RESIZED_PIXELS}")
-    write_photographs(resized, num_photographs, workers=workers, encoding=Encoding(resize_shorter=RESIZED_PIXELS))
     if not (FASHION_MNIST / "dataset.json").exists():
         raise FileNotFoundError(f"{FASHION_MNIST}: no shards; make them with: make data")
     return {
-        "photographs": Setting(data, 224, 16, 10, batch_size, workers, resized),
+        "photographs": Setting(data, 224, 16, 10, batch_size, workers),
         "fashion_mnist": Setting(FASHION_MNIST, 28, 4, 10, batch_size, workers),
     }
+
+
+def with_resized_shards(setting: Setting, num_photographs: int) -> Setting:
+    """The photographs with their shards of shrunk images, which are made where they are missing."""
+    resized = setting.shards.with_name(f"{setting.shards.name}-{RESIZED_PIXELS}")
+    encoding = Encoding(resize_shorter=RESIZED_PIXELS)
+    write_photographs(resized, num_photographs, workers=setting.workers, encoding=encoding)
+    return replace(setting, resized_shards=resized)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -220,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("timm").setLevel(logging.ERROR)
     found = {}
     data_sets = settings(options.batch_size, options.cores, options.data, options.photographs)
+    data_sets["photographs"] = with_resized_shards(data_sets["photographs"], options.photographs)
     for name, setting in data_sets.items():
         found[name] = compare(setting, options.seconds, options.repeats, options.only)
         print(

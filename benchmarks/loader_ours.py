@@ -20,7 +20,12 @@ from pipeline.schedule import PatchSchedule
 from pipeline.shards import ShardIndex, open_index
 
 _MANY_STEPS = 1_000_000
-DECODER: dict[str, Any] = {"device": "cpu", "output_type": types.RGB, "adjust_orientation": False}
+FAST_IDCT: dict[str, Any] = {
+    "device": "cpu",
+    "output_type": types.RGB,
+    "adjust_orientation": False,
+    "use_fast_idct": True,
+}
 
 
 @dataclass(frozen=True)
@@ -115,11 +120,12 @@ class Part:
             encoded, *more = fn.external_source(
                 source=source, num_outputs=self.num_inputs, batch=True, dtype=kinds, ndim=ndim
             )
-            decoder = {**DECODER, "use_fast_idct": self.fast_idct}
             if not self.window:
-                return fn.decoders.image(encoded, **decoder)
+                return augment.decode_whole(encoded, "cpu")
             start, shape, *mirrored = more
-            images = fn.decoders.image_slice(encoded, start=start, shape=shape, axes=[0, 1], **decoder)
+            if self.fast_idct:
+                return fn.decoders.image_slice(encoded, start=start, shape=shape, axes=[0, 1], **FAST_IDCT)
+            images = augment.decode_window(encoded, start, shape)
             return augment.flip(augment.resize_whole(images, setting.image_size), *mirrored) if mirrored else images
 
         return graph()
@@ -135,20 +141,17 @@ def part_source(plans: Iterator[StepPlan], reader: SampleReader) -> Iterator[tup
 def fast_idct_levels(setting: Setting, num_images: int = 64) -> dict[str, float]:
     """How far libjpeg-turbo's fast IDCT moves the pixels: mean and largest difference, in levels of 255."""
     index = open_index(setting.shards, "train")
-    ids = np.arange(min(num_images, index.num_samples))
-    decoded = []
-    for fast_idct in (False, True):
-        with SampleReader(index) as reader:
+    with SampleReader(index) as reader:
+        encoded = reader.read(np.arange(min(num_images, index.num_samples)))
 
-            @pipeline_def(batch_size=len(ids), num_threads=setting.workers, device_id=None)
-            def graph(encoded: list[np.ndarray], fast_idct: bool) -> Any:
-                images = fn.external_source(source=lambda: encoded, batch=True, dtype=types.UINT8, ndim=1)
-                return fn.decoders.image(images, **DECODER, use_fast_idct=fast_idct)
+    @pipeline_def(batch_size=len(encoded), num_threads=setting.workers, device_id=None)
+    def graph() -> Any:
+        images = fn.external_source(source=lambda: encoded, batch=True, dtype=types.UINT8, ndim=1)
+        return augment.decode_whole(images, "cpu"), fn.decoders.image(images, **FAST_IDCT)
 
-            pipeline = graph(reader.read(ids), fast_idct)
-            pipeline.build()
-            (images,) = pipeline.run()
-            decoded.append([np.array(images.at(i)).astype(np.int16) for i in range(len(ids))])
+    pipeline = graph()
+    pipeline.build()
+    decoded = [[np.array(images.at(i)).astype(np.int16) for i in range(len(encoded))] for images in pipeline.run()]
     differences = [np.abs(fast - exact) for exact, fast in zip(*decoded, strict=True)]
     return {
         "mean": float(np.mean([one.mean() for one in differences])),
