@@ -9,7 +9,8 @@ runs are kept, and a run that had begun goes on from its checkpoint. ``--machine
 finished, its record in OUT/records is all that is needed of it; study.json and study.csv are made from the records.
 
 Exit codes: 0 done (``--show`` or this machine's part included); 1 a run failed (stderr names it; the others were
-trained); 2 an input that cannot be used; 75 stopped by SIGTERM or SIGINT, and the same command goes on.
+trained); 2 an input that cannot be used; 75 the study or its run was stopped by SIGTERM or SIGINT, and the same command
+goes on.
 """
 
 import argparse
@@ -117,7 +118,8 @@ def train_part(spec: StudySpec, jobs: list[Job], options: argparse.Namespace) ->
         _say(f"[{number}/{len(part)}] {job.stem}{estimate}")
         folder, start = options.runs / job.stem, time.monotonic()
         code = trainer.train(job, spec.base, folder, extra)
-        if trainer.stopped:
+        # A scheduler's preemption may reach the run and spare the study.
+        if trainer.stopped or code == STOPPED_EXIT_CODE:
             _say("stopped; the same command goes on (exit code 75)")
             return STOPPED_EXIT_CODE
         if code:

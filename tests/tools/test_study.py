@@ -31,6 +31,8 @@ with open(options.out.parent / "started.txt", "a") as started:
     started.write(options.out.name + "\\n")
 if config.optim.lr == 0.5:
     sys.exit(3)
+if config.optim.lr == 0.125:
+    sys.exit(75)
 if config.optim.lr == 0.25:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     time.sleep(60)
@@ -152,6 +154,15 @@ def test_a_signal_stops_the_run_and_the_study(study: Path) -> None:
         _, printed = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "the same command goes on" in printed
+    assert started(study) == ["full-seed0"]
+
+
+def test_a_run_that_was_stopped_without_its_study_stops_the_study(
+    study: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(study, variants={"full": {"about": "", "set": {"optim.lr": 0.125}}})
+    assert run(study) == 75
+    assert "the same command goes on" in capfd.readouterr().err
     assert started(study) == ["full-seed0"]
 
 
