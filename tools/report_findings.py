@@ -25,7 +25,8 @@ def findings(study: Study) -> list[str]:
         best = max(low, key=lambda one: _mean(one, _LOW))
         sentences.append(
             f"Where the trained model looks at {float(_LOW):.0%} of the patches only, {best.name} is best with "
-            f"{_percent(best, _LOW)}; {study.reference} has {_percent(reference, _LOW)}."
+            f"{_percent(best, _LOW)} (patches chosen by {best.rule}); {study.reference} has "
+            f"{_percent(reference, _LOW)} (by {reference.rule})."
         )
     return sentences + _equal_time(study)
 

@@ -68,6 +68,7 @@ def _cells(study: Study, variant: Variant) -> list[str]:
     difference = study.difference(variant)
     ratio = variant.time_ratio
     return [
+        variant.rule,
         "-" if variant.mean_keep_rate is None else f"{variant.mean_keep_rate:.3f}",
         "-" if ratio is None else mean_and_spread(ratio, variant.time_ratio_stdev, factor=1),
         mean_and_spread(*full) if full else "-",
@@ -83,13 +84,22 @@ def _signed(mean: float, spread: float | None) -> str:
 
 
 def _results(study: Study) -> Element:
-    head = ["variant", "mean keep rate", "time ratio", "top-1 at 1.0, %", f"top-1 at {_LOW}, %", "to reference", "runs"]
+    head = [
+        "variant",
+        "rule",
+        "mean keep rate",
+        "time ratio",
+        "top-1 at 1.0, %",
+        f"top-1 at {_LOW}, %",
+        "to reference",
+        "runs",
+    ]
     caption = (
         f"Mean ± standard deviation over the seeds. Time ratio: {study.clock} against {study.reference}, paired by "
         "seed. To reference: difference of top-1 with all patches, in percentage points, paired by seed. Top-1 at "
-        f"1.0 and {_LOW}: the model looks at that share of the patches of each validation image."
+        f"1.0 and {_LOW}: the model looks at that share of the patches of each validation image, chosen by the rule."
     )
-    return table(head, [[v.name, *_cells(study, v)] for v in study.variants], caption=caption)
+    return table(head, [[v.name, *_cells(study, v)] for v in study.variants], caption=caption, text_columns=(0, 1))
 
 
 def _equal_time(study: Study) -> Element:

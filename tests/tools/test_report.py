@@ -231,6 +231,7 @@ def test_the_findings_are_worked_out_from_the_figures(study_page: Path) -> None:
     assert "and faster: linear-contrast. The fastest of these, linear-contrast, takes 66% of" in said
     assert "the fastest is cyclic-random, with 85.03 ± 0.06 % in 60% of it" in said
     assert "40% of the patches only, linear-contrast is best with 84.00" in said
+    assert "(patches chosen by contrast); full has" in said
     assert (
         "(full@linear-contrast, 67% of the reference's time) reaches 87.10 ± 0.10 %. linear-contrast, with 66%" in said
     )
