@@ -23,7 +23,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: DIR/report.html)")
     parser.add_argument("--png-dir", type=Path, metavar="DIR", help="write the pictures as PNG files, too")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="a study's run folders (default: DIR/runs)")
-    parser.add_argument("--sweep", type=Path, metavar="FILE", help="a run's sweep.jsonl (default: DIR/sweep's, if any)")
+    parser.add_argument("--sweep", type=Path, metavar="FILE", help="a sweep.jsonl (default: DIR/sweep's, if any)")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="of a run: what tools.profile --json wrote")
     options = parser.parse_args(arguments)
     options.out = options.out or options.folder / "report.html"
@@ -32,8 +32,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise ValueError(
             f"{options.folder} is neither a run folder, which holds config.yaml, nor a study's, which holds study.json"
         )
-    if is_study and (options.sweep or options.profile):
-        raise ValueError("--sweep and --profile belong to a run's report; the folder given is a study's")
+    if is_study and options.profile:
+        raise ValueError("--profile belongs to a run's report; the folder given is a study's")
     if options.runs and not is_study:
         raise ValueError("--runs belongs to a study's report; the folder given is a run's")
     if options.out.suffix.lower() != ".html":
@@ -52,7 +52,7 @@ def _report(arguments: Sequence[str] | None) -> str:
         from tools.report_study import report_study
         from tools.report_study_files import read_study
 
-        report = report_study(read_study(options.folder, options.runs))
+        report = report_study(read_study(options.folder, options.runs, options.sweep))
     else:
         from tools.report_files import read_run
         from tools.report_run import report_run

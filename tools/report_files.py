@@ -45,6 +45,17 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
 
 
+def read_sweep(folder: Path, sweep: Path | None) -> list[dict[str, Any]]:
+    """The lines of ``sweep``, or of the sweep in the folder; none where there is none.
+
+    Raises:
+        ValueError, OSError: there is no file ``sweep``, or it cannot be read.
+    """
+    if sweep is not None and not sweep.is_file():
+        raise FileNotFoundError(f"--sweep: there is no file {sweep}; give the sweep.jsonl of tools.sweep")
+    return read_metrics(sweep or folder / "sweep" / "sweep.jsonl")
+
+
 def read_run(folder: Path, sweep: Path | None = None, profile: Path | None = None) -> RunFiles:
     """Read a run folder.
 
@@ -62,14 +73,12 @@ def read_run(folder: Path, sweep: Path | None = None, profile: Path | None = Non
         at_s += line["step_s"] * line["interval_steps"]
         train.append({**line, "at_s": at_s})
     summary = folder / "summary.json"
-    if sweep is not None and not sweep.is_file():
-        raise FileNotFoundError(f"--sweep: there is no file {sweep}; give the sweep.jsonl of tools.sweep")
     return RunFiles(
         folder,
         config,
         train,
         [line for line in lines if line["event"] == "eval"],
         read_json(summary) if summary.is_file() else None,
-        read_metrics(sweep or folder / "sweep" / "sweep.jsonl"),
+        read_sweep(folder, sweep),
         None if profile is None else read_json(profile),
     )

@@ -1,6 +1,7 @@
 """What a study found, in sentences that are worked out from its figures."""
 
 from tools.report_study_files import FULL, Study, Variant
+from tools.report_study_sweep import best_rules
 
 _LOW = "0.4"
 
@@ -28,6 +29,8 @@ def findings(study: Study) -> list[str]:
             f"{_percent(best, _LOW)} (patches chosen by {best.rule}); {study.reference} has "
             f"{_percent(reference, _LOW)} (by {reference.rule})."
         )
+        at_best = best_rules(study, float(_LOW))
+        sentences += [at_best] if at_best else []
     return sentences + _equal_time(study)
 
 

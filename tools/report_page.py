@@ -150,6 +150,12 @@ def pairs(values: dict[str, str]) -> Element:
     return tag("dl", *(part for name, value in values.items() for part in (tag("dt", name), tag("dd", value))))
 
 
+def mean_and_spread(mean: float, spread: float | None, digits: int = 2, factor: float = 100) -> str:
+    """Such as 88.12 ± 0.10; without the spread where one run has none."""
+    text = f"{factor * mean:.{digits}f}"
+    return text if spread is None else f"{text} ± {factor * spread:.{digits}f}"
+
+
 def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", text_columns: Sequence[int] = (0,)
 ) -> Element:

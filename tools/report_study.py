@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 from engine.config import dump_config
 from tools.report_findings import findings
 from tools.report_mosaic import mosaics
-from tools.report_page import Picture, Report, pairs, table, tag
+from tools.report_page import Picture, Report, mean_and_spread, pairs, table, tag
 from tools.report_run import MOSAIC_TEXT, hardware_list
 from tools.report_study_files import FULL, Study, Variant
 from tools.report_study_pictures import (
@@ -16,6 +16,7 @@ from tools.report_study_pictures import (
     draw_losses,
     draw_time_and_accuracy,
 )
+from tools.report_study_sweep import SWEEP_TEXT, draw_sweep, sweep_table, swept
 
 _LOW = "0.4"  # the second keep rate of the table, as the keys of a study write it
 
@@ -28,6 +29,7 @@ def report_study(study: Study) -> Report:
     else:
         report.sections.append(("Results", [_results(study)]))
         _add_pictures(study, report)
+        _add_sweep(study, report)
         _add_speed(study, report)
     if study.equal_time:
         report.sections.append(("The same time for full patches", [tag("p", _EQUAL_TIME), _equal_time(study)]))
@@ -55,12 +57,6 @@ def _kind(study: Study) -> str:
     seeds = ", ".join(map(str, study.seeds))
     runs = sum(len(variant.runs) for variant in (*study.variants, *study.equal_time))
     return f"A study: {len(study.variants)} variants, seeds {seeds}, {runs} runs"
-
-
-def mean_and_spread(mean: float, spread: float | None, digits: int = 2, factor: float = 100) -> str:
-    """Such as 88.12 ± 0.10; without the spread where one run has none."""
-    text = f"{factor * mean:.{digits}f}"
-    return text if spread is None else f"{text} ± {factor * spread:.{digits}f}"
 
 
 def _cells(study: Study, variant: Variant) -> list[str]:
@@ -155,6 +151,19 @@ def _add_pictures(study: Study, report: Report) -> None:
     report.add_pictures_or_say(
         "Training loss", "A running mean, of one seed of each variant.", lambda: draw_losses(study)
     )
+
+
+def _add_sweep(study: Study, report: Report) -> None:
+    rows, unknown = swept(study)
+    if rows:
+        report.add_pictures("Which patches a trained model is shown", SWEEP_TEXT, [draw_sweep(rows)])
+        report.sections[-1][1].append(sweep_table(rows))
+    else:
+        report.absent.append(
+            "Other rules at validation: no sweep; python -m tools.sweep RUN ... --out DIR/sweep makes one"
+        )
+    if unknown:
+        report.absent.append(f"Sweeps of {', '.join(unknown)}: not of a run of this study, or of other weights")
 
 
 def _add_speed(study: Study, report: Report) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.config import RunConfig, load_config
-from tools.report_files import read_json
+from tools.report_files import read_json, read_sweep
 from tools.study_result import mean_and_stdev
 
 FULL = "1.0"  # full patches, as the keys of a study write the keep rate
@@ -86,6 +86,7 @@ class Study:
         config: of a run whose model is there, else of any, preferably the reference's; None where none was found.
         configs: a configuration of each variant, where one was found, by its name.
         finished_run: the folder of the run of ``config``, where its model is there.
+        sweep: lines of ``tools.sweep``; empty where there are none.
         absent: what could not be read, for people.
     """
 
@@ -97,6 +98,7 @@ class Study:
     config_of: str = ""
     configs: dict[str, RunConfig] = field(default_factory=dict)
     finished_run: Path | None = None
+    sweep: list[dict[str, Any]] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
 
     @property
@@ -176,14 +178,15 @@ class Study:
         return [run for variant in self.variants for run in variant.runs]
 
 
-def read_study(folder: Path, runs: Path | None = None) -> Study:
+def read_study(folder: Path, runs: Path | None = None, sweep: Path | None = None) -> Study:
     """Read the folder of a study's results.
 
     Args:
         runs: the folder of the run folders (default: ``runs`` in ``folder``); they may be gone.
+        sweep: results of ``tools.sweep`` (default: those in ``folder``, if any).
 
     Raises:
-        ValueError, OSError: ``study.json`` cannot be read, or does not hold a study.
+        ValueError, OSError: ``study.json`` or ``sweep`` cannot be read, or the folder does not hold a study.
     """
     values = read_json(folder / "study.json")
     if not isinstance(values, dict) or not isinstance(values.get("variants"), list):
@@ -195,7 +198,7 @@ def read_study(folder: Path, runs: Path | None = None) -> Study:
         else:
             absent.append(f"Variant {one.name}: it has no finished run yet")
     equal_time = [one for one in map(Variant, values.get("equal_time") or []) if one.runs]
-    study = Study(folder, values, variants, equal_time, absent=absent)
+    study = Study(folder, values, variants, equal_time, sweep=read_sweep(folder, sweep), absent=absent)
     _find_configurations(study, runs or folder / "runs")
     return study
 

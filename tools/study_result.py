@@ -176,7 +176,7 @@ def table(found: Mapping[str, Any]) -> str:
     if found["equal_time"]:
         lines += ["", "trained again, for the time of the variant behind the @:"]
         lines += [_line(row, rates, reference, width) for row in found["equal_time"]]
-    lines += ["", f"time: {found['clock']} time in training steps, {against} with the same seed"]
+    lines += ["", f"time: {found['clock']} time in training steps; time and points {against} with the same seed"]
     if found["missing"]:
         lines += [f"not finished: {', '.join(found['missing'])}"]
     return "\n".join(lines)
@@ -192,7 +192,9 @@ def _line(row: Mapping[str, Any], rates: Sequence[str], reference: Mapping[str, 
     cells.append(f"{_with_spread(row['time_ratio'], row['time_ratio_stdev'], 1, 3):>13}")
     cells += [f"{_with_spread(row['top1_mean'].get(rate), row['top1_stdev'].get(rate), 100, 2):>14}" for rate in rates]
     if reference is not None and row is not reference:
-        cells.append(f"{100 * (row['top1_mean'][rates[0]] - reference['top1_mean'][rates[0]]):>+9.2f} points")
+        theirs = {run["seed"]: run["top1"][rates[0]] for run in reference["runs"]}
+        pairs = [run["top1"][rates[0]] - theirs[run["seed"]] for run in row["runs"] if run["seed"] in theirs]
+        cells += [f"{100 * statistics.mean(pairs):>+9.2f} points"] if pairs else []
     return "  ".join(cells)
 
 

@@ -11,17 +11,15 @@ import torch
 from browser import CHROMIUM, Browser, open_browser
 from finished_run import write_finished_run
 from PIL import Image
-from study_file import study, variant, write_study
+from study_file import study, write_study
 
 from engine.config import dump_config, load_config
 from engine.inference import Classifier
 from engine.run_plan import build_schedule
 from engine.trained import validation_images
 from tools.report import main
-from tools.report_findings import findings
 from tools.report_page import bullets, table, tag
 from tools.report_plot import looks, smoothed
-from tools.report_study_files import read_study
 
 STAGES = {0.2: 2, 0.4: 6, 0.6: 9, 0.8: 13, 1.0: 16}
 SEARCHED = {"top1": 0.5, "top5": 1.0, "images_per_s": 9.0, "forward_flops_per_image": 10**6, "bytes_per_image": 99}
@@ -196,7 +194,8 @@ def test_without_its_images_a_run_has_a_page_still(run: Path, tmp_path: Path) ->
         (["{run}", "--out", "{nothing}/page.html"], "does not exist"),
         (["{run}", "--sweep", "{nothing}/sweep.jsonl"], "there is no file"),
         (["{run}", "--profile", "{run}/config.yaml"], "is not valid JSON"),
-        (["{study}", "--profile", "p.json"], "belong to a run's report"),
+        (["{study}", "--sweep", "{nothing}/sweep.jsonl"], "there is no file"),
+        (["{study}", "--profile", "p.json"], "belongs to a run's report"),
         (["{run}", "--runs", "{run}"], "belongs to a study's report"),
     ],
 )
@@ -223,63 +222,6 @@ def test_a_studys_page_has_a_row_for_each_variant_and_names_what_is_missing(stud
         assert gap in text
     assert "keep rates of cyclic-random: neither " in text
     assert "A processor &lt;&amp;&gt; more" in text
-
-
-def test_the_findings_are_worked_out_from_the_figures(study_page: Path) -> None:
-    said = " ".join(findings(read_study(study_page.parent))).replace("\u00a0", " ")
-    assert "reaches 88.10 ± 0.10 % top-1" in said
-    assert "and faster: linear-contrast. The fastest of these, linear-contrast, takes 66% of" in said
-    assert "the fastest is cyclic-random, with 85.03 ± 0.06 % in 60% of it" in said
-    assert "40% of the patches only, linear-contrast is best with 84.00" in said
-    assert "(patches chosen by contrast); full has" in said
-    assert (
-        "(full@linear-contrast, 67% of the reference's time) reaches 87.10 ± 0.10 %. linear-contrast, with 66%" in said
-    )
-    assert "0.98 points better (± 0.10, paired by seed)" in said
-
-
-def test_the_findings_change_with_the_figures(tmp_path: Path) -> None:
-    values = study()
-    values["variants"][1] = variant("linear-contrast", "linear", "contrast", 0.66, [0.8, 0.8, 0.8], 0.3)
-    values["variants"] = values["variants"][:2]
-    said = " ".join(findings(read_study(write_study(tmp_path / "worse", values)))).replace("\u00a0", " ")
-    assert "No variant is both faster than full and as accurate" in said
-    assert "the patches only, full is best" in said
-    values["variants"] = [variant("full", "constant", "contrast", 1.0, [0.88], 0.48)]
-    said = " ".join(findings(read_study(write_study(tmp_path / "alone", values))))
-    assert "The reference full reaches 88.00% top-1." in said
-
-
-def test_a_study_without_results_is_a_page_that_says_so(tmp_path: Path) -> None:
-    folder = write_study(tmp_path / "empty", {"name": "s", "seeds": [0], "reference": "full", "variants": []})
-    assert main([str(folder)]) == 0
-    text = (folder / "report.html").read_text()
-    assert "No run of the study is finished yet" in text
-    (folder / "study.json").write_text("[]")
-    assert main([str(folder)]) == 2
-
-
-def test_configurations_come_from_the_records_and_the_model_from_wherever_the_runs_are(
-    run: Path, tmp_path: Path
-) -> None:
-    folder = write_study(tmp_path / "study", study())
-    (folder / "records").mkdir()
-    for name, kind in (("full", "constant"), ("linear-contrast", "linear")):
-        config = load_config(run / "config.yaml", [f"schedule={{kind: {kind}, keep_rate: 1.0}}"] * (kind == "constant"))
-        record = json.dumps({"config": config.model_dump(mode="json")})
-        (folder / "records" / f"{name}-seed1.json").write_text(record)
-    (folder / "records" / "cyclic-random-seed0.json").write_text("{}")
-    found = read_study(folder)
-    assert {name: config.schedule.kind for name, config in found.configs.items()} == {
-        "full": "constant",
-        "linear-contrast": "linear",
-    }
-    assert (found.config_of, found.finished_run) == ("the variant full", None)
-    assert any("cyclic-random-seed0.json holds no configuration" in line for line in found.absent)
-    shutil.copytree(run, tmp_path / "elsewhere" / "linear-contrast-seed2")
-    found = read_study(folder, tmp_path / "elsewhere")
-    assert found.config == found.configs["linear-contrast"]  # of the run whose model shows what magnitude keeps
-    assert found.finished_run == tmp_path / "elsewhere" / "linear-contrast-seed2"
 
 
 # In a browser

@@ -122,6 +122,16 @@ def test_finished_runs_are_kept_though_their_folders_are_gone(study: Path) -> No
     assert result(study)["complete"]
 
 
+def test_an_unfinished_study_compares_runs_of_the_same_seed(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(study)
+    assert run(study) == 0
+    (study / "out" / "records" / "half-seed0.json").unlink()
+    capfd.readouterr()
+    assert run(study, "--show") == 0
+    half = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("half"))
+    assert half.endswith(" -5.00 points")  # of seed 1; means over whatever is there would differ by 4.5
+
+
 def test_a_variant_is_trained_again_for_the_steps_that_take_the_others_time(study: Path) -> None:
     write(study, equal_time={"full": "half"}, seeds=[0])
     assert run(study, "--machine", "1/3") == 0  # half alone

@@ -1,0 +1,107 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from finished_run import write_finished_run
+from study_file import study, variant, write_study
+
+from engine.config import load_config
+from tools.report import main
+from tools.report_findings import findings
+from tools.report_study_files import read_study
+from tools.report_study_sweep import swept
+
+
+def test_the_findings_are_worked_out_from_the_figures(tmp_path: Path) -> None:
+    said = " ".join(findings(read_study(write_study(tmp_path / "study", study())))).replace("\u00a0", " ")
+    assert "reaches 88.10 ± 0.10 % top-1" in said
+    assert "and faster: linear-contrast. The fastest of these, linear-contrast, takes 66% of" in said
+    assert "the fastest is cyclic-random, with 85.03 ± 0.06 % in 60% of it" in said
+    assert "40% of the patches only, linear-contrast is best with 84.00" in said
+    assert "(patches chosen by contrast); full has" in said
+    assert (
+        "(full@linear-contrast, 67% of the reference's time) reaches 87.10 ± 0.10 %. linear-contrast, with 66%" in said
+    )
+    assert "0.98 points better (± 0.10, paired by seed)" in said
+
+
+def test_the_findings_change_with_the_figures(tmp_path: Path) -> None:
+    values = study()
+    values["variants"][1] = variant("linear-contrast", "linear", "contrast", 0.66, [0.8, 0.8, 0.8], 0.3)
+    values["variants"] = values["variants"][:2]
+    said = " ".join(findings(read_study(write_study(tmp_path / "worse", values)))).replace("\u00a0", " ")
+    assert "No variant is both faster than full and as accurate" in said
+    assert "the patches only, full is best" in said
+    values["variants"] = [variant("full", "constant", "contrast", 1.0, [0.88], 0.48)]
+    said = " ".join(findings(read_study(write_study(tmp_path / "alone", values))))
+    assert "The reference full reaches 88.00% top-1." in said
+
+
+def test_a_study_without_results_is_a_page_that_says_so(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "empty", {"name": "s", "seeds": [0], "reference": "full", "variants": []})
+    assert main([str(folder)]) == 0
+    text = (folder / "report.html").read_text()
+    assert "No run of the study is finished yet" in text
+    (folder / "study.json").write_text("[]")
+    assert main([str(folder)]) == 2
+
+
+def test_configurations_come_from_the_records_and_the_model_from_wherever_the_runs_are(
+    tmp_path: Path,
+) -> None:
+    run = write_finished_run(tmp_path)
+    folder = write_study(tmp_path / "study", study())
+    (folder / "records").mkdir()
+    for name, kind in (("full", "constant"), ("linear-contrast", "linear")):
+        config = load_config(run / "config.yaml", [f"schedule={{kind: {kind}, keep_rate: 1.0}}"] * (kind == "constant"))
+        record = json.dumps({"config": config.model_dump(mode="json")})
+        (folder / "records" / f"{name}-seed1.json").write_text(record)
+    (folder / "records" / "cyclic-random-seed0.json").write_text("{}")
+    found = read_study(folder)
+    assert {name: config.schedule.kind for name, config in found.configs.items()} == {
+        "full": "constant",
+        "linear-contrast": "linear",
+    }
+    assert (found.config_of, found.finished_run) == ("the variant full", None)
+    assert any("cyclic-random-seed0.json holds no configuration" in line for line in found.absent)
+    shutil.copytree(run, tmp_path / "elsewhere" / "linear-contrast-seed2")
+    found = read_study(folder, tmp_path / "elsewhere")
+    assert found.config == found.configs["linear-contrast"]  # of the run whose model shows what magnitude keeps
+    assert found.finished_run == tmp_path / "elsewhere" / "linear-contrast-seed2"
+
+
+def swept_lines(run: str, rule: str, top1: dict[float, float], digest: str = "ab") -> list[dict[str, Any]]:
+    return [
+        {"run": run, "rule": rule, "keep_rate": rate, "top1": value, "weights_digest": digest}
+        for rate, value in top1.items()
+    ]
+
+
+def test_a_studys_sweep_compares_variants_at_the_rule_that_suits_each_best(tmp_path: Path) -> None:
+    lines = [
+        *swept_lines("linear-contrast-seed0", "contrast", {1.0: 0.88, 0.4: 0.84}),
+        *swept_lines("linear-contrast-seed1", "contrast", {1.0: 0.88, 0.4: 0.82}),
+        *swept_lines("full-seed0", "contrast", {0.4: 0.48}),
+        *swept_lines("full-seed0", "random", {0.4: 0.64}),
+        *swept_lines("full-seed1", "random", {0.4: 0.99}, digest="of other weights"),
+        *swept_lines("unheard-of-seed0", "random", {0.4: 0.99}),
+    ]
+    folder = write_study(tmp_path / "study", study())
+    (folder / "sweep").mkdir()
+    (folder / "sweep" / "sweep.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read_study(folder)
+    rows, unknown = swept(found)
+    assert [(row.variant, row.rule, row.top1) for row in rows] == [
+        ("full", "contrast", {0.4: [0.48]}),
+        ("full", "random", {0.4: [0.64]}),
+        ("linear-contrast", "contrast", {1.0: [0.88, 0.88], 0.4: [0.84, 0.82]}),
+    ]
+    assert unknown == ["full-seed1", "unheard-of-seed0"]
+    assert "full has 64.00% (by random) and linear-contrast 83.00% (by contrast)" in " ".join(findings(found))
+    assert main([str(folder), "--png-dir", str(tmp_path)]) == 0
+    text = (folder / "report.html").read_text()
+    assert "<h2>Which patches a trained model is shown</h2>" in text
+    assert "83.00 ± 1.41" in text
+    assert "Sweeps of full-seed1, unheard-of-seed0" in text
+    assert (tmp_path / "rules-keep-rate.png").is_file()
