@@ -159,9 +159,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results (default: %(default)s)")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_photographs(PHOTOGRAPHS, NUM_PHOTOGRAPHS, workers=len(os.sched_getaffinity(0)))
+    names = [options.only] if options.only else list(CASES)
+    if "photographs" in names:
+        write_photographs(PHOTOGRAPHS, NUM_PHOTOGRAPHS, workers=len(os.sched_getaffinity(0)))
     comparisons = {}
-    for name in CASES if options.only is None else (options.only,):
+    for name in names:
         comparisons[name] = measure(name, options)
         facts = {"ranks": options.ranks, "turns": options.turns, "repeats": options.repeats}
         path = options.out / f"profile_{name}_and_run.json"
