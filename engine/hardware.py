@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 _PACKAGES = ("torch", "nvidia-dali-cuda130", "deepspeed", "timm", "numpy")
+_PROCESSOR_NUMBERS = {"family": "cpu family", "model": "model"}
 
 
 def describe_hardware() -> dict[str, Any]:
     """Processor, cores this process may use, memory, GPUs and the versions of what does the work."""
-    cpu_lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = {line.split(":")[1].strip() for line in cpu_lines if line.startswith("model name")}
     return {
-        "cpu": ", ".join(sorted(models)) or platform.processor(),
+        "cpu": processor(Path("/proc/cpuinfo").read_text()) or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -24,3 +23,19 @@ def describe_hardware() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
     }
+
+
+def processor(cpuinfo: str) -> str:
+    """The kinds of processor that Linux's ``/proc/cpuinfo`` names; empty where it names none.
+
+    Virtual machines may say no more than the maker in the name, so family and model, where known, are told too.
+    """
+    kinds = set()
+    for block in cpuinfo.split("\n\n"):
+        fields = {
+            name.strip(): value.strip() for name, _, value in (line.partition(":") for line in block.splitlines())
+        }
+        if "model name" in fields:
+            numbers = [f"{name} {fields[key]}" for name, key in _PROCESSOR_NUMBERS.items() if key in fields]
+            kinds.add(fields["model name"] + (f" ({', '.join(numbers)})" if numbers else ""))
+    return ", ".join(sorted(kinds))

@@ -62,16 +62,22 @@ def _kind(study: Study) -> str:
 def _cells(study: Study, variant: Variant) -> list[str]:
     full, low = variant.top1(FULL), variant.top1(_LOW)
     difference = study.difference(variant)
-    ratio = variant.time_ratio
     return [
         variant.rule,
         "-" if variant.mean_keep_rate is None else f"{variant.mean_keep_rate:.3f}",
-        "-" if ratio is None else mean_and_spread(ratio, variant.time_ratio_stdev, factor=1),
+        _time_ratio(variant),
         mean_and_spread(*full) if full else "-",
         mean_and_spread(*low) if low else "-",
         "reference" if variant.name == study.reference else "-" if difference is None else _signed(*difference),
         f"{len(variant.runs)}",
     ]
+
+
+def _time_ratio(variant: Variant) -> str:
+    if variant.time_ratio is None:
+        return "-"
+    text = mean_and_spread(variant.time_ratio, variant.time_ratio_stdev, factor=1)
+    return text if variant.num_timed == len(variant.runs) else f"{text} ({variant.num_timed} of {len(variant.runs)})"
 
 
 def _signed(mean: float, spread: float | None) -> str:
@@ -92,7 +98,8 @@ def _results(study: Study) -> Element:
     ]
     caption = (
         f"Mean ± standard deviation over the seeds. Time ratio: {study.clock} against {study.reference}, paired by "
-        "seed. To reference: difference of top-1 with all patches, in percentage points, paired by seed. Top-1 at "
+        "seed (in brackets: of how many runs, if the others were trained on other hardware than their reference). To "
+        "reference: difference of top-1 with all patches, in percentage points, paired by seed. Top-1 at "
         f"1.0 and {_LOW}: the model looks at that share of the patches of each validation image, chosen by the rule."
     )
     return table(head, [[v.name, *_cells(study, v)] for v in study.variants], caption=caption, text_columns=(0, 1))
@@ -103,12 +110,12 @@ def _equal_time(study: Study) -> Element:
     rows = []
     for short in study.equal_time:
         beside = study.beside(short)
-        ratio, own, other = short.time_ratio, short.top1(FULL), beside.top1(FULL) if beside else None
+        own, other = short.top1(FULL), beside.top1(FULL) if beside else None
         rows.append(
             [
                 short.name,
                 beside.name if beside else "-",
-                "-" if ratio is None else mean_and_spread(ratio, short.time_ratio_stdev, factor=1),
+                _time_ratio(short),
                 mean_and_spread(*own) if own else "-",
                 mean_and_spread(*other) if other else "-",
             ]
@@ -210,4 +217,4 @@ def _add_hardware(study: Study, report: Report) -> None:
     else:
         report.absent.append("Hardware and versions: study.json does not tell them")
     if study.other_hardware:
-        report.absent.append(f"Runs on other hardware than that shown: {', '.join(study.other_hardware)}")
+        report.absent.append(f"Runs on other hardware than that shown: {'; '.join(study.other_hardware)}")

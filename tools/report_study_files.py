@@ -55,8 +55,13 @@ class Variant:
 
     @property
     def time_ratio(self) -> float | None:
-        """Time over the reference's, paired by seed."""
+        """Time over the reference's, paired by seed, of those runs that had the reference's hardware."""
         return self.values.get("time_ratio")
+
+    @property
+    def num_timed(self) -> int:
+        """Of how many runs the time ratio is."""
+        return int(self.values.get("num_timed", len(self.runs)))
 
     @property
     def time_ratio_stdev(self) -> float | None:
@@ -138,14 +143,15 @@ class Study:
 
     @property
     def other_hardware(self) -> list[str]:
-        """Runs that say another processor than the study's."""
-        expected = self.hardware.get("cpu")
-        return [
-            f"{variant.name} seed {run.get('seed')} ({run['hardware'].get('cpu')})"
-            for variant in (*self.variants, *self.equal_time)
-            for run in variant.runs
-            if run.get("hardware") and run["hardware"].get("cpu") != expected
-        ]
+        """The runs on hardware other than the study's, but for memory, by that hardware."""
+        found: dict[str, list[str]] = {}
+        for variant in (*self.variants, *self.equal_time):
+            for run in variant.runs:
+                hardware = run.get("hardware")
+                if hardware and _kind(hardware) != _kind(self.hardware):
+                    where = f"{hardware.get('cpu')}, {hardware.get('cores')} core(s), {hardware.get('system')}"
+                    found.setdefault(where, []).append(f"{variant.name} seed {run.get('seed')}")
+        return [f"{', '.join(runs)} ({where})" for where, runs in found.items()]
 
     def variant(self, name: str | None) -> Variant | None:
         return next((one for one in self.variants if one.name == name), None)
@@ -176,6 +182,10 @@ class Study:
 
     def _runs(self) -> list[dict[str, Any]]:
         return [run for variant in self.variants for run in variant.runs]
+
+
+def _kind(hardware: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in hardware.items() if name != "memory_gib"}
 
 
 def read_study(folder: Path, runs: Path | None = None, sweep: Path | None = None) -> Study:

@@ -108,7 +108,11 @@ def train_part(spec: StudySpec, jobs: list[Job], options: argparse.Namespace) ->
             continue
         extra = []
         if job.in_the_time_of is not None:
-            steps = steps_in_the_time_of(spec, records, job)
+            try:
+                steps = steps_in_the_time_of(spec, records, job)
+            except ValueError as error:
+                failed.append(f"{job.stem} ({error})")
+                continue
             if steps is None:
                 _say(f"{job.stem} waits for the runs it is to be compared with; start again once they are finished")
                 continue

@@ -77,12 +77,28 @@ def read_records(folder: Path, jobs: Sequence[Job]) -> dict[tuple[str, int], dic
 
 
 def steps_in_the_time_of(spec: StudySpec, records: Records, job: Job) -> int | None:
-    """For how many steps a run in another's time is trained; None until both runs of its seed are finished."""
+    """For how many steps a run in another's time is trained; None until both runs of its seed are finished.
+
+    Raises:
+        ValueError: those two were trained on different hardware, so that their times cannot be compared.
+    """
     own = records.get((job.variant, job.seed))
     other = None if job.in_the_time_of is None else records.get((job.in_the_time_of, job.seed))
     if own is None or other is None:
         return None
+    if machine_of(own) != machine_of(other):
+        raise ValueError(
+            f"{own['name']} was trained on {machine_of(own)}, {other['name']} on {machine_of(other)}; to compare their "
+            f"times, move the record of seed {job.seed} of one of them away, and train it again on the other's machine"
+        )
     return max(1, round(own["steps"] * time_of(spec, other) / time_of(spec, own)))
+
+
+def machine_of(record: Mapping[str, Any]) -> str:
+    """What a run was trained on, in words: times compare where it is the same."""
+    hardware = record["hardware"]
+    parts = [hardware["cpu"], f"{hardware['cores']} core(s)", *hardware["gpus"], hardware["system"]]
+    return f"{record['ranks']} rank(s), " + ", ".join(parts)
 
 
 def time_of(spec: StudySpec, record: Mapping[str, Any]) -> float:
@@ -99,7 +115,8 @@ def result(spec: StudySpec, jobs: Sequence[Job], records: Records) -> dict[str, 
     """The study as ``study.json`` has it; of an unfinished one what is there, with the names of what is not.
 
     Accuracies are shares of 1 by keep rate; spreads are standard deviations over the seeds, None for one seed;
-    ``time_ratio`` is the time against the reference's with the same seed.
+    ``time_ratio`` is the time against the reference's with the same seed, over the ``num_timed`` seeds whose two runs
+    were trained on the same hardware.
     """
     rows = {job.name: _row(spec, job, records) for job in jobs if (job.name, job.seed) in records}
     missing = [f"{job.name} seed {job.seed}" for job in jobs if (job.name, job.seed) not in records]
@@ -119,11 +136,9 @@ def result(spec: StudySpec, jobs: Sequence[Job], records: Records) -> dict[str, 
 def _row(spec: StudySpec, job: Job, records: Records) -> dict[str, Any]:
     runs = [record for (name, _), record in records.items() if name == job.name]
     first, variant = runs[0], spec.variants[job.variant]
-    ratios = [
-        time_of(spec, run) / time_of(spec, records[spec.reference, run["seed"]])
-        for run in runs
-        if (spec.reference, run["seed"]) in records
-    ]
+    references = {seed: record for (name, seed), record in records.items() if name == spec.reference}
+    pairs = [(run, references[run["seed"]]) for run in runs if run["seed"] in references]
+    ratios = [time_of(spec, run) / time_of(spec, full) for run, full in pairs if machine_of(run) == machine_of(full)]
     top1 = {rate: mean_and_stdev([run["top1"][rate] for run in runs]) for rate in first["top1"]}
     time_ratio, time_ratio_stdev = mean_and_stdev(ratios) or (None, None)
     cpu_s_mean, _ = mean_and_stdev([run["train_cpu_s"] for run in runs if run["train_cpu_s"] is not None]) or (
@@ -147,6 +162,7 @@ def _row(spec: StudySpec, job: Job, records: Records) -> dict[str, Any]:
         "cpu_s_mean": cpu_s_mean,
         "time_ratio": time_ratio,
         "time_ratio_stdev": time_ratio_stdev,
+        "num_timed": len(ratios),
         "runs": [{key: value for key, value in run.items() if key != "config"} for run in runs],
     }
 
@@ -177,9 +193,16 @@ def table(found: Mapping[str, Any]) -> str:
         lines += ["", "trained again, for the time of the variant behind the @:"]
         lines += [_line(row, rates, reference, width) for row in found["equal_time"]]
     lines += ["", f"time: {found['clock']} time in training steps; time and points {against} with the same seed"]
+    untimed = [f"{row['name']} ({row['num_timed']} of {row['num_runs']})" for row in rows if _partly_timed(row)]
+    if untimed:
+        lines += [f"time of fewer runs, as the others were trained on other hardware: {', '.join(untimed)}"]
     if found["missing"]:
         lines += [f"not finished: {', '.join(found['missing'])}"]
     return "\n".join(lines)
+
+
+def _partly_timed(row: Mapping[str, Any]) -> bool:
+    return row["num_timed"] < row["num_runs"]
 
 
 def _line(row: Mapping[str, Any], rates: Sequence[str], reference: Mapping[str, Any] | None, width: int) -> str:

@@ -47,6 +47,19 @@ def test_a_study_without_results_is_a_page_that_says_so(tmp_path: Path) -> None:
     assert main([str(folder)]) == 2
 
 
+def test_runs_on_other_hardware_are_named_and_not_timed(tmp_path: Path) -> None:
+    values = study()
+    linear = values["variants"][1]
+    linear["runs"][2]["hardware"] = {"cpu": "another", "cores": 4, "gpus": [], "system": "Linux"}
+    linear["runs"][1]["hardware"] = {**values["hardware"], "memory_gib": 23.4}  # the same machine, but for a reserve
+    linear["num_timed"] = 2
+    folder = write_study(tmp_path / "study", values)
+    assert main([str(folder)]) == 0
+    text = (folder / "report.html").read_text()
+    assert "0.66 ± 0.01 (2 of 3)" in text
+    assert "Runs on other hardware than that shown: linear-contrast seed 2 (another, 4 core(s), Linux)" in text
+
+
 def test_configurations_come_from_the_records_and_the_model_from_wherever_the_runs_are(
     tmp_path: Path,
 ) -> None:

@@ -18,7 +18,7 @@ from tools.study_spec import jobs_of, jobs_of_machine, load_study
 
 # Stands in for the trainer: it leaves behind what a run leaves, as fast as its keep rate is low.
 FAKE = """
-import json, pathlib, signal, sys, time
+import json, os, pathlib, signal, sys, time
 from engine.command_line import Parser
 from engine.config import dump_config, load_config
 parser = Parser()
@@ -43,10 +43,10 @@ accuracy = {"event": "eval", "step": steps, "keep_rate": 1.0, "top1": 0.8}
 options.out.mkdir(parents=True)
 (options.out / "config.yaml").write_text(dump_config(config))
 (options.out / "metrics.jsonl").write_text(json.dumps(line) + "\\n" + json.dumps(accuracy) + "\\n")
-hardware = {"cpu": "a", "cores": 2, "memory_gib": 1, "gpus": [], "system": "b", "torch": "2"}
+hardware = {"cpu": os.environ["FAKE_CPU"], "cores": 2, "memory_gib": 1, "gpus": [], "system": "b", "torch": "2"}
 (options.out / "summary.json").write_text(json.dumps({
     "top1": {"1.0": 0.8 + 0.01 * config.seed + 0.1 * rate, "0.4": 0.5}, "steps": steps, "mean_keep_rate": rate,
-    "train_wall_s": 2 * rate * steps, "train_cpu_s": rate * steps, "hardware": hardware,
+    "train_wall_s": 2 * rate * steps, "train_cpu_s": rate * steps, "ranks": 1, "hardware": hardware,
 }))
 """
 VARIANTS = {
@@ -75,9 +75,10 @@ def command(folder: Path, *arguments: str) -> list[str]:
     return [str(folder / "study.yaml"), "--out", str(folder / "out"), "--launch", fake, *arguments]
 
 
-def run(folder: Path, *arguments: str) -> int:
+def run(folder: Path, *arguments: str, cpu: str = "a") -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("FAKE_CPU", cpu)
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             return main(command(folder, *arguments))
@@ -141,6 +142,28 @@ def test_a_variant_is_trained_again_for_the_steps_that_take_the_others_time(stud
     (again,) = result(study)["equal_time"]
     assert (again["name"], again["reference"], again["steps"]) == ("full@half", "half", 12)
     assert again["time_ratio"] == pytest.approx(0.5)
+
+
+def test_times_are_compared_where_the_hardware_is_the_same(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(study)
+    assert run(study, "--machine", "0/4") == 0  # full, seed 0
+    assert run(study, cpu="b") == 0
+    full, half = result(study)["variants"]
+    assert (full["num_timed"], half["num_timed"]) == (2, 1)
+    assert (half["time_ratio"], half["time_ratio_stdev"]) == (pytest.approx(0.5), None)
+    assert half["top1_mean"]["1.0"] == pytest.approx(statistics.mean([0.85, 0.86]))
+    assert "trained on other hardware: half (1 of 2)" in capfd.readouterr().out
+
+
+def test_steps_in_anothers_time_are_not_guessed_from_other_hardware(
+    study: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(study, equal_time={"full": "half"}, seeds=[0])
+    assert run(study, "--machine", "0/3") == 0
+    assert run(study, cpu="b") == 1
+    error = capfd.readouterr().err
+    assert "full@half-seed0 (full was trained on 1 rank(s), a, 2 core(s), b, half on 1 rank(s), b, " in error
+    assert result(study)["missing"] == ["full@half seed 0"]
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_trained(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
