@@ -54,7 +54,13 @@ def test_the_optimization_is_that_of_fixed_micro_batches(toy: Path, stage: int) 
 
 
 def test_in_bf16_too(toy: Path) -> None:
-    np.testing.assert_allclose(losses(toy, "growing-bf16"), losses(toy, "fixed"), rtol=0.05)
+    """As far as rounding, which training amplifies from step to step, differently on different processors."""
+    growing, fixed = (lines(toy, out, "train")[:12] for out in ("growing-bf16", "fixed"))
+    assert len({line["micro_batch_size"] for line in growing}) > 1
+    for key, tolerance in (("loss", 0.01), ("grad_norm", 0.03)):
+        found, expected = ([line[key] for line in run] for run in (growing, fixed))
+        np.testing.assert_allclose(found, expected, rtol=tolerance)
+    np.testing.assert_allclose(losses(toy, "growing-bf16"), losses(toy, "fixed"), rtol=0.2)
 
 
 def test_one_rank_takes_the_same_steps_as_two(toy: Path) -> None:
