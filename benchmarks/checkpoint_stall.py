@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 
 from engine.checkpoint import Checkpoints
+from engine.hardware import processor
 from engine.model import build_model
 from engine.optim import build_optimizer, param_groups
 from engine.ranks import World, join_world, leave_world
@@ -134,10 +135,8 @@ def measure(world: World, zero_stage: int, folder: Path, repeats: int, steps: in
 
 
 def hardware(world: World) -> dict[str, Any]:
-    rows = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((row.split(":")[1].strip() for row in rows if row.startswith("model name")), "unknown")
     return {
-        "cpu": cpu,
+        "cpu": processor(Path("/proc/cpuinfo").read_text()) or "unknown",
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if world.device.type == "cuda" else None,
         "system": platform.platform(),

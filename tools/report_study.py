@@ -98,8 +98,8 @@ def _results(study: Study) -> Element:
     ]
     caption = (
         f"Mean ± standard deviation over the seeds. Time ratio: {study.clock} against {study.reference}, paired by "
-        "seed (in brackets: of how many runs, if the others were trained on other hardware than their reference). To "
-        "reference: difference of top-1 with all patches, in percentage points, paired by seed. Top-1 at "
+        "seed (in brackets: of how many runs, if the reference of the others is not finished or was trained on other "
+        "hardware). To reference: difference of top-1 with all patches, in percentage points, paired by seed. Top-1 at "
         f"1.0 and {_LOW}: the model looks at that share of the patches of each validation image, chosen by the rule."
     )
     return table(head, [[v.name, *_cells(study, v)] for v in study.variants], caption=caption, text_columns=(0, 1))

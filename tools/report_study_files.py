@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from engine.config import RunConfig, load_config
 from tools.report_files import read_json, read_sweep
-from tools.study_result import mean_and_stdev
+from tools.study_result import hardware_in_words, mean_and_stdev
 
 FULL = "1.0"  # full patches, as the keys of a study write the keep rate
 
@@ -147,10 +147,10 @@ class Study:
         found: dict[str, list[str]] = {}
         for variant in (*self.variants, *self.equal_time):
             for run in variant.runs:
-                hardware = run.get("hardware")
-                if hardware and _kind(hardware) != _kind(self.hardware):
-                    where = f"{hardware.get('cpu')}, {hardware.get('cores')} core(s), {hardware.get('system')}"
+                if run.get("hardware"):
+                    where = hardware_in_words(run["hardware"])
                     found.setdefault(where, []).append(f"{variant.name} seed {run.get('seed')}")
+        found.pop(hardware_in_words(self.hardware), None)
         return [f"{', '.join(runs)} ({where})" for where, runs in found.items()]
 
     def variant(self, name: str | None) -> Variant | None:
@@ -182,10 +182,6 @@ class Study:
 
     def _runs(self) -> list[dict[str, Any]]:
         return [run for variant in self.variants for run in variant.runs]
-
-
-def _kind(hardware: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in hardware.items() if name != "memory_gib"}
 
 
 def read_study(folder: Path, runs: Path | None = None, sweep: Path | None = None) -> Study:

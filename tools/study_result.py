@@ -80,7 +80,8 @@ def steps_in_the_time_of(spec: StudySpec, records: Records, job: Job) -> int | N
     """For how many steps a run in another's time is trained; None until both runs of its seed are finished.
 
     Raises:
-        ValueError: those two were trained on different hardware, so that their times cannot be compared.
+        ValueError: their times cannot be compared: the two were trained on different hardware, or the study's clock was
+            not measured.
     """
     own = records.get((job.variant, job.seed))
     other = None if job.in_the_time_of is None else records.get((job.in_the_time_of, job.seed))
@@ -96,9 +97,13 @@ def steps_in_the_time_of(spec: StudySpec, records: Records, job: Job) -> int | N
 
 def machine_of(record: Mapping[str, Any]) -> str:
     """What a run was trained on, in words: times compare where it is the same."""
-    hardware = record["hardware"]
-    parts = [hardware["cpu"], f"{hardware['cores']} core(s)", *hardware["gpus"], hardware["system"]]
-    return f"{record['ranks']} rank(s), " + ", ".join(parts)
+    return f"{record['ranks']} rank(s), {hardware_in_words(record['hardware'])}"
+
+
+def hardware_in_words(hardware: Mapping[str, Any]) -> str:
+    """A record's hardware but for its memory, of which some machines of one kind reserve more than others."""
+    cores = f"{hardware.get('cores')} core(s)"
+    return ", ".join(filter(None, [hardware.get("cpu"), cores, *hardware.get("gpus", []), hardware.get("system")]))
 
 
 def time_of(spec: StudySpec, record: Mapping[str, Any]) -> float:
@@ -136,8 +141,7 @@ def result(spec: StudySpec, jobs: Sequence[Job], records: Records) -> dict[str, 
 def _row(spec: StudySpec, job: Job, records: Records) -> dict[str, Any]:
     runs = [record for (name, _), record in records.items() if name == job.name]
     first, variant = runs[0], spec.variants[job.variant]
-    references = {seed: record for (name, seed), record in records.items() if name == spec.reference}
-    pairs = [(run, references[run["seed"]]) for run in runs if run["seed"] in references]
+    pairs = [(run, records[spec.reference, run["seed"]]) for run in runs if (spec.reference, run["seed"]) in records]
     ratios = [time_of(spec, run) / time_of(spec, full) for run, full in pairs if machine_of(run) == machine_of(full)]
     top1 = {rate: mean_and_stdev([run["top1"][rate] for run in runs]) for rate in first["top1"]}
     time_ratio, time_ratio_stdev = mean_and_stdev(ratios) or (None, None)
@@ -193,16 +197,15 @@ def table(found: Mapping[str, Any]) -> str:
         lines += ["", "trained again, for the time of the variant behind the @:"]
         lines += [_line(row, rates, reference, width) for row in found["equal_time"]]
     lines += ["", f"time: {found['clock']} time in training steps; time and points {against} with the same seed"]
-    untimed = [f"{row['name']} ({row['num_timed']} of {row['num_runs']})" for row in rows if _partly_timed(row)]
-    if untimed:
-        lines += [f"time of fewer runs, as the others were trained on other hardware: {', '.join(untimed)}"]
+    partly = [row for row in rows if row["num_timed"] < row["num_runs"]]
+    if partly:
+        of_runs = ", ".join(f"{row['name']} ({row['num_timed']} of {row['num_runs']})" for row in partly)
+        lines += [
+            f"time of fewer runs, as {found['reference']} is not finished or was trained on other hardware: {of_runs}"
+        ]
     if found["missing"]:
         lines += [f"not finished: {', '.join(found['missing'])}"]
     return "\n".join(lines)
-
-
-def _partly_timed(row: Mapping[str, Any]) -> bool:
-    return row["num_timed"] < row["num_runs"]
 
 
 def _line(row: Mapping[str, Any], rates: Sequence[str], reference: Mapping[str, Any] | None, width: int) -> str:

@@ -155,6 +155,15 @@ def test_times_are_compared_where_the_hardware_is_the_same(study: Path, capfd: p
     assert "trained on other hardware: half (1 of 2)" in capfd.readouterr().out
 
 
+def test_a_reference_that_is_not_finished_is_no_other_hardware(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(study)
+    assert run(study) == 0
+    (study / "out" / "records" / "full-seed0.json").unlink()
+    capfd.readouterr()
+    assert run(study, "--show") == 0
+    assert "as full is not finished or was trained on other hardware: half (1 of 2)" in capfd.readouterr().out
+
+
 def test_steps_in_anothers_time_are_not_guessed_from_other_hardware(
     study: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
