@@ -20,6 +20,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+import engine
 import pipeline
 from engine.config import RunConfig
 from engine.ranks import World, one_clear_error
@@ -50,16 +51,21 @@ def check_same_software(world: World) -> None:
 
 def software() -> dict[str, str]:
     """Versions by package; this project's own sources by a digest, since a working copy has no version."""
-    digest = hashlib.sha256()
-    folders = [Path(__file__).parent, Path(pipeline.__file__).parent]
-    for path in sorted(path for folder in folders for path in folder.glob("*.py")):
-        digest.update(f"{path.parent.name}/{path.name}\n".encode())
-        digest.update(path.read_bytes())
     return {
-        "this project's sources": digest.hexdigest()[:12],
+        "this project's sources": sources_digest([Path(engine.__file__).parent, Path(pipeline.__file__).parent])[:12],
         "Python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }
+
+
+def sources_digest(packages: Sequence[Path]) -> str:
+    """SHA-256 over the names and contents of all Python files in some packages, however deep they lie."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for path in sorted(package.rglob("*.py")):
+            digest.update(f"{path.relative_to(package.parent)}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def check_same_inputs(world: World, config: RunConfig, indexes: Mapping[str, ShardIndex], *, stop_step: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from toy_data import write_toy_config
 
 from engine.config import load_config
-from engine.preflight import PLACES, clocks_apart, differences, flat, name_ranks, software
+from engine.preflight import PLACES, clocks_apart, differences, flat, name_ranks, software, sources_digest
 
 HOSTS = ["host-a", "host-a", "host-b", "host-b"]
 
@@ -73,3 +73,25 @@ def test_the_software_is_told_by_version_and_the_sources_by_a_digest() -> None:
     assert versions == software()
     assert {"torch", "deepspeed", "Python", "this project's sources"} <= versions.keys()
     assert all(versions.values())
+
+
+def test_a_file_in_a_folder_of_a_package_counts_as_a_source(tmp_path: Path) -> None:
+    nested = tmp_path / "package" / "room" / "nested.py"
+    nested.parent.mkdir(parents=True)
+    (tmp_path / "package" / "top.py").write_text("1\n")
+    nested.write_text("2\n")
+    before = sources_digest([tmp_path / "package"])
+    nested.write_text("3\n")
+    assert sources_digest([tmp_path / "package"]) != before
+    nested.rename(nested.with_name("renamed.py"))
+    assert sources_digest([tmp_path / "package"]) != before
+
+
+def test_a_source_in_a_room_has_another_digest_than_one_at_the_top(tmp_path: Path) -> None:
+    digests = set()
+    for place in ("a.py", "room/a.py", "other/a.py"):
+        package = tmp_path / str(len(digests)) / "package"
+        (package / place).parent.mkdir(parents=True)
+        (package / place).write_text("1\n")
+        digests.add(sources_digest([package]))
+    assert len(digests) == 3
