@@ -15,9 +15,9 @@ from pipeline import augment
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import StepPlan, TrainPlanner
-from pipeline.reader import SampleReader
 from pipeline.schedule import PatchSchedule
-from pipeline.shards import ShardIndex, open_index
+from pipeline.shards.index import ShardIndex, open_index
+from pipeline.shards.reader import SampleReader
 
 _MANY_STEPS = 1_000_000
 FAST_IDCT: dict[str, Any] = {

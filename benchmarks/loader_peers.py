@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from pipeline.shards import ShardIndex, open_index
+from pipeline.shards.index import ShardIndex, open_index
 
 Batches = Iterator[tuple[int, int]]  # images in a batch, and the bytes of all its tensors
 

@@ -33,7 +33,7 @@ from benchmarks.synthetic import SyntheticSamples, write_large_data_set
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.plan import TrainPlanner, steps_per_epoch
 from pipeline.schedule import PatchSchedule
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
 
 STEP_SAMPLES = 1024
 PLANNED_SIZES = tuple(10**power for power in range(4, 10))

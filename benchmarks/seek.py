@@ -28,7 +28,7 @@ from engine.hardware import describe_hardware
 from pipeline.config import DataConfig, Duration, ScheduleConfig, SelectionConfig
 from pipeline.plan import TrainPlanner, steps_per_epoch
 from pipeline.schedule import PatchSchedule
-from pipeline.shards import map_file
+from pipeline.shards.index import map_file
 
 RESULT = Path("benchmarks/results/seek.json")
 NUM_SAMPLES, NUM_SHARDS = 1_000_000_000, 100_000

@@ -25,7 +25,7 @@ from engine.hardware import describe_hardware
 from engine.run_plan import build_schedule
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import TrainPlanner
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
 
 RESULTS = Path("benchmarks/results")
 CONFIG = "configs/fashion_mnist.yaml"

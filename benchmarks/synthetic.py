@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.photographs import NUM_CLASSES, photograph_jpeg
-from pipeline.shards import build_index, index_path
+from pipeline.shards.index import build_index, index_path
 from tools.files import ShardWriter
 
 _IMAGES_IN_A_TAR, _KEY_CHARS = 20, 10

@@ -18,7 +18,7 @@ from pipeline.bad_samples import BadRow, BadSampleError
 from pipeline.batch import Batch
 from pipeline.config import DataConfig
 from pipeline.loader import PatchLoader
-from pipeline.shards import ShardIndex, StaleIndexError
+from pipeline.shards.index import ShardIndex, StaleIndexError
 
 BAD_DATA_EXIT_CODE = 3
 # A launcher looks once a second which rank has ended, and takes over the exit code of the first it finds.

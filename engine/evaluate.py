@@ -17,7 +17,7 @@ from engine.task import validation_sums
 from pipeline.bad_samples import BadRow
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan import ValidationPlanner
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 from pipeline.snapshots import fixed_board
 
 

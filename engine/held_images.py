@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from pipeline.config import DataConfig
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 
 
 def held_bytes(data: DataConfig, index: ShardIndex, rows_per_rank: int) -> int:

@@ -24,7 +24,7 @@ import engine
 import pipeline
 from engine.config import RunConfig
 from engine.ranks import World, one_clear_error
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 
 # Packages whose version changes what is computed or how ranks talk to each other.
 PACKAGES = ("torch", "torchvision", "deepspeed", "timm", "numpy", "nvidia-dali-cuda130", "pillow", "pyarrow")

@@ -18,7 +18,7 @@ from engine.manifest import (
     steps_in,
     verify_manifest,
 )
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 
 SET_ASIDE = "set-aside"
 # What DeepSpeed's files are made for: no permission makes them fit another model, precision or division.

@@ -56,7 +56,7 @@ from engine.trainer import Run, train
 from engine.watch import Watch
 from pipeline.plan import TrainPlanner
 from pipeline.route import why_not_select_first
-from pipeline.shards import ShardIndex, open_index
+from pipeline.shards.index import ShardIndex, open_index
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

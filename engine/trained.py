@@ -13,7 +13,7 @@ from pipeline.config import SelectionConfig
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan import ValidationPlanner
 from pipeline.selection import unpatchify
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
 
 
 @dataclass(frozen=True)

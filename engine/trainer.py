@@ -33,7 +33,7 @@ from pipeline.keyed import Stream
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.pixel_cache import open_cache
 from pipeline.plan import StepPlan, TrainPlanner
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 from pipeline.snapshots import SnapshotBoard
 
 

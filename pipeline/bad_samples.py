@@ -16,10 +16,10 @@ import numpy as np
 
 from pipeline.config import AugmentConfig
 from pipeline.graph import GraphSettings, SourceArrays, row_sizes, run_once, source_arrays
-from pipeline.image_header import image_size, is_parsable, why_undecodable
 from pipeline.plan import StepPlan
-from pipeline.reader import SampleReader
-from pipeline.shards import ShardIndex
+from pipeline.shards.image_header import image_size, is_parsable, why_undecodable
+from pipeline.shards.index import ShardIndex
+from pipeline.shards.reader import SampleReader
 
 MAX_ATTEMPTS = 100
 _NOT_READ = np.empty(0, dtype=np.uint8)

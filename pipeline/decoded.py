@@ -19,7 +19,7 @@ from pipeline.bad_samples import RowReader, Rows, failing_rows
 from pipeline.graph import GraphSettings, SourceArrays, row_sizes, source_arrays, window_corners
 from pipeline.pixel_cache import PixelCache
 from pipeline.plan import StepPlan
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 
 DECODER = f"nvidia-dali {nvidia.dali.__version__}"
 

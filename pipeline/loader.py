@@ -23,9 +23,9 @@ from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.on_device import gather_on_device, score_on_device
 from pipeline.pixel_cache import PixelCache
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
-from pipeline.reader import SampleReader
 from pipeline.selection import ids_dropped, select
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
+from pipeline.shards.reader import SampleReader
 from pipeline.snapshots import SnapshotBoard
 
 _END = object()

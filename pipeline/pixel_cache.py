@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.config import CacheConfig
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 
 _FORMAT_VERSION = 1
 _ABSENT = -1

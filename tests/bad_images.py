@@ -16,7 +16,7 @@ from shard_files import write_tar
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.plan import TrainPlanner
-from pipeline.shards import ShardIndex, build_index
+from pipeline.shards.index import ShardIndex, build_index
 
 WIDTH, HEIGHT = 64, 48
 

@@ -9,7 +9,7 @@ from photographs import photograph
 from PIL import Image
 from shard_files import write_tar
 
-from pipeline.shards import build_index
+from pipeline.shards.index import build_index
 
 # (width, height): landscape, portrait, odd, square, smaller than 64 pixels, long and thin.
 PHOTO_SIZES = [(120, 90), (90, 120), (97, 65), (67, 101), (64, 64), (128, 128), (40, 33), (200, 50)]

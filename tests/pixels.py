@@ -13,9 +13,9 @@ from torchvision.transforms.v2 import functional as F
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.graph import GraphSettings, build_graph, source_arrays
 from pipeline.plan import StepPlan, TrainPlanner
-from pipeline.reader import SampleReader
 from pipeline.schedule import PatchSchedule, Stage
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
+from pipeline.shards.reader import SampleReader
 
 Pixels = npt.NDArray[np.uint8]
 

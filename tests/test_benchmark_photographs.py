@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.photographs import NUM_CLASSES, photograph_jpeg, write_photographs
-from pipeline.reader import SampleReader
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
+from pipeline.shards.reader import SampleReader
 
 
 def test_photographs_are_shards_with_an_index_and_both_splits(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from benchmarks.loader_peers import Setting
 from benchmarks.measuring import spread
 from benchmarks.photographs import photographs, write_photographs
 from engine.ranks import World
-from pipeline.reader import SampleReader
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
+from pipeline.shards.reader import SampleReader
 from tools.convert import Settings, convert
 from tools.images import Encoding
 

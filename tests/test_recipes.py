@@ -18,7 +18,7 @@ from engine.task import training_loss
 from engine.trained import build_run_model
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import TrainPlanner
-from pipeline.shards import ShardIndex, build_index
+from pipeline.shards.index import ShardIndex, build_index
 from pipeline.snapshots import fixed_board
 from tools.schedule import preview
 

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from shard_files import write_tar
 
-from pipeline.shards import build_index
+from pipeline.shards.index import build_index
 
 IMAGE_SIZE, PATCH_SIZE, NUM_CLASSES = 16, 4, 4
 NUM_TRAIN, NUM_VAL = 200, 50

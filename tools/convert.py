@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.shards import INDEX_SUFFIX, build_index, open_index
+from pipeline.shards.index import INDEX_SUFFIX, build_index, open_index
 from tools.dali_index import write_dali_index
 from tools.files import ShardWriter, write_atomically
 from tools.images import Encoding

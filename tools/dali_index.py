@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pipeline.tars import Scan
+from pipeline.shards.tars import Scan
 
 
 def write_dali_index(tar: Path, scan: Scan) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.exclusion import ExcludedSample, Exclusion, add_samples, exclusion_path, known_samples
-from pipeline.shards import ShardIndex
-from pipeline.tars import Fault
+from pipeline.shards.exclusion import ExcludedSample, Exclusion, add_samples, exclusion_path, known_samples
+from pipeline.shards.index import ShardIndex
+from pipeline.shards.tars import Fault
 
 
 def exclude_faulty(indexes: Sequence[ShardIndex], faults: Sequence[Fault]) -> dict[Path, Exclusion]:

@@ -18,7 +18,7 @@ from engine.run_plan import build_schedule
 from pipeline.augment_plan import AUTO_OPS, AugmentPlan, magnitude_of
 from pipeline.mixing import partners
 from pipeline.plan import StepPlan, TrainPlanner
-from pipeline.shards import ShardIndex, open_index
+from pipeline.shards.index import ShardIndex, open_index
 from tools.command import add_picture_argument, show
 
 

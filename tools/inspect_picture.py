@@ -15,7 +15,7 @@ from pipeline.loader import PatchLoader
 from pipeline.plan import StepPlan
 from pipeline.schedule import Stage
 from pipeline.selection import unpatchify
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 
 MAX_IMAGES = 64
 _COLUMNS = 8

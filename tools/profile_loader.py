@@ -25,8 +25,8 @@ from pipeline.bad_samples import BadSampleError, Planner, RowReader, Rows
 from pipeline.decoded import DecodedRows
 from pipeline.graph import GraphSettings, LastPart, Scorer, SourceArrays, build_graph
 from pipeline.plan import StepPlan
-from pipeline.reader import SampleReader
-from pipeline.shards import ShardIndex, StaleIndexError
+from pipeline.shards.index import ShardIndex, StaleIndexError
+from pipeline.shards.reader import SampleReader
 
 _WARMUP_BATCHES = 3  # two that DALI has ready, and one
 

@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 
 from engine.run_plan import build_schedule
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
 from tools.report_page import Picture
 from tools.report_plot import Look, Series, draw_lines, draw_points, looks, smoothed
 from tools.report_study_files import FULL, Study, Variant

@@ -16,7 +16,7 @@ from engine.command_line import Parser
 from engine.config import RunConfig, load_config
 from engine.run_plan import build_schedule
 from pipeline.schedule import PatchSchedule, StageSummary
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
 from tools.command import add_picture_argument, show
 
 _TABLE_ROWS = 24  # with rounding off, a stage for every number of patches would fill screens

@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.exclusion import Exclusion, exclusion_path, known_samples
-from pipeline.shards import BadShardsError, ShardIndex, build_index, group_tars
-from pipeline.tars import Fault, Scan
+from pipeline.shards.exclusion import Exclusion, exclusion_path, known_samples
+from pipeline.shards.index import BadShardsError, ShardIndex, build_index, group_tars
+from pipeline.shards.tars import Fault, Scan
 from tools.command import bar_interval_s
 from tools.dali_index import write_dali_index
 from tools.exclude import exclude_faulty, read_bad_samples

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 from tools.images import DEFAULT_QUALITY
 from tools.verify import read_dataset, read_indexes
 

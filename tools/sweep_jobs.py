@@ -26,7 +26,7 @@ from pipeline.config import DataConfig, SelectionConfig
 from pipeline.magnitude import check_estimate
 from pipeline.schedule import num_kept_at
 from pipeline.selection import rule_from_text, rule_name
-from pipeline.shards import ShardIndex, open_index
+from pipeline.shards.index import ShardIndex, open_index
 from tools.command import bar_interval_s
 from tools.files import write_atomically
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.exclusion import exclusion_path, known_samples, read_exclusion
-from pipeline.shards import ShardIndex, index_path, list_splits, read_index
-from pipeline.tars import Fault, Row, scan_shard
+from pipeline.shards.exclusion import exclusion_path, known_samples, read_exclusion
+from pipeline.shards.index import ShardIndex, index_path, list_splits, read_index
+from pipeline.shards.tars import Fault, Row, scan_shard
 from tools.command import bar_interval_s
 from tools.dali_index import render_dali_index
 from tools.images import LOADABLE_FORMATS, decode

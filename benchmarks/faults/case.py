@@ -15,7 +15,7 @@ from benchmarks.faults.one_rank import OneRankRuns
 from benchmarks.toy_runs import ROOT, ToyRun, environment, free_port, settings, write_toy_config, write_toy_shards
 from engine.manifest import newest_valid, read_manifest
 from engine.metrics import read_metrics
-from pipeline.shards import build_index
+from pipeline.shards.index import build_index
 
 CHECKPOINT_EVERY, EVAL_EVERY = 10, 15
 _MORE_STEPS = 5  # after the last checkpoint of all runs that are taken up again

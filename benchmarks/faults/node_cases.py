@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.faults.case import Bench, Case, Checks
 from benchmarks.toy_runs import ROOT, settings, wait_until, write_toy_config, write_toy_shards
 from engine.metrics import read_metrics
-from pipeline.shards import build_index
+from pipeline.shards.index import build_index
 
 from multinode.hosts import Host, deepspeed_command, two_hosts, why_impossible  # isort: skip
 

@@ -12,7 +12,7 @@ import yaml
 from benchmarks.faults.case import Bench
 from benchmarks.toy_runs import settings, wait_until
 from engine.metrics import read_metrics
-from pipeline.shards import ShardIndex, build_index, open_index
+from pipeline.shards.index import ShardIndex, build_index, open_index
 
 # After toy_runs, which puts the tests' helpers on the path.
 from bad_images import HEIGHT, WIDTH, overwrite, write_photo_shards  # isort: skip

@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.exclusion import ExcludedSample, add_samples, exclusion_path, read_exclusion
-from pipeline.tars import IMAGE_EXTENSIONS, Fault, Row, Scan, scan_shard
+from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, read_exclusion
+from pipeline.shards.tars import IMAGE_EXTENSIONS, Fault, Row, Scan, scan_shard
 
 FORMAT_VERSION = 1
 INDEX_SUFFIX = ".index"

@@ -7,8 +7,8 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.shards import ShardIndex, StaleIndexError
-from pipeline.tars import scan_shard
+from pipeline.shards.index import ShardIndex, StaleIndexError
+from pipeline.shards.tars import scan_shard
 
 
 class SampleReader:

@@ -15,7 +15,7 @@ from toy_data import IMAGE_SIZE, NUM_TRAIN, NUM_VAL, write_toy_config, write_toy
 from engine.config import load_config
 from engine.run_plan import plan_run
 from pipeline.plan import TrainPlanner
-from pipeline.shards import build_index, open_index
+from pipeline.shards.index import build_index, open_index
 
 BAD_TRAIN, BAD_VAL = (5, 77, 150), (7,)
 SKIP = ["--set", "data.on_bad_sample=skip", "--set", "data.max_bad_share=0.03"]

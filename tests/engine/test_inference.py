@@ -15,7 +15,7 @@ from pipeline.config import SelectionConfig
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan import ValidationPlanner
 from pipeline.selection import rule_from_text
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
 from pipeline.snapshots import fixed_board
 
 RULES = ["random", "grid", "contrast", "magnitude", "magnitude:sketch:6", "magnitude:rows:8"]

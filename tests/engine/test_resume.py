@@ -9,7 +9,7 @@ from toy_data import write_toy_config, write_toy_shards
 from engine.config import load_config
 from engine.manifest import MANIFEST, file_facts, files_in, step_folder, steps_in, write_manifest
 from engine.resume import FIXED_KEYS, Start, check_allowed_keys, check_same_run, choose_start, identity, set_aside_newer
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
 
 RUN: dict[str, Any] = {"seed": 0, "model.name": "vit", "optim.lr": 0.1, "engine.zero_stage": 0}
 

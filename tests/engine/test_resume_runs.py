@@ -13,7 +13,7 @@ from engine.config import load_config
 from engine.manifest import MANIFEST, steps_in, verify_manifest
 from engine.run_plan import plan_run
 from pipeline.plan import TrainPlanner
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
 
 pytestmark = pytest.mark.timeout(900)  # four starts of up to four ranks, on a machine that may be busy
 

@@ -19,7 +19,7 @@ from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import TrainPlanner
 from pipeline.schedule import PatchSchedule
-from pipeline.shards import ShardIndex, build_index
+from pipeline.shards.index import ShardIndex, build_index
 from pipeline.snapshots import SnapshotBoard, fixed_board
 
 MAGNITUDE = SelectionConfig(rule="magnitude")

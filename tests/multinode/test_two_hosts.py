@@ -19,7 +19,7 @@ from multinode.hosts import Host, deepspeed_command, two_hosts, wait_until, why_
 from shard_files import write_tar
 from toy_data import write_toy_config, write_toy_shards
 
-from pipeline.shards import build_index
+from pipeline.shards.index import build_index
 
 START_S = 400  # on a machine that does other things as well, two ranks take a while to start
 # Long enough to be interrupted.

@@ -20,7 +20,7 @@ from pipeline.graph import GraphSettings, define_graph, input_names
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection import patchify, select
-from pipeline.shards import ShardIndex, open_index
+from pipeline.shards.index import ShardIndex, open_index
 
 pytestmark = pytest.mark.timeout(120)
 

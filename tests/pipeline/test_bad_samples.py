@@ -26,7 +26,7 @@ from pipeline.bad_samples import MAX_ATTEMPTS, BadRow, BadSampleError
 from pipeline.config import AugmentConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans, validation_plans
 from pipeline.plan import TrainPlanner, ValidationPlanner
-from pipeline.shards import ShardIndex, StaleIndexError
+from pipeline.shards.index import ShardIndex, StaleIndexError
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
 

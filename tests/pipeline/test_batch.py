@@ -10,7 +10,7 @@ from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
 from pipeline.loader import PatchLoader
 from pipeline.schedule import num_kept_at
-from pipeline.shards import build_index
+from pipeline.shards.index import build_index
 
 
 def batch_at_224(folder: Path, keep_rate: float, **augment: float) -> Batch:

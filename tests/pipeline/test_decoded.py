@@ -17,7 +17,7 @@ from pipeline.decoded import DecodedRows, ImageDecoder
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.pixel_cache import MemoryCache, PixelCache
 from pipeline.plan import TrainPlanner
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
 

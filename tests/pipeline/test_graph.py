@@ -24,7 +24,7 @@ from pipeline.loader import gather_on_device
 from pipeline.plan import StepPlan, ValidationPlanner
 from pipeline.schedule import num_kept_at
 from pipeline.selection import patchify, select
-from pipeline.shards import ShardIndex, build_index, open_index
+from pipeline.shards.index import ShardIndex, build_index, open_index
 
 RULES = [
     SelectionConfig(rule="random"),

@@ -17,7 +17,7 @@ from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, Selection
 from pipeline.loader import PatchLoader, gather_on_device, train_plans, validation_plans
 from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection import gather_patches
-from pipeline.shards import ShardIndex, StaleIndexError, open_index
+from pipeline.shards.index import ShardIndex, StaleIndexError, open_index
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
 

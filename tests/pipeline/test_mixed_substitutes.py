@@ -9,7 +9,7 @@ from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import TrainPlanner
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -11,7 +11,7 @@ from bad_images import HEIGHT, WIDTH, write_photo_shards
 
 from pipeline.config import CacheConfig
 from pipeline.pixel_cache import DiskCache, PixelCache, open_cache
-from pipeline.shards import ShardIndex
+from pipeline.shards.index import ShardIndex
 
 IMAGE_BYTES = HEIGHT * WIDTH * 3
 LARGE = 100 * IMAGE_BYTES

@@ -12,7 +12,7 @@ from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
 from pipeline.graph import GraphSettings, input_names
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import TrainPlanner, ValidationPlanner
-from pipeline.shards import ShardIndex, open_index
+from pipeline.shards.index import ShardIndex, open_index
 
 ROUTES = ("resample_first", "select_first")
 MIXES: list[dict[str, Any]] = [{}, {"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}]

@@ -15,7 +15,7 @@ from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.plan import StepPlan, TrainPlanner
 from pipeline.schedule import PatchSchedule
 from pipeline.selection import select
-from pipeline.shards import ShardIndex, open_index
+from pipeline.shards.index import ShardIndex, open_index
 from pipeline.snapshots import SnapshotBoard, SnapshotMoments, fixed_board
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure

@@ -14,7 +14,7 @@ from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, Selection
 from pipeline.loader import PatchLoader, gather_on_device, train_plans
 from pipeline.plan import TrainPlanner
 from pipeline.selection import ids_dropped, patchify
-from pipeline.shards import ShardIndex, open_index
+from pipeline.shards.index import ShardIndex, open_index
 
 RANDOM = SelectionConfig(rule="random")
 NUM_STEPS, GLOBAL_BATCH = 6, 8

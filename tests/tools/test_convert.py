@@ -17,8 +17,8 @@ from photographs import jpeg_bytes, write_image_folder
 from PIL import Image
 from shard_files import image_bytes
 
-from pipeline.reader import SampleReader
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
+from pipeline.shards.reader import SampleReader
 from tools.convert import Settings, convert, divide
 from tools.images import Encoding
 from tools.shards import main

@@ -5,8 +5,8 @@ import pytest
 from bad_images import LATER_DAMAGE, SOUND_OUTSIDE, write_photo_shards
 from shard_files import image_bytes, write_tar
 
-from pipeline.exclusion import read_exclusion
-from pipeline.shards import open_index
+from pipeline.shards.exclusion import read_exclusion
+from pipeline.shards.index import open_index
 from tools.shards import main
 
 

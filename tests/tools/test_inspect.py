@@ -14,7 +14,7 @@ from engine.run_plan import build_schedule
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import TrainPlanner
 from pipeline.selection import patchify
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
 from tools.inspect import inspect_step, main, row_label
 from tools.inspect_picture import greyed_out
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from engine.inference import Classifier
 from engine.model import training_flops_per_image
 from engine.trained import load_trained, validation_images
-from pipeline.shards import open_index
+from pipeline.shards.index import open_index
 from tools.sweep import main
 
 

@@ -7,7 +7,7 @@ import pytest
 from photographs import jpeg_bytes, write_image_folder
 from shard_files import write_shard, write_tar
 
-from pipeline.shards import build_index, open_index
+from pipeline.shards.index import build_index, open_index
 from tools.shards import main
 from tools.verify import verify_folder
 

@@ -8,9 +8,9 @@ from pixels import train_planner
 from shard_files import image_bytes, write_shard, write_tar
 
 from pipeline.config import DataConfig, SelectionConfig
-from pipeline.exclusion import ExcludedSample, add_samples, exclusion_path, known_samples, read_exclusion
 from pipeline.plan import ValidationPlanner
-from pipeline.shards import BadShardsError, ShardIndex, StaleIndexError, build_index, open_index
+from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, known_samples, read_exclusion
+from pipeline.shards.index import BadShardsError, ShardIndex, StaleIndexError, build_index, open_index
 
 SHARD_SIZES = (5, 1, 7, 3)
 NUM_SAMPLES = sum(SHARD_SIZES)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from photographs import photograph
 from PIL import Image
 
-from pipeline.image_header import image_size, is_parsable, why_undecodable
+from pipeline.shards.image_header import image_size, is_parsable, why_undecodable
 
 
 def encode(width: int, height: int, format: str, **options: object) -> bytes:

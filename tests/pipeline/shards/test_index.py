@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from shard_files import image_bytes, write_shard, write_tar
 
-from pipeline.shards import (
+from pipeline.shards.index import (
     BadShardsError,
     ShardIndex,
     StaleIndexError,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from shard_files import image_bytes, write_shard
 
-from pipeline.reader import SampleReader
-from pipeline.shards import ShardIndex, StaleIndexError, build_index
+from pipeline.shards.index import ShardIndex, StaleIndexError, build_index
+from pipeline.shards.reader import SampleReader
 
 
 @pytest.fixture

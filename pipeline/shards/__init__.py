@@ -1,0 +1,1 @@
+"""The files: tars, their index, and the bytes of samples."""
