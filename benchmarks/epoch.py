@@ -39,8 +39,8 @@ from engine.task import training_loss
 from engine.train import Prepared, build_engine, prepare, quiet
 from engine.trainer import patch_loader
 from pipeline.loader import train_plans
-from pipeline.plan import TrainPlanner
-from pipeline.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.step import TrainPlanner
 
 MODEL, NUM_CLASSES, NUM_PATCHES = "vit_tiny_patch16_224", 10, 196
 FULL: dict[str, Any] = {"schedule.kind": "constant", "schedule.keep_rate": 1.0}

@@ -14,8 +14,8 @@ from benchmarks.loader_peers import Batches, Setting
 from pipeline import augment
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan import StepPlan, TrainPlanner
-from pipeline.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.shards.index import ShardIndex, open_index
 from pipeline.shards.reader import SampleReader
 

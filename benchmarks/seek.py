@@ -26,8 +26,8 @@ import numpy as np
 
 from engine.hardware import describe_hardware
 from pipeline.config import DataConfig, Duration, ScheduleConfig, SelectionConfig
-from pipeline.plan import TrainPlanner, steps_per_epoch
-from pipeline.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.step import TrainPlanner, steps_per_epoch
 from pipeline.shards.index import map_file
 
 RESULT = Path("benchmarks/results/seek.json")

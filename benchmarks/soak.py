@@ -24,7 +24,7 @@ from engine.config import RunConfig, load_config
 from engine.hardware import describe_hardware
 from engine.run_plan import build_schedule
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan import TrainPlanner
+from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import open_index
 
 RESULTS = Path("benchmarks/results")

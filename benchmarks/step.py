@@ -35,7 +35,7 @@ from benchmarks.measuring import RESULTS, keep_to_cores, spread, write_result
 from engine.model import build_model
 from engine.optim import build_optimizer
 from engine.patch_embed import normalize_patches
-from pipeline.schedule import num_kept_at
+from pipeline.plan.schedule import num_kept_at
 
 MODEL, IMAGE_SIZE, PATCH_SIZE, NUM_CLASSES = "vit_tiny_patch16_224", 224, 16, 1000
 GRID = IMAGE_SIZE // PATCH_SIZE

@@ -16,7 +16,7 @@ from engine.snapshots import take_snapshot
 from engine.task import validation_sums
 from pipeline.bad_samples import BadRow
 from pipeline.loader import PatchLoader, validation_plans
-from pipeline.plan import ValidationPlanner
+from pipeline.plan.step import ValidationPlanner
 from pipeline.shards.index import ShardIndex
 from pipeline.snapshots import fixed_board
 

@@ -14,14 +14,14 @@ from engine.model import build_model, configurable_options
 from engine.patch_embed import PatchModel
 from engine.snapshots import take_snapshot
 from engine.trained import Trained, load_trained
-from pipeline import keyed
 from pipeline.batch import Batch
 from pipeline.config import SelectionConfig
-from pipeline.keyed import Stream
 from pipeline.magnitude import MagnitudeScorer
 from pipeline.on_device import gather_on_device
-from pipeline.plan import noise_columns
-from pipeline.schedule import num_kept_at
+from pipeline.plan import keyed
+from pipeline.plan.keyed import Stream
+from pipeline.plan.schedule import num_kept_at
+from pipeline.plan.step import noise_columns
 from pipeline.selection import RULE_FORMS, patch_contrast, rule_from_text, select
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.update import clips_itself
-from pipeline.augment_plan import check_pairs
 from pipeline.config import Duration
-from pipeline.plan import rank_rows, steps_per_epoch
-from pipeline.schedule import PatchSchedule
+from pipeline.plan.augmentation import check_pairs
+from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.step import rank_rows, steps_per_epoch
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from engine.config import RunConfig
 from engine.patch_embed import PatchModel
 from engine.state_files import read_state
 from pipeline.magnitude import EmbeddingSnapshot
-from pipeline.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule
 from pipeline.snapshots import SnapshotBoard, SnapshotMoments
 
 SNAPSHOT_FILE = "embedding_snapshot.pt"  # in a checkpoint

@@ -54,7 +54,7 @@ from engine.task import Model
 from engine.trained import build_run_model
 from engine.trainer import Run, train
 from engine.watch import Watch
-from pipeline.plan import TrainPlanner
+from pipeline.plan.step import TrainPlanner
 from pipeline.route import why_not_select_first
 from pipeline.shards.index import ShardIndex, open_index
 

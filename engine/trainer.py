@@ -26,13 +26,13 @@ from engine.snapshots import SNAPSHOT_FILE, publish_if_due, snapshot_state
 from engine.task import training_loss
 from engine.update import backward_pass, begin_pass, update_weights
 from engine.watch import Watch
-from pipeline import keyed
 from pipeline.batch import Batch
 from pipeline.decoded import DECODER
-from pipeline.keyed import Stream
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.pixel_cache import open_cache
-from pipeline.plan import StepPlan, TrainPlanner
+from pipeline.plan import keyed
+from pipeline.plan.keyed import Stream
+from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.shards.index import ShardIndex
 from pipeline.snapshots import SnapshotBoard
 

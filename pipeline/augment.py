@@ -14,7 +14,7 @@ from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
 from nvidia.dali.pipeline import do_not_convert
 
-from pipeline.augment_plan import NUM_MAGNITUDE_BINS
+from pipeline.plan.augmentation import NUM_MAGNITUDE_BINS
 
 Node = Any  # a DALI DataNode; the operators' stubs accept several kinds
 Augmentation = Any  # what DALI's decorator ``augmentation`` makes of a function

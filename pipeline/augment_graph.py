@@ -12,9 +12,9 @@ from nvidia.dali.pipeline import do_not_convert
 
 from pipeline import augment
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.erasing import box_noise, erased_images, noise_tables
-from pipeline.mixing import mixed_images, partners
-from pipeline.plan import StepPlan
+from pipeline.plan.erasing import box_noise, erased_images, noise_tables
+from pipeline.plan.mixing import mixed_images, partners
+from pipeline.plan.step import StepPlan
 
 Node = Any
 

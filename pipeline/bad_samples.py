@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.config import AugmentConfig
 from pipeline.graph import GraphSettings, SourceArrays, row_sizes, run_once, source_arrays
-from pipeline.plan import StepPlan
+from pipeline.plan.step import StepPlan
 from pipeline.shards.image_header import image_size, is_parsable, why_undecodable
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader

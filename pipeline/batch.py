@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from pipeline.bad_samples import BadRow
-from pipeline.plan import StepPlan
+from pipeline.plan.step import StepPlan
 
 
 @dataclass(frozen=True)

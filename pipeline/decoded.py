@@ -18,7 +18,7 @@ from pipeline import augment
 from pipeline.bad_samples import RowReader, Rows, failing_rows
 from pipeline.graph import GraphSettings, SourceArrays, row_sizes, source_arrays, window_corners
 from pipeline.pixel_cache import PixelCache
-from pipeline.plan import StepPlan
+from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex
 
 DECODER = f"nvidia-dali {nvidia.dali.__version__}"

@@ -11,7 +11,7 @@ from nvidia.dali.pipeline import Pipeline, do_not_convert
 
 from pipeline import augment, augment_graph, compiled
 from pipeline.config import DataConfig, SelectionConfig
-from pipeline.plan import Samples, StepPlan
+from pipeline.plan.step import Samples, StepPlan
 from pipeline.route import route_of
 from pipeline.selection import gather_patches, ids_dropped, select
 

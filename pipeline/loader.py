@@ -22,7 +22,7 @@ from pipeline.graph import GraphSettings, SourceArrays, build_graph
 from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.on_device import gather_on_device, score_on_device
 from pipeline.pixel_cache import PixelCache
-from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
+from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection import ids_dropped, select
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader

@@ -14,9 +14,9 @@ from functools import cache
 
 import numpy as np
 
-from pipeline import keyed
 from pipeline.config import SelectionConfig
-from pipeline.keyed import Stream
+from pipeline.plan import keyed
+from pipeline.plan.keyed import Stream
 
 # Natural images as the first-order Markov field that transform coding assumes (Jain, "Fundamentals of Digital Image
 # Processing", 1989, section 2.9): correlation between neighbouring pixels, and between the channels of one pixel.

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.magnitude import EmbeddingSnapshot
-from pipeline.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule
 
 _STEPS_AT_A_TIME = 4096
 _SECONDS_BETWEEN_LOOKS = 0.1

@@ -15,7 +15,7 @@ from shard_files import write_tar
 
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
-from pipeline.plan import TrainPlanner
+from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import ShardIndex, build_index
 
 WIDTH, HEIGHT = 64, 48

@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional as F
 
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.graph import GraphSettings, build_graph, source_arrays
-from pipeline.plan import StepPlan, TrainPlanner
-from pipeline.schedule import PatchSchedule, Stage
+from pipeline.plan.schedule import PatchSchedule, Stage
+from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
 

@@ -17,7 +17,7 @@ from engine.snapshots import take_snapshot
 from engine.task import training_loss
 from engine.trained import build_run_model
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan import TrainPlanner
+from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import ShardIndex, build_index
 from pipeline.snapshots import fixed_board
 from tools.schedule import preview

@@ -30,11 +30,12 @@ from engine.command_line import Parser
 from engine.hardware import describe_hardware
 from engine.snapshots import take_snapshot
 from engine.trained import Trained, load_trained, validation_images
-from pipeline import augment, keyed
+from pipeline import augment
 from pipeline.config import SelectionConfig
-from pipeline.keyed import Stream
 from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
-from pipeline.schedule import num_kept_at
+from pipeline.plan import keyed
+from pipeline.plan.keyed import Stream
+from pipeline.plan.schedule import num_kept_at
 from pipeline.selection import patch_contrast, select
 from tools.command import add_picture_argument, bar_interval_s, show
 

@@ -15,9 +15,9 @@ from typing import Any
 from engine.command_line import Parser
 from engine.config import RunConfig, load_config
 from engine.run_plan import build_schedule
-from pipeline.augment_plan import AUTO_OPS, AugmentPlan, magnitude_of
-from pipeline.mixing import partners
-from pipeline.plan import StepPlan, TrainPlanner
+from pipeline.plan.augmentation import AUTO_OPS, AugmentPlan, magnitude_of
+from pipeline.plan.mixing import partners
+from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.shards.index import ShardIndex, open_index
 from tools.command import add_picture_argument, show
 

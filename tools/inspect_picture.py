@@ -12,8 +12,8 @@ import numpy.typing as npt
 from engine.config import RunConfig
 from pipeline.batch import Batch
 from pipeline.loader import PatchLoader
-from pipeline.plan import StepPlan
-from pipeline.schedule import Stage
+from pipeline.plan.schedule import Stage
+from pipeline.plan.step import StepPlan
 from pipeline.selection import unpatchify
 from pipeline.shards.index import ShardIndex
 

@@ -33,8 +33,8 @@ from pipeline.batch import Batch
 from pipeline.graph import GraphSettings, LastPart
 from pipeline.loader import PatchLoader
 from pipeline.magnitude import MagnitudeScorer
-from pipeline.plan import StepPlan, TrainPlanner
-from pipeline.schedule import Stage
+from pipeline.plan.schedule import Stage
+from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.snapshots import fixed_board
 from tools.profile_loader import time_loader_until
 from tools.profile_trace import chrome_trace, communication_s, profiled

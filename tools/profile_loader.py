@@ -24,7 +24,7 @@ from pipeline.augment_graph import input_names
 from pipeline.bad_samples import BadSampleError, Planner, RowReader, Rows
 from pipeline.decoded import DecodedRows
 from pipeline.graph import GraphSettings, LastPart, Scorer, SourceArrays, build_graph
-from pipeline.plan import StepPlan
+from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex, StaleIndexError
 from pipeline.shards.reader import SampleReader
 

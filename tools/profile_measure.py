@@ -10,7 +10,7 @@ from engine.ranks import World
 from engine.train import Prepared
 from pipeline.batch import Batch
 from pipeline.graph import LastPart
-from pipeline.schedule import PatchSchedule, Stage
+from pipeline.plan.schedule import PatchSchedule, Stage
 from tools.profile_bench import Bench
 from tools.profile_loader import augments
 from tools.profile_result import LoaderParts, Profile, Rate, StageProfile

@@ -15,7 +15,7 @@ from typing import Any
 from engine.command_line import Parser
 from engine.config import RunConfig, load_config
 from engine.run_plan import build_schedule
-from pipeline.schedule import PatchSchedule, StageSummary
+from pipeline.plan.schedule import PatchSchedule, StageSummary
 from pipeline.shards.index import open_index
 from tools.command import add_picture_argument, show
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.schedule import PatchSchedule, StageSummary
+from pipeline.plan.schedule import PatchSchedule, StageSummary
 from tools.colours import BLUE, ORANGE
 
 _MAX_POINTS = 200_000  # steps drawn; longer runs are thinned out

@@ -24,7 +24,7 @@ from engine.train import check_labels
 from engine.trained import Trained
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.magnitude import check_estimate
-from pipeline.schedule import num_kept_at
+from pipeline.plan.schedule import num_kept_at
 from pipeline.selection import rule_from_text, rule_name
 from pipeline.shards.index import ShardIndex, open_index
 from tools.command import bar_interval_s

@@ -4,11 +4,11 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from pipeline import keyed
 from pipeline.config import AugmentConfig, AutoAugmentConfig
-from pipeline.erasing import NUM_ERASE_DRAWS, plan_boxes
-from pipeline.keyed import Stream
-from pipeline.mixing import NUM_MIX_DRAWS, partners, plan_pairs
+from pipeline.plan import keyed
+from pipeline.plan.erasing import NUM_ERASE_DRAWS, plan_boxes
+from pipeline.plan.keyed import Stream
+from pipeline.plan.mixing import NUM_MIX_DRAWS, partners, plan_pairs
 
 # The operations of DALI's suites for RandAugment and TrivialAugment, in DALI's order.
 AUTO_OPS = (

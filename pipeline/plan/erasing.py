@@ -5,8 +5,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline import keyed
-from pipeline.keyed import Stream
+from pipeline.plan import keyed
+from pipeline.plan.keyed import Stream
 
 _TRIES = 6  # all of them miss about once in 10**13 images; timm gives up after ten
 NUM_ERASE_DRAWS = 1 + 2 * _TRIES + 2  # random numbers per image

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline import keyed
-from pipeline.keyed import Stream
+from pipeline.plan import keyed
+from pipeline.plan.keyed import Stream
 
 _ROUNDS = 8
 

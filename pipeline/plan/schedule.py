@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline import keyed
 from pipeline.config import ScheduleConfig
-from pipeline.keyed import Stream
+from pipeline.plan import keyed
+from pipeline.plan.keyed import Stream
 
 
 def num_kept_at(keep_rate: float, num_patches: int) -> int:

@@ -10,14 +10,14 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from pipeline import keyed
-from pipeline.augment_plan import AugmentPlan, check_repeats, order_positions, plan_augment
 from pipeline.config import DataConfig, SelectionConfig
-from pipeline.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
-from pipeline.echo import plain_steps, views_left
-from pipeline.keyed import Stream
-from pipeline.order import SampleOrder
-from pipeline.schedule import PatchSchedule, Stage, num_kept_at
+from pipeline.plan import keyed
+from pipeline.plan.augmentation import AugmentPlan, check_repeats, order_positions, plan_augment
+from pipeline.plan.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
+from pipeline.plan.echo import plain_steps, views_left
+from pipeline.plan.keyed import Stream
+from pipeline.plan.order import SampleOrder
+from pipeline.plan.schedule import PatchSchedule, Stage, num_kept_at
 
 
 class Samples(Protocol):

@@ -14,7 +14,7 @@ from toy_data import IMAGE_SIZE, NUM_TRAIN, NUM_VAL, write_toy_config, write_toy
 
 from engine.config import load_config
 from engine.run_plan import plan_run
-from pipeline.plan import TrainPlanner
+from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import build_index, open_index
 
 BAD_TRAIN, BAD_VAL = (5, 77, 150), (7,)

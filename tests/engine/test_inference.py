@@ -13,7 +13,7 @@ from engine.trained import load_trained, validation_images
 from pipeline.batch import Batch
 from pipeline.config import SelectionConfig
 from pipeline.loader import PatchLoader, validation_plans
-from pipeline.plan import ValidationPlanner
+from pipeline.plan.step import ValidationPlanner
 from pipeline.selection import rule_from_text
 from pipeline.shards.index import open_index
 from pipeline.snapshots import fixed_board

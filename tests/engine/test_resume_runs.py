@@ -12,7 +12,7 @@ from toy_data import write_toy_config, write_toy_shards
 from engine.config import load_config
 from engine.manifest import MANIFEST, steps_in, verify_manifest
 from engine.run_plan import plan_run
-from pipeline.plan import TrainPlanner
+from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import open_index
 
 pytestmark = pytest.mark.timeout(900)  # four starts of up to four ranks, on a machine that may be busy

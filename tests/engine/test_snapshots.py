@@ -17,8 +17,8 @@ from engine.snapshots import SNAPSHOT_FILE, publish_if_due, restore_snapshot, sn
 from engine.state_files import write_state
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan import TrainPlanner
-from pipeline.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import ShardIndex, build_index
 from pipeline.snapshots import SnapshotBoard, fixed_board
 

@@ -12,13 +12,13 @@ from pixels import at_keep_rate, expected_image, full_images, run_graph, train_p
 
 from pipeline import augment, augment_graph
 from pipeline.augment_graph import INPUTS, augment_arrays, mean_color
-from pipeline.augment_plan import AUTO_OPS, PLAIN_OPS, SIGNED_OPS, AugmentPlan
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
-from pipeline.erasing import box_noise, noise_tables
 from pipeline.graph import GraphSettings, define_graph, input_names
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
+from pipeline.plan.augmentation import AUTO_OPS, PLAIN_OPS, SIGNED_OPS, AugmentPlan
+from pipeline.plan.erasing import box_noise, noise_tables
+from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection import patchify, select
 from pipeline.shards.index import ShardIndex, open_index
 

@@ -25,7 +25,7 @@ from pixels import train_planner
 from pipeline.bad_samples import MAX_ATTEMPTS, BadRow, BadSampleError
 from pipeline.config import AugmentConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans, validation_plans
-from pipeline.plan import TrainPlanner, ValidationPlanner
+from pipeline.plan.step import TrainPlanner, ValidationPlanner
 from pipeline.shards.index import ShardIndex, StaleIndexError
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure

@@ -9,7 +9,7 @@ from shard_files import write_tar
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
 from pipeline.loader import PatchLoader
-from pipeline.schedule import num_kept_at
+from pipeline.plan.schedule import num_kept_at
 from pipeline.shards.index import build_index
 
 

@@ -16,7 +16,7 @@ from pipeline.config import AugmentConfig, SelectionConfig
 from pipeline.decoded import DecodedRows, ImageDecoder
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.pixel_cache import MemoryCache, PixelCache
-from pipeline.plan import TrainPlanner
+from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import ShardIndex
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure

@@ -15,7 +15,7 @@ from pixels import train_planner
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, gather_on_device, train_plans, validation_plans
-from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
+from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection import gather_patches
 from pipeline.shards.index import ShardIndex, StaleIndexError, open_index
 

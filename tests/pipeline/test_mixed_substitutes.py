@@ -8,7 +8,7 @@ from pixels import run_graph, train_planner
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan import TrainPlanner
+from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import ShardIndex
 
 pytestmark = pytest.mark.timeout(120)

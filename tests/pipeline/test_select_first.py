@@ -11,7 +11,7 @@ from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
 from pipeline.graph import GraphSettings, input_names
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan import TrainPlanner, ValidationPlanner
+from pipeline.plan.step import TrainPlanner, ValidationPlanner
 from pipeline.shards.index import ShardIndex, open_index
 
 ROUTES = ("resample_first", "select_first")

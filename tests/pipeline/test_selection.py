@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline import keyed
 from pipeline.config import SelectionConfig
-from pipeline.keyed import Stream
+from pipeline.plan import keyed
+from pipeline.plan.keyed import Stream
 from pipeline.selection import (
     gather_patches,
     grid_ids,

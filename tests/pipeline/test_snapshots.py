@@ -12,8 +12,8 @@ from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
-from pipeline.plan import StepPlan, TrainPlanner
-from pipeline.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection import select
 from pipeline.shards.index import ShardIndex, open_index
 from pipeline.snapshots import SnapshotBoard, SnapshotMoments, fixed_board

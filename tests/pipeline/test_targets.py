@@ -12,7 +12,7 @@ from pixels import full_images, train_planner
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, gather_on_device, train_plans
-from pipeline.plan import TrainPlanner
+from pipeline.plan.step import TrainPlanner
 from pipeline.selection import ids_dropped, patchify
 from pipeline.shards.index import ShardIndex, open_index
 

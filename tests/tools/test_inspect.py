@@ -12,7 +12,7 @@ from pixels import full_images
 from engine.config import load_config
 from engine.run_plan import build_schedule
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan import TrainPlanner
+from pipeline.plan.step import TrainPlanner
 from pipeline.selection import patchify
 from pipeline.shards.index import open_index
 from tools.inspect import inspect_step, main, row_label

@@ -14,7 +14,7 @@ from engine.config import load_config
 from engine.ranks import World
 from engine.train import prepare
 from pipeline.config import ScheduleConfig
-from pipeline.schedule import PatchSchedule, Stage
+from pipeline.plan.schedule import PatchSchedule, Stage
 from tools.profile import command, parse_arguments
 from tools.profile_bench import plans_at
 from tools.profile_measure import stages_to_profile

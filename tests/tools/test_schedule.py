@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 
 from pipeline.config import ScheduleConfig
-from pipeline.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule
 from tools.schedule import main
 
 BASE: dict[str, Any] = {

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_tables import samples
 
-from pipeline.augment_plan import AUTO_OPS, AugmentPlan, magnitude_of, order_positions
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
-from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner
-from pipeline.schedule import PatchSchedule
+from pipeline.plan.augmentation import AUTO_OPS, AugmentPlan, magnitude_of, order_positions
+from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 
 EVERYTHING = augmenting.EVERYTHING | {"repeats": 3}
 NAMES = [field.name for field in fields(AugmentPlan)]

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import transforms
 
-from pipeline import keyed
 from pipeline.config import AugmentConfig
-from pipeline.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
-from pipeline.keyed import Stream
+from pipeline.plan import keyed
+from pipeline.plan.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
+from pipeline.plan.keyed import Stream
 
 SIZES = [(375, 500), (500, 375), (224, 224), (1, 1), (1, 400), (400, 1), (20, 900), (3000, 4000), (33, 32)]
 

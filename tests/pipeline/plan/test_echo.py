@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sample_tables import samples
 
 from pipeline.config import AugmentConfig, CacheConfig, DataConfig, ScheduleConfig, SelectionConfig
-from pipeline.echo import plain_steps, views_left
-from pipeline.plan import StepPlan, TrainPlanner
-from pipeline.schedule import PatchSchedule
+from pipeline.plan.echo import plain_steps, views_left
+from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.step import StepPlan, TrainPlanner
 
 ECHOES, GAPS, BATCHES = st.integers(1, 5), st.integers(1, 4), st.integers(1, 40)
 

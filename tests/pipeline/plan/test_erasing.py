@@ -6,10 +6,10 @@ import pytest
 import reference
 from photographs import photograph
 
-from pipeline import keyed
 from pipeline.config import IMAGENET_MEAN, IMAGENET_STD
-from pipeline.erasing import NUM_ERASE_DRAWS, box_noise, erased_images, noise_tables, plan_boxes
-from pipeline.keyed import Stream
+from pipeline.plan import keyed
+from pipeline.plan.erasing import NUM_ERASE_DRAWS, box_noise, erased_images, noise_tables, plan_boxes
+from pipeline.plan.keyed import Stream
 
 
 def draws(num_rows: int) -> np.ndarray:

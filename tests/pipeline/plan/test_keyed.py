@@ -4,8 +4,8 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import keyed
-from pipeline.keyed import Stream
+from pipeline.plan import keyed
+from pipeline.plan.keyed import Stream
 
 SEEDS = st.integers(0, 2**64 - 1)
 

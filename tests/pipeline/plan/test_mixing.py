@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from photographs import photograph
 
-from pipeline import keyed
 from pipeline.config import AugmentConfig
-from pipeline.keyed import Stream
-from pipeline.mixing import NUM_MIX_DRAWS, beta_quantiles, mixed_images, partners, plan_pairs
+from pipeline.plan import keyed
+from pipeline.plan.keyed import Stream
+from pipeline.plan.mixing import NUM_MIX_DRAWS, beta_quantiles, mixed_images, partners, plan_pairs
 
 ALPHAS = [0.05, 0.2, 0.5, 0.8, 1.0, 1.7, 4.0, 30.0, 100.0]
 

@@ -7,9 +7,9 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import keyed
-from pipeline.keyed import Stream
-from pipeline.order import SampleOrder, permute
+from pipeline.plan import keyed
+from pipeline.plan.keyed import Stream
+from pipeline.plan.order import SampleOrder, permute
 
 Mode = Literal["global", "window"]
 MODES: tuple[Mode, ...] = ("global", "window")

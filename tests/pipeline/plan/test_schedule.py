@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import ScheduleConfig
-from pipeline.schedule import PatchSchedule, Stage, num_kept_at
+from pipeline.plan.schedule import PatchSchedule, Stage, num_kept_at
 
 PAPER_RATES = [0.2, 0.4, 0.6, 0.8, 1.0]
 

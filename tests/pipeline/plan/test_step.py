@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sample_tables import SampleTable, samples
 
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
-from pipeline.plan import StepPlan, TrainPlanner, ValidationPlanner, rank_rows, steps_per_epoch
-from pipeline.schedule import PatchSchedule, Stage
+from pipeline.plan.schedule import PatchSchedule, Stage
+from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner, rank_rows, steps_per_epoch
 
 WORLD_SIZES = (1, 2, 3, 4, 6, 8, 12)
 

@@ -8,7 +8,7 @@ from pixels import train_planner
 from shard_files import image_bytes, write_shard, write_tar
 
 from pipeline.config import DataConfig, SelectionConfig
-from pipeline.plan import ValidationPlanner
+from pipeline.plan.step import ValidationPlanner
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, known_samples, read_exclusion
 from pipeline.shards.index import BadShardsError, ShardIndex, StaleIndexError, build_index, open_index
 
