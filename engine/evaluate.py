@@ -17,8 +17,8 @@ from engine.task import validation_sums
 from pipeline.bad_samples import BadRow
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.step import ValidationPlanner
+from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import ShardIndex
-from pipeline.snapshots import fixed_board
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from engine.snapshots import take_snapshot
 from engine.trained import Trained, load_trained
 from pipeline.batch import Batch
 from pipeline.config import SelectionConfig
-from pipeline.magnitude import MagnitudeScorer
 from pipeline.on_device import gather_on_device
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
 from pipeline.plan.schedule import num_kept_at
 from pipeline.plan.step import noise_columns
-from pipeline.selection import RULE_FORMS, patch_contrast, rule_from_text, select
+from pipeline.selection.magnitude import MagnitudeScorer
+from pipeline.selection.rules import RULE_FORMS, patch_contrast, rule_from_text, select
 
 
 def load_classifier_run(folder: Path, overrides: list[str] | None = None) -> Trained:

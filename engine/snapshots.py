@@ -9,9 +9,9 @@ import torch
 from engine.config import RunConfig
 from engine.patch_embed import PatchModel
 from engine.state_files import read_state
-from pipeline.magnitude import EmbeddingSnapshot
 from pipeline.plan.schedule import PatchSchedule
-from pipeline.snapshots import SnapshotBoard, SnapshotMoments
+from pipeline.selection.magnitude import EmbeddingSnapshot
+from pipeline.selection.snapshots import SnapshotBoard, SnapshotMoments
 
 SNAPSHOT_FILE = "embedding_snapshot.pt"  # in a checkpoint
 _ARRAYS = ("kernel", "offsets", "mean_patch")

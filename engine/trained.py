@@ -12,7 +12,7 @@ from engine.patch_embed import PatchModel
 from pipeline.config import SelectionConfig
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.step import ValidationPlanner
-from pipeline.selection import unpatchify
+from pipeline.selection.rules import unpatchify
 from pipeline.shards.index import open_index
 
 

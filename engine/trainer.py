@@ -33,8 +33,8 @@ from pipeline.pixel_cache import open_cache
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
 from pipeline.plan.step import StepPlan, TrainPlanner
+from pipeline.selection.snapshots import SnapshotBoard
 from pipeline.shards.index import ShardIndex
-from pipeline.snapshots import SnapshotBoard
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipeline import augment, augment_graph, compiled
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.plan.step import Samples, StepPlan
 from pipeline.route import route_of
-from pipeline.selection import gather_patches, ids_dropped, select
+from pipeline.selection.rules import gather_patches, ids_dropped, select
 
 # The inputs of ``input_names``: one array per row each, or one for all rows.
 SourceArrays = tuple[list[np.ndarray] | np.ndarray, ...]

@@ -19,14 +19,14 @@ from pipeline.batch import Batch
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.decoded import DecodedRows
 from pipeline.graph import GraphSettings, SourceArrays, build_graph
-from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.on_device import gather_on_device, score_on_device
 from pipeline.pixel_cache import PixelCache
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
-from pipeline.selection import ids_dropped, select
+from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
+from pipeline.selection.rules import ids_dropped, select
+from pipeline.selection.snapshots import SnapshotBoard
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
-from pipeline.snapshots import SnapshotBoard
 
 _END = object()
 _CLOSE_TIMEOUT_S = 10.0

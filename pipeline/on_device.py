@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.magnitude import MagnitudeScorer
+from pipeline.selection.magnitude import MagnitudeScorer
 
 
 def gather_on_device(images: torch.Tensor, ids_keep: torch.Tensor, patch_size: int) -> torch.Tensor:

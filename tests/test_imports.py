@@ -21,7 +21,7 @@ LIGHT_MODULES = (
     "plan.erasing",
     "shards.exclusion",
     "plan.keyed",
-    "magnitude",
+    "selection.magnitude",
     "plan.mixing",
     "plan.order",
     "pixel_cache",
@@ -29,9 +29,9 @@ LIGHT_MODULES = (
     "shards.reader",
     "route",
     "plan.schedule",
-    "selection",
+    "selection.rules",
     "shards.index",
-    "snapshots",
+    "selection.snapshots",
     "shards.tars",
 )
 

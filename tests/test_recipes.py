@@ -18,8 +18,8 @@ from engine.task import training_loss
 from engine.trained import build_run_model
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner
+from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import ShardIndex, build_index
-from pipeline.snapshots import fixed_board
 from tools.schedule import preview
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))

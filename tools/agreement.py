@@ -32,11 +32,11 @@ from engine.snapshots import take_snapshot
 from engine.trained import Trained, load_trained, validation_images
 from pipeline import augment
 from pipeline.config import SelectionConfig
-from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
 from pipeline.plan.schedule import num_kept_at
-from pipeline.selection import patch_contrast, select
+from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
+from pipeline.selection.rules import patch_contrast, select
 from tools.command import add_picture_argument, bar_interval_s, show
 
 KEEP_RATES = (0.8, 0.6, 0.4, 0.2)

@@ -32,10 +32,10 @@ from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
 from pipeline.graph import GraphSettings, LastPart
 from pipeline.loader import PatchLoader
-from pipeline.magnitude import MagnitudeScorer
 from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
-from pipeline.snapshots import fixed_board
+from pipeline.selection.magnitude import MagnitudeScorer
+from pipeline.selection.snapshots import fixed_board
 from tools.profile_loader import time_loader_until
 from tools.profile_trace import chrome_trace, communication_s, profiled
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.command_line import Parser
-from pipeline.selection import RULE_FORMS, rule_from_text
+from pipeline.selection.rules import RULE_FORMS, rule_from_text
 from tools.command import show
 
 KEEP_RATES = (1.0, 0.8, 0.6, 0.4, 0.2)

@@ -23,9 +23,9 @@ from engine.snapshots import take_snapshot
 from engine.train import check_labels
 from engine.trained import Trained
 from pipeline.config import DataConfig, SelectionConfig
-from pipeline.magnitude import check_estimate
 from pipeline.plan.schedule import num_kept_at
-from pipeline.selection import rule_from_text, rule_name
+from pipeline.selection.magnitude import check_estimate
+from pipeline.selection.rules import rule_from_text, rule_name
 from pipeline.shards.index import ShardIndex, open_index
 from tools.command import bar_interval_s
 from tools.files import write_atomically

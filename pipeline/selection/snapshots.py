@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.magnitude import EmbeddingSnapshot
 from pipeline.plan.schedule import PatchSchedule
+from pipeline.selection.magnitude import EmbeddingSnapshot
 
 _STEPS_AT_A_TIME = 4096
 _SECONDS_BETWEEN_LOOKS = 0.1

@@ -14,9 +14,9 @@ from pipeline.batch import Batch
 from pipeline.config import SelectionConfig
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.step import ValidationPlanner
-from pipeline.selection import rule_from_text
+from pipeline.selection.rules import rule_from_text
+from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import open_index
-from pipeline.snapshots import fixed_board
 
 RULES = ["random", "grid", "contrast", "magnitude", "magnitude:sketch:6", "magnitude:rows:8"]
 

@@ -19,8 +19,8 @@ from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import TrainPlanner
+from pipeline.selection.snapshots import SnapshotBoard, fixed_board
 from pipeline.shards.index import ShardIndex, build_index
-from pipeline.snapshots import SnapshotBoard, fixed_board
 
 MAGNITUDE = SelectionConfig(rule="magnitude")
 STAGES = [Fraction(tenths, 10) for tenths in (2, 4, 6, 8, 10)]

@@ -19,7 +19,7 @@ from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.augmentation import AUTO_OPS, PLAIN_OPS, SIGNED_OPS, AugmentPlan
 from pipeline.plan.erasing import box_noise, noise_tables
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
-from pipeline.selection import patchify, select
+from pipeline.selection.rules import patchify, select
 from pipeline.shards.index import ShardIndex, open_index
 
 pytestmark = pytest.mark.timeout(120)

@@ -23,7 +23,7 @@ from pipeline.graph import GraphSettings, define_graph, input_names
 from pipeline.loader import gather_on_device
 from pipeline.plan.schedule import num_kept_at
 from pipeline.plan.step import StepPlan, ValidationPlanner
-from pipeline.selection import patchify, select
+from pipeline.selection.rules import patchify, select
 from pipeline.shards.index import ShardIndex, build_index, open_index
 
 RULES = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline import kernels
 from pipeline.compiled import sampling_rows
 from pipeline.config import SelectionConfig
-from pipeline.selection import gather_patches, patch_contrast, patchify, select
+from pipeline.selection.rules import gather_patches, patch_contrast, patchify, select
 
 
 @dataclass(frozen=True)

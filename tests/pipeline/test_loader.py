@@ -16,7 +16,7 @@ from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, gather_on_device, train_plans, validation_plans
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
-from pipeline.selection import gather_patches
+from pipeline.selection.rules import gather_patches
 from pipeline.shards.index import ShardIndex, StaleIndexError, open_index
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure

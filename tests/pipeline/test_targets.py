@@ -13,7 +13,7 @@ from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, gather_on_device, train_plans
 from pipeline.plan.step import TrainPlanner
-from pipeline.selection import ids_dropped, patchify
+from pipeline.selection.rules import ids_dropped, patchify
 from pipeline.shards.index import ShardIndex, open_index
 
 RANDOM = SelectionConfig(rule="random")

@@ -8,7 +8,7 @@ from photographs import photograph
 from PIL import Image
 
 from engine.trained import load_trained, validation_images
-from pipeline.magnitude import EmbeddingSnapshot
+from pipeline.selection.magnitude import EmbeddingSnapshot
 from tools.agreement import Scoring, compare, main, overlap, rank_correlation, rules_to_compare
 
 

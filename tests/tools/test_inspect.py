@@ -13,7 +13,7 @@ from engine.config import load_config
 from engine.run_plan import build_schedule
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner
-from pipeline.selection import patchify
+from pipeline.selection.rules import patchify
 from pipeline.shards.index import open_index
 from tools.inspect import inspect_step, main, row_label
 from tools.inspect_picture import greyed_out

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from pipeline.config import SelectionConfig
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
-from pipeline.selection import (
+from pipeline.selection.rules import (
     gather_patches,
     grid_ids,
     patch_contrast,

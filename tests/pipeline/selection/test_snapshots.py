@@ -11,12 +11,12 @@ from pixels import full_images, train_planner
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import StepPlan, TrainPlanner
-from pipeline.selection import select
+from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
+from pipeline.selection.rules import select
+from pipeline.selection.snapshots import SnapshotBoard, SnapshotMoments, fixed_board
 from pipeline.shards.index import ShardIndex, open_index
-from pipeline.snapshots import SnapshotBoard, SnapshotMoments, fixed_board
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
 
