@@ -11,8 +11,8 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 
 from benchmarks.loader_peers import Batches, Setting
-from pipeline import augment
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.graph import nodes
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import StepPlan, TrainPlanner
@@ -121,12 +121,12 @@ class Part:
                 source=source, num_outputs=self.num_inputs, batch=True, dtype=kinds, ndim=ndim
             )
             if not self.window:
-                return augment.decode_whole(encoded, "cpu")
+                return nodes.decode_whole(encoded, "cpu")
             start, shape, *mirrored = more
             if self.fast_idct:
                 return fn.decoders.image_slice(encoded, start=start, shape=shape, axes=[0, 1], **FAST_IDCT)
-            images = augment.decode_window(encoded, start, shape)
-            return augment.flip(augment.resize_whole(images, setting.image_size), *mirrored) if mirrored else images
+            images = nodes.decode_window(encoded, start, shape)
+            return nodes.flip(nodes.resize_whole(images, setting.image_size), *mirrored) if mirrored else images
 
         return graph()
 
@@ -147,7 +147,7 @@ def fast_idct_levels(setting: Setting, num_images: int = 64) -> dict[str, float]
     @pipeline_def(batch_size=len(encoded), num_threads=setting.workers, device_id=None)
     def graph() -> Any:
         images = fn.external_source(source=lambda: encoded, batch=True, dtype=types.UINT8, ndim=1)
-        return augment.decode_whole(images, "cpu"), fn.decoders.image(images, **FAST_IDCT)
+        return nodes.decode_whole(images, "cpu"), fn.decoders.image(images, **FAST_IDCT)
 
     pipeline = graph()
     pipeline.build()

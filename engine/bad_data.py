@@ -14,9 +14,9 @@ import torch.distributed as dist
 
 from engine.metrics import done_before, read_metrics
 from engine.ranks import AgreedExit, World
-from pipeline.bad_samples import BadRow, BadSampleError
 from pipeline.batch import Batch
 from pipeline.config import DataConfig
+from pipeline.graph.bad_samples import BadRow, BadSampleError
 from pipeline.loader import PatchLoader
 from pipeline.shards.index import ShardIndex, StaleIndexError
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.config import DataConfig, Duration, DurationField, ScheduleConfig, SelectionConfig, Settings
+from pipeline.graph.route import Route, check_route, route_of
 from pipeline.plan.schedule import num_kept_at
-from pipeline.route import Route, check_route, route_of
 
 
 class ModelConfig(Settings):

@@ -14,7 +14,7 @@ from engine.patch_embed import PatchModel
 from engine.ranks import World
 from engine.snapshots import take_snapshot
 from engine.task import validation_sums
-from pipeline.bad_samples import BadRow
+from pipeline.graph.bad_samples import BadRow
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.step import ValidationPlanner
 from pipeline.selection.snapshots import fixed_board

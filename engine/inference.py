@@ -16,7 +16,7 @@ from engine.snapshots import take_snapshot
 from engine.trained import Trained, load_trained
 from pipeline.batch import Batch
 from pipeline.config import SelectionConfig
-from pipeline.on_device import gather_on_device
+from pipeline.graph.on_device import gather_on_device
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
 from pipeline.plan.schedule import num_kept_at

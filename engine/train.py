@@ -54,8 +54,8 @@ from engine.task import Model
 from engine.trained import build_run_model
 from engine.trainer import Run, train
 from engine.watch import Watch
+from pipeline.graph.route import why_not_select_first
 from pipeline.plan.step import TrainPlanner
-from pipeline.route import why_not_select_first
 from pipeline.shards.index import ShardIndex, open_index
 
 

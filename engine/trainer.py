@@ -27,9 +27,9 @@ from engine.task import training_loss
 from engine.update import backward_pass, begin_pass, update_weights
 from engine.watch import Watch
 from pipeline.batch import Batch
-from pipeline.decoded import DECODER
+from pipeline.graph.decoded import DECODER
+from pipeline.graph.pixel_cache import open_cache
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.pixel_cache import open_cache
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
 from pipeline.plan.step import StepPlan, TrainPlanner

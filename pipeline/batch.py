@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from pipeline.bad_samples import BadRow
+from pipeline.graph.bad_samples import BadRow
 from pipeline.plan.step import StepPlan
 
 

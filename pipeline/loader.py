@@ -14,13 +14,13 @@ import torch
 from nvidia.dali.pipeline import Pipeline
 from torch.profiler import record_function
 
-from pipeline.bad_samples import BadRow, Planner, RowReader, Rows
 from pipeline.batch import Batch
 from pipeline.config import DataConfig, SelectionConfig
-from pipeline.decoded import DecodedRows
-from pipeline.graph import GraphSettings, SourceArrays, build_graph
-from pipeline.on_device import gather_on_device, score_on_device
-from pipeline.pixel_cache import PixelCache
+from pipeline.graph.bad_samples import BadRow, Planner, RowReader, Rows
+from pipeline.graph.decoded import DecodedRows
+from pipeline.graph.graph import GraphSettings, SourceArrays, build_graph
+from pipeline.graph.on_device import gather_on_device, score_on_device
+from pipeline.graph.pixel_cache import PixelCache
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.selection.rules import ids_dropped, select

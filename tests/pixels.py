@@ -11,7 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
-from pipeline.graph import GraphSettings, build_graph, source_arrays
+from pipeline.graph.graph import GraphSettings, build_graph, source_arrays
 from pipeline.plan.schedule import PatchSchedule, Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.shards.index import ShardIndex

@@ -30,8 +30,8 @@ from engine.command_line import Parser
 from engine.hardware import describe_hardware
 from engine.snapshots import take_snapshot
 from engine.trained import Trained, load_trained, validation_images
-from pipeline import augment
 from pipeline.config import SelectionConfig
+from pipeline.graph import nodes
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
 from pipeline.plan.schedule import num_kept_at
@@ -106,7 +106,7 @@ def _contrast_graph(images: np.ndarray, patch_size: int, scored: bool) -> Any:
     @pipeline_def(batch_size=len(images), num_threads=1, device_id=None, prefetch_queue_depth=1)
     def graph() -> Any:
         pixels = fn.external_source(source=lambda: list(images), dtype=types.UINT8, ndim=3)
-        return augment.patch_contrast(pixels, images.shape[1], patch_size) if scored else fn.reshape(pixels, layout="")
+        return nodes.patch_contrast(pixels, images.shape[1], patch_size) if scored else fn.reshape(pixels, layout="")
 
     built = graph()
     built.build()

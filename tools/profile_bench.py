@@ -30,7 +30,7 @@ from engine.train import Prepared, build_engine
 from engine.trainer import patch_loader
 from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
-from pipeline.graph import GraphSettings, LastPart
+from pipeline.graph.graph import GraphSettings, LastPart
 from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan, TrainPlanner

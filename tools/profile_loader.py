@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from engine.bad_data import DataError
-from pipeline.augment_graph import input_names
-from pipeline.bad_samples import BadSampleError, Planner, RowReader, Rows
-from pipeline.decoded import DecodedRows
-from pipeline.graph import GraphSettings, LastPart, Scorer, SourceArrays, build_graph
+from pipeline.graph.augmentation import input_names
+from pipeline.graph.bad_samples import BadSampleError, Planner, RowReader, Rows
+from pipeline.graph.decoded import DecodedRows
+from pipeline.graph.graph import GraphSettings, LastPart, Scorer, SourceArrays, build_graph
 from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex, StaleIndexError
 from pipeline.shards.reader import SampleReader

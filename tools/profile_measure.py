@@ -9,7 +9,7 @@ from typing import Any
 from engine.ranks import World
 from engine.train import Prepared
 from pipeline.batch import Batch
-from pipeline.graph import LastPart
+from pipeline.graph.graph import LastPart
 from pipeline.plan.schedule import PatchSchedule, Stage
 from tools.profile_bench import Bench
 from tools.profile_loader import augments

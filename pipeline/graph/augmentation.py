@@ -10,8 +10,8 @@ import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import do_not_convert
 
-from pipeline import augment
 from pipeline.config import AugmentConfig, DataConfig
+from pipeline.graph import nodes
 from pipeline.plan.erasing import box_noise, erased_images, noise_tables
 from pipeline.plan.mixing import mixed_images, partners
 from pipeline.plan.step import StepPlan
@@ -112,23 +112,23 @@ def augmented(images: Node, inputs: Mapping[str, Node], data: DataConfig, on_gpu
     """Training images after all that stands between flip and selection: uint8 [S, S, 3] in and out."""
     settings, size = data.augment, data.image_size
     if settings.auto is not None:
-        operations = do_not_convert(augment.auto_operations)(settings.auto.kind)
+        operations = do_not_convert(nodes.auto_operations)(settings.auto.kind)
         for level in range(num_auto_ops(settings)):
             op, strength, sign = inputs["auto_ops"], inputs["auto_bins"], inputs["auto_signs"]
-            images = augment.auto_augment(images, operations, op[level], strength[level], sign[level], size)
+            images = nodes.auto_augment(images, operations, op[level], strength[level], sign[level], size)
     if settings.color_jitter > 0:
-        images = augment.jitter_colors(images, inputs["jitter"])
+        images = nodes.jitter_colors(images, inputs["jitter"])
     if not on_gpu:
         return do_not_convert(_mixed_and_erased)(images, inputs, data)
     if settings.mixes and settings.mixup > 0:
-        images = augment.blend(images, inputs["partner"], inputs["blend_weight"])
+        images = nodes.blend(images, inputs["partner"], inputs["blend_weight"])
     if settings.mixes and settings.cutmix > 0:
         ids, anchors, shapes = inputs["paste_ids"], inputs["paste_anchors"], inputs["paste_shapes"]
-        images = augment.paste_boxes(images, ids, anchors, shapes, size)
+        images = nodes.paste_boxes(images, ids, anchors, shapes, size)
     if settings.erase_probability > 0 and settings.erase_mode == "pixel":
-        images = augment.paste_noise(images, inputs["erase_noise"], inputs["noise_anchors"], inputs["erased"], size)
+        images = nodes.paste_noise(images, inputs["erase_noise"], inputs["noise_anchors"], inputs["erased"], size)
     elif settings.erase_probability > 0:
-        images = augment.fill_boxes(images, inputs["erase_start"], inputs["erase_shape"], mean_color(data).tolist())
+        images = nodes.fill_boxes(images, inputs["erase_start"], inputs["erase_shape"], mean_color(data).tolist())
     return images
 
 

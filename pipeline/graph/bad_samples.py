@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.config import AugmentConfig
-from pipeline.graph import GraphSettings, SourceArrays, row_sizes, run_once, source_arrays
+from pipeline.graph.graph import GraphSettings, SourceArrays, row_sizes, run_once, source_arrays
 from pipeline.plan.step import StepPlan
 from pipeline.shards.image_header import image_size, is_parsable, why_undecodable
 from pipeline.shards.index import ShardIndex

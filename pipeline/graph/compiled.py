@@ -7,7 +7,7 @@ import numpy as np
 from nvidia.dali import types
 from nvidia.dali.plugin.numba import NumbaFunction
 
-from pipeline import kernels
+from pipeline.graph.kernels import resampling
 
 Node = Any
 
@@ -36,8 +36,8 @@ def _operator(run: str, setup: str, num_outs: int, num_images: int, num_numbers:
     outs = [(types.INT32, 1)] if ids_only else [(types.UINT8, 2), (types.INT32, 1)][:num_outs]
     ins = [(types.INT32, 1), *[(types.UINT8, 3)] * (1 + num_images), *[(types.FLOAT, 1)] * num_numbers]
     return _Compiled(
-        run_fn=getattr(kernels, run),
-        setup_fn=getattr(kernels, setup),
+        run_fn=getattr(resampling, run),
+        setup_fn=getattr(resampling, setup),
         out_types=[kind for kind, _ in outs],
         outs_ndim=[ndim for _, ndim in outs],
         in_types=[kind for kind, _ in ins],
@@ -61,18 +61,18 @@ def sampling_rows(
         settings: patches along one side of the image, temperature, whether contrast chooses.
         mixing: place of the partner int [B], own share float32 [B], box int32 [B, 4] of what cutmix takes from it.
     """
-    rows = np.zeros((len(regions), kernels.NUM_SAMPLING), dtype=np.float32)
+    rows = np.zeros((len(regions), resampling.NUM_SAMPLING), dtype=np.float32)
     own = np.concatenate([regions, flips[:, None]], axis=1)
-    rows[:, kernels.OWN_REGION : kernels.OWN_REGION + 5] = own
-    rows[:, kernels.OWN_WINDOW : kernels.OWN_WINDOW + 4] = windows
-    rows[:, kernels.WEIGHT] = 1
+    rows[:, resampling.OWN_REGION : resampling.OWN_REGION + 5] = own
+    rows[:, resampling.OWN_WINDOW : resampling.OWN_WINDOW + 4] = windows
+    rows[:, resampling.WEIGHT] = 1
     if mixing is not None:
         partner, weight, box = mixing
-        rows[:, kernels.PARTNER_REGION : kernels.PARTNER_REGION + 5] = own[partner]
-        rows[:, kernels.PARTNER_WINDOW : kernels.PARTNER_WINDOW + 4] = windows[partner]
-        rows[:, kernels.WEIGHT] = weight
-        rows[:, kernels.BOX : kernels.BOX + 4] = box
-    rows[:, [kernels.GRID_SIZE, kernels.TEMPERATURE, kernels.SCORED]] = settings
+        rows[:, resampling.PARTNER_REGION : resampling.PARTNER_REGION + 5] = own[partner]
+        rows[:, resampling.PARTNER_WINDOW : resampling.PARTNER_WINDOW + 4] = windows[partner]
+        rows[:, resampling.WEIGHT] = weight
+        rows[:, resampling.BOX : resampling.BOX + 4] = box
+    rows[:, [resampling.GRID_SIZE, resampling.TEMPERATURE, resampling.SCORED]] = settings
     return rows
 
 
@@ -105,7 +105,7 @@ def select_then_resample(
     Args:
         partners: the images that they are mixed with; ``images`` where nothing is mixed.
         ids: int32 [K], what is kept if that is planned; else only its length counts.
-        sampling: float32 [26] as ``kernels.select_then_resample`` reads it.
+        sampling: float32 [26] as ``resampling.select_then_resample`` reads it.
         noise: float32 [N] under a temperature, else of any length.
     """
     operator = _operator("resample_run", "patches_setup", 2, 2, 2)

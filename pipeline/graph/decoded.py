@@ -2,8 +2,8 @@
 
 Used where there is something to gain: under ``data.echo`` an image is held from its first view to its last, under
 ``data.cache`` for as long as there is room. Whole images are held, and the window that a plan asks for is cut out of
-them: it holds the very pixels that decoding the window alone gives, which ``tests/pipeline/test_decoded.py`` checks for
-every format. So what is held, and what had to be decoded anew after a restart, decides nothing.
+them: it holds the very pixels that decoding the window alone gives, which ``tests/pipeline/graph/test_decoded.py``
+checks for every format. So what is held, and what had to be decoded anew after a restart, decides nothing.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ import nvidia.dali
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline
 
-from pipeline import augment
-from pipeline.bad_samples import RowReader, Rows, failing_rows
-from pipeline.graph import GraphSettings, SourceArrays, row_sizes, source_arrays, window_corners
-from pipeline.pixel_cache import PixelCache
+from pipeline.graph import nodes
+from pipeline.graph.bad_samples import RowReader, Rows, failing_rows
+from pipeline.graph.graph import GraphSettings, SourceArrays, row_sizes, source_arrays, window_corners
+from pipeline.graph.pixel_cache import PixelCache
 from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex
 
@@ -70,9 +70,9 @@ class ImageDecoder:
         def graph() -> object:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
             if not windowed:
-                return augment.decode_whole(encoded, "cpu")
+                return nodes.decode_whole(encoded, "cpu")
             corners = [fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("start", "shape")]
-            return augment.decode_window(encoded, *corners)
+            return nodes.decode_window(encoded, *corners)
 
         pipeline = graph()
         pipeline.build()

@@ -9,10 +9,10 @@ import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline, do_not_convert
 
-from pipeline import augment, augment_graph, compiled
 from pipeline.config import DataConfig, SelectionConfig
+from pipeline.graph import augmentation, compiled, nodes
+from pipeline.graph.route import route_of
 from pipeline.plan.step import Samples, StepPlan
-from pipeline.route import route_of
 from pipeline.selection.rules import gather_patches, ids_dropped, select
 
 # The inputs of ``input_names``: one array per row each, or one for all rows.
@@ -32,7 +32,7 @@ _INPUTS = {
     "sampling": (types.FLOAT, 1),  # all of the crop, the flip and the mixing, where patches are selected first
     "ids_keep": (types.INT32, 1),  # where a rule does not look at images; else only its length counts
     "noise": (types.FLOAT, 1),
-    **augment_graph.INPUTS,
+    **augmentation.INPUTS,
 }
 
 # Pixels decoded around a region for the resize's filter, which looks less than this far beyond it: one pixel of the
@@ -86,8 +86,8 @@ class GraphSettings:
 def input_names(settings: GraphSettings) -> tuple[str, ...]:
     """The planned inputs that this graph reads, in the order its source gives them."""
     on_gpu = settings.device_id is not None
-    unused = set(augment_graph.INPUTS) - (
-        augment_graph.input_names(settings.data.augment, on_gpu) if settings.augments else set()
+    unused = set(augmentation.INPUTS) - (
+        augmentation.input_names(settings.data.augment, on_gpu) if settings.augments else set()
     )
     unused.add("encoded" if settings.decoded else "window")
     if settings.selection.is_planned:
@@ -101,7 +101,7 @@ def input_names(settings: GraphSettings) -> tuple[str, ...]:
     elif on_gpu or settings.decoded:
         unused |= {"start", "shape"}
     if settings.last_part != "select":
-        unused |= {"noise", "ids_keep", "sampling", *(augment_graph.INPUTS if settings.selects_first else ())}
+        unused |= {"noise", "ids_keep", "sampling", *(augmentation.INPUTS if settings.selects_first else ())}
     return tuple(name for name in _INPUTS if name not in unused)
 
 
@@ -124,7 +124,7 @@ def source_arrays(plan: StepPlan, images: list[np.ndarray], settings: GraphSetti
         "flip": plan.flips.astype(np.int32),
         "ids_keep": _planned_ids(plan, settings),
         "noise": plan.noise,
-        **augment_graph.augment_arrays(plan, settings.data),
+        **augmentation.augment_arrays(plan, settings.data),
     }
     if settings.selects_first:
         selection = settings.selection
@@ -210,7 +210,7 @@ def define_graph(
         device_id=settings.device_id,
         exec_dynamic=True,
         prefetch_queue_depth=PREFETCHED_BATCHES,
-        enable_conditionals=settings.augments and augment_graph.needs_conditionals(settings.data.augment, on_gpu),
+        enable_conditionals=settings.augments and augmentation.needs_conditionals(settings.data.augment, on_gpu),
     )
     def graph() -> tuple[Any, ...]:
         # Conditionals rewrite the functions that are called here, Python's own branches and loops included. These have
@@ -220,7 +220,7 @@ def define_graph(
             return do_not_convert(_selected_first)(inputs, settings)
         images = do_not_convert(_images)(inputs, settings)
         if settings.augments:
-            images = augment_graph.augmented(images, inputs, settings.data, on_gpu)
+            images = augmentation.augmented(images, inputs, settings.data, on_gpu)
         return do_not_convert(_outputs)(images, inputs, settings, scorer)
 
     return graph()
@@ -274,11 +274,11 @@ def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
     images = _decoded(inputs, settings)
     if settings.crop == "pad":
         if not settings.uniform_size:
-            images = augment.resize_whole(images, size)
-        images = augment.shift_with_border(images, inputs["start"], size)
+            images = nodes.resize_whole(images, size)
+        images = nodes.shift_with_border(images, inputs["start"], size)
     else:
-        images = augment.resize_region(images, inputs["region_start"], inputs["region_end"], size)
-    return augment.flip(images, inputs["flip"])
+        images = nodes.resize_region(images, inputs["region_start"], inputs["region_end"], size)
+    return nodes.flip(images, inputs["flip"])
 
 
 def _decoded(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
@@ -287,8 +287,8 @@ def _decoded(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
         return inputs["window"]
     encoded, on_gpu = inputs["encoded"], settings.device_id is not None
     if settings.crop == "pad" or on_gpu:
-        return augment.decode_whole(encoded, "mixed" if on_gpu else "cpu")
-    return augment.decode_window(encoded, inputs["start"], inputs["shape"])
+        return nodes.decode_whole(encoded, "mixed" if on_gpu else "cpu")
+    return nodes.decode_window(encoded, inputs["start"], inputs["shape"])
 
 
 def _selected_first(inputs: Mapping[str, Any], settings: GraphSettings) -> tuple[Any, ...]:
@@ -334,7 +334,7 @@ def _selected(images: Any, inputs: Mapping[str, Any], settings: GraphSettings, s
         return rank(list(np.zeros((len(images), data.num_patches)) if keeps_all else scorer(images)), noise, ids)
 
     if selection.rule == "contrast":
-        scores = augment.patch_contrast(images, data.image_size, data.patch_size).cpu()
+        scores = nodes.patch_contrast(images, data.image_size, data.patch_size).cpu()
         return fn.python_function(scores, noise, ids_keep, function=rank, batch_processing=True)
     return fn.python_function(images, noise, ids_keep, function=score_and_rank, batch_processing=True)
 

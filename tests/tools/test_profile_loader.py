@@ -8,7 +8,7 @@ from pixels import train_planner
 
 from engine.bad_data import DataError
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
-from pipeline.graph import GraphSettings, LastPart
+from pipeline.graph.graph import GraphSettings, LastPart
 from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import ShardIndex
 from tools.profile_loader import augments, time_loader_until

@@ -10,11 +10,11 @@ import reference
 from nvidia.dali import backend_impl, fn, pipeline_def
 from pixels import at_keep_rate, expected_image, full_images, run_graph, train_planner
 
-from pipeline import augment, augment_graph
-from pipeline.augment_graph import INPUTS, augment_arrays, mean_color
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
-from pipeline.graph import GraphSettings, define_graph, input_names
+from pipeline.graph import augmentation, nodes
+from pipeline.graph.augmentation import INPUTS, augment_arrays, mean_color
+from pipeline.graph.graph import GraphSettings, define_graph, input_names
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.augmentation import AUTO_OPS, PLAIN_OPS, SIGNED_OPS, AugmentPlan
 from pipeline.plan.erasing import box_noise, noise_tables
@@ -64,7 +64,7 @@ def before(index: ShardIndex, plan: StepPlan, **augment: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["randaugment", "trivialaugment"])
 def test_the_operations_are_those_of_dalis_suite_in_its_order(kind: str) -> None:
-    suite = augment.auto_suite(kind)
+    suite = nodes.auto_suite(kind)
     assert tuple(one.name for one in suite) == AUTO_OPS
     assert tuple(one.name for one in suite if one.randomly_negate) == SIGNED_OPS
     assert tuple(one.name for one in suite if one.mag_range is None) == PLAIN_OPS
@@ -316,17 +316,17 @@ def run_nodes(images: np.ndarray, arrays: dict[str, list[np.ndarray]], nodes: Ca
 def test_the_gpus_operators_mix_and_erase_as_numpy_does(photos: ShardIndex, mode: str) -> None:
     plan, data = planned(photos, mixup=0.8, cutmix=1.0, erase_probability=0.5, erase_mode=mode)
     arrays = augment_arrays(plan, data)
-    arrays = {name: arrays[name] for name in augment_graph.input_names(data.augment, on_gpu=True)}
+    arrays = {name: arrays[name] for name in augmentation.input_names(data.augment, on_gpu=True)}
     color = mean_color(data).tolist()
 
     def nodes(images: Any, inputs: dict[str, Any]) -> Any:
-        images = augment.blend(images, inputs["partner"], inputs["blend_weight"])
-        images = augment.paste_boxes(
+        images = nodes.blend(images, inputs["partner"], inputs["blend_weight"])
+        images = nodes.paste_boxes(
             images, inputs["paste_ids"], inputs["paste_anchors"], inputs["paste_shapes"], data.image_size
         )
         if mode == "mean":
-            return augment.fill_boxes(images, inputs["erase_start"], inputs["erase_shape"], color)
-        return augment.paste_noise(
+            return nodes.fill_boxes(images, inputs["erase_start"], inputs["erase_shape"], color)
+        return nodes.paste_noise(
             images, inputs["erase_noise"], inputs["noise_anchors"], inputs["erased"], data.image_size
         )
 

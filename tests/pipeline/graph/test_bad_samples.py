@@ -22,8 +22,8 @@ from nvidia.dali.pipeline import Pipeline
 from photographs import jpeg_bytes
 from pixels import train_planner
 
-from pipeline.bad_samples import MAX_ATTEMPTS, BadRow, BadSampleError
 from pipeline.config import AugmentConfig, SelectionConfig
+from pipeline.graph.bad_samples import MAX_ATTEMPTS, BadRow, BadSampleError
 from pipeline.loader import PatchLoader, train_plans, validation_plans
 from pipeline.plan.step import TrainPlanner, ValidationPlanner
 from pipeline.shards.index import ShardIndex, StaleIndexError
@@ -298,7 +298,7 @@ def test_an_error_that_no_image_explains_is_passed_on(tmp_path: Path, monkeypatc
         raise RuntimeError("out of memory")
 
     index = write_photo_shards(tmp_path, num_samples=48)
-    monkeypatch.setattr("pipeline.bad_samples.run_once", lambda arrays, settings: None)
+    monkeypatch.setattr("pipeline.graph.bad_samples.run_once", lambda arrays, settings: None)
     monkeypatch.setattr(Pipeline, "run", fail)
     with load(index, planner_of(index), skip=True) as loader, pytest.raises(RuntimeError, match="out of memory"):
         next(loader)

@@ -11,11 +11,11 @@ from bad_images import HEIGHT, SOUND_OUTSIDE, WIDTH, Row, rising_planner, rows_o
 from photographs import jpeg_bytes, photograph
 from PIL import Image
 
-from pipeline.bad_samples import BadSampleError
 from pipeline.config import AugmentConfig, SelectionConfig
-from pipeline.decoded import DecodedRows, ImageDecoder
+from pipeline.graph.bad_samples import BadSampleError
+from pipeline.graph.decoded import DecodedRows, ImageDecoder
+from pipeline.graph.pixel_cache import MemoryCache, PixelCache
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.pixel_cache import MemoryCache, PixelCache
 from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import ShardIndex
 

@@ -19,7 +19,7 @@ from pixels import (
 from shard_files import write_tar
 
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
-from pipeline.graph import GraphSettings, define_graph, input_names
+from pipeline.graph.graph import GraphSettings, define_graph, input_names
 from pipeline.loader import gather_on_device
 from pipeline.plan.schedule import num_kept_at
 from pipeline.plan.step import StepPlan, ValidationPlanner

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from pipeline import augment
+from pipeline.graph import nodes
 
 WIDTH, HEIGHT = 61, 47
 PHOTO = Image.fromarray(photograph(3, WIDTH, HEIGHT))
@@ -41,7 +41,7 @@ def run(nodes: Callable[[Any], Any], value: np.ndarray | bytes) -> np.ndarray:
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    return run(lambda node: augment.decode_whole(node, "cpu"), encoded)
+    return run(lambda node: nodes.decode_whole(node, "cpu"), encoded)
 
 
 def turned() -> Image.Exif:
@@ -90,7 +90,7 @@ def test_every_kind_of_image_decodes_to_pillows_rgb_pixels_exactly(kind: str) ->
 @pytest.mark.parametrize("kind", IMAGES)
 def test_a_decoded_window_is_that_part_of_the_whole_image(kind: str) -> None:
     start, shape = np.array([5, 11], np.int32), np.array([30, 23], np.int32)
-    window = run(lambda node: augment.decode_window(node, start, shape), IMAGES[kind])
+    window = run(lambda node: nodes.decode_window(node, start, shape), IMAGES[kind])
     np.testing.assert_array_equal(window, pillow(IMAGES[kind])[5:35, 11:34])
 
 
@@ -114,7 +114,7 @@ def test_a_16_bit_png_is_scaled_to_8_bits_where_pillow_would_clip_it() -> None:
 
 @pytest.mark.parametrize("size", [16, 32, 61, 128])
 def test_a_resized_image_is_pillows_within_one(size: int) -> None:
-    got = run(lambda node: augment.resize_whole(node, size), np.asarray(PHOTO)).astype(int)
+    got = run(lambda node: nodes.resize_whole(node, size), np.asarray(PHOTO)).astype(int)
     want = np.asarray(F.resize(PHOTO, [size, size], InterpolationMode.BILINEAR, antialias=True))
     # Next to the border the two treat the missing neighbours differently.
     assert np.abs(got - want)[1:-1, 1:-1].max() <= 1
@@ -124,7 +124,7 @@ def test_a_resized_image_is_pillows_within_one(size: int) -> None:
 
 def test_a_resized_region_is_that_region_of_the_resized_image() -> None:
     corners = np.array([10.5, 7.25], np.float32), np.array([42.5, 39.25], np.float32)
-    got = run(lambda node: augment.resize_region(node, *corners, 64), np.asarray(PHOTO)).astype(int)
+    got = run(lambda node: nodes.resize_region(node, *corners, 64), np.asarray(PHOTO)).astype(int)
     twice = np.asarray(PHOTO.resize((64, 64), Image.Resampling.BILINEAR, box=(7.25, 10.5, 39.25, 42.5)))
     assert np.abs(got - twice)[2:-2, 2:-2].max() <= 1
 
@@ -135,14 +135,14 @@ def test_a_resized_region_is_that_region_of_the_resized_image() -> None:
 @pytest.mark.parametrize("start", [(-4, 3), (0, 0), (4, -4), (2, 1)])
 def test_a_shifted_window_is_torchvisions_pad_and_crop(start: tuple[int, int]) -> None:
     image = np.ascontiguousarray(np.asarray(PHOTO)[:28, :28])
-    got = run(lambda node: augment.shift_with_border(node, np.array(start, np.int32), 28), image)
+    got = run(lambda node: nodes.shift_with_border(node, np.array(start, np.int32), 28), image)
     padded = F.pad(Image.fromarray(image), [4])
     np.testing.assert_array_equal(got, np.asarray(F.crop(padded, start[0] + 4, start[1] + 4, 28, 28)))
 
 
 @pytest.mark.parametrize("mirrored", [0, 1])
 def test_an_image_is_mirrored_where_it_should_be(mirrored: int) -> None:
-    got = run(lambda node: augment.flip(node, np.array(mirrored, np.int32)), np.asarray(PHOTO))
+    got = run(lambda node: nodes.flip(node, np.array(mirrored, np.int32)), np.asarray(PHOTO))
     np.testing.assert_array_equal(got, np.asarray(PHOTO)[:, ::-1] if mirrored else np.asarray(PHOTO))
 
 
@@ -152,17 +152,17 @@ def test_an_image_is_mirrored_where_it_should_be(mirrored: int) -> None:
 @pytest.mark.parametrize(("image_size", "patch_size"), [(28, 4), (32, 16), (32, 1), (32, 32)])
 def test_contrast_is_numpys_standard_deviation(image_size: int, patch_size: int) -> None:
     image = photograph(5, image_size, image_size)
-    got = run(lambda node: augment.patch_contrast(node, image_size, patch_size), image)
+    got = run(lambda node: nodes.patch_contrast(node, image_size, patch_size), image)
     np.testing.assert_allclose(got.reshape(-1), reference.contrast(image, patch_size), atol=1e-6)
 
 
 def test_patches_of_one_colour_have_no_contrast_at_all() -> None:
     for colour in ((0, 0, 0), (1, 1, 1), (255, 255, 255), (255, 0, 77), (12, 130, 250)):
         image = np.tile(np.array(colour, np.uint8), (224, 224, 1))
-        assert not run(lambda node: augment.patch_contrast(node, 224, 16), image).any()
+        assert not run(lambda node: nodes.patch_contrast(node, 224, 16), image).any()
 
 
 def test_equal_patches_have_equal_contrast_wherever_they_are() -> None:
     patch = photograph(1, 16, 16)
-    scores = run(lambda node: augment.patch_contrast(node, 224, 16), np.tile(patch, (14, 14, 1)))
+    scores = run(lambda node: nodes.patch_contrast(node, 224, 16), np.tile(patch, (14, 14, 1)))
     assert (scores == scores[0, 0]).all()

@@ -10,7 +10,7 @@ import pytest
 from bad_images import HEIGHT, WIDTH, write_photo_shards
 
 from pipeline.config import CacheConfig
-from pipeline.pixel_cache import DiskCache, PixelCache, open_cache
+from pipeline.graph.pixel_cache import DiskCache, PixelCache, open_cache
 from pipeline.shards.index import ShardIndex
 
 IMAGE_BYTES = HEIGHT * WIDTH * 3

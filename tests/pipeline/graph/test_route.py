@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
-from pipeline.route import check_route, route_of, why_not_select_first
+from pipeline.graph.route import check_route, route_of, why_not_select_first
 
 
 def data_of(route: str = "auto", device: str = "cpu", **augment: Any) -> DataConfig:

@@ -9,7 +9,7 @@ from pixels import at_keep_rate, expected_image, expected_validation_image, full
 
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
-from pipeline.graph import GraphSettings, input_names
+from pipeline.graph.graph import GraphSettings, input_names
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner, ValidationPlanner
 from pipeline.shards.index import ShardIndex, open_index

@@ -8,7 +8,7 @@ from photographs import photograph
 from PIL import Image
 
 from pipeline.config import SelectionConfig
-from pipeline.on_device import score_on_device
+from pipeline.graph.on_device import score_on_device
 from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

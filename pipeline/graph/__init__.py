@@ -1,0 +1,1 @@
+"""From planned arrays and encoded images to patches: the DALI graph and what feeds it."""
