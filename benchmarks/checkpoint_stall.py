@@ -27,7 +27,7 @@ import torch.distributed as dist
 
 from engine.checkpoint import Checkpoints
 from engine.hardware import processor
-from engine.model import build_model
+from engine.models.build import build_model
 from engine.optim import build_optimizer, param_groups
 from engine.ranks import World, join_world, leave_world
 

@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.measuring import RESULTS, keep_to_cores, spread, write_result
-from engine.model import build_model
+from engine.models.build import build_model
+from engine.models.patch_embed import normalize_patches
 from engine.optim import build_optimizer
-from engine.patch_embed import normalize_patches
 from pipeline.plan.schedule import num_kept_at
 
 MODEL, IMAGE_SIZE, PATCH_SIZE, NUM_CLASSES = "vit_tiny_patch16_224", 224, 16, 1000

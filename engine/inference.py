@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.model import build_model, configurable_options
-from engine.patch_embed import PatchModel
+from engine.models.build import build_model, configurable_options
+from engine.models.patch_embed import PatchModel
 from engine.snapshots import take_snapshot
 from engine.trained import Trained, load_trained
 from pipeline.batch import Batch
@@ -174,7 +174,7 @@ class Classifier:
 
 
 def _exported_model(folder: Path) -> PatchModel:
-    """The model in a folder that ``engine.weights.export_model`` wrote.
+    """The model in a folder that ``engine.models.weights.export_model`` wrote.
 
     Raises:
         ValueError, OSError: its ``config.json`` or its weights cannot be used.

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
-from engine.patch_embed import PatchModel
-from engine.pretrain import MaskedAutoencoder
+from engine.models.masked_autoencoder import MaskedAutoencoder
+from engine.models.patch_embed import PatchModel
 
 
 def param_groups(

@@ -8,9 +8,9 @@ from engine.checkpoint import full_weights, weights_digest
 from engine.evaluate import Accuracy, Evaluation
 from engine.hardware import describe_hardware
 from engine.metrics import read_metrics, stage_table, train_cpu_s, train_wall_s
-from engine.pretrain import MaskedAutoencoder
+from engine.models.masked_autoencoder import MaskedAutoencoder
+from engine.models.weights import export_model
 from engine.trainer import Run
-from engine.weights import export_model
 
 
 def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:

@@ -7,7 +7,7 @@ import deepspeed
 import torch
 
 from engine.config import RunConfig
-from engine.patch_embed import PatchModel
+from engine.models.patch_embed import PatchModel
 from engine.state_files import read_state
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.selection.magnitude import EmbeddingSnapshot

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from engine.config import RunConfig
 from engine.losses import classification_loss, cross_entropy, topk_correct
-from engine.patch_embed import PatchModel
-from engine.pretrain import MaskedAutoencoder, reconstruction_loss
+from engine.models.masked_autoencoder import MaskedAutoencoder, reconstruction_loss
+from engine.models.patch_embed import PatchModel
 from pipeline.batch import Batch
 
 Model = PatchModel | MaskedAutoencoder

@@ -33,6 +33,7 @@ from engine.config import RunConfig, load_config
 from engine.held_images import describe_held
 from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
+from engine.models.masked_autoencoder import masked_autoencoder
 from engine.monitor import check_monitors, open_monitors
 from engine.optim import build_optimizer, param_groups
 from engine.preflight import (
@@ -42,7 +43,6 @@ from engine.preflight import (
     check_same_start,
     warn_of_clocks,
 )
-from engine.pretrain import masked_autoencoder
 from engine.progress import say
 from engine.ranks import World, join_world, leave_world, on_first_rank, one_clear_error
 from engine.result import finish

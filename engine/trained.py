@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from engine.config import ConfigError, RunConfig, load_config
-from engine.model import build_model
-from engine.patch_embed import PatchModel
+from engine.models.build import build_model
+from engine.models.patch_embed import PatchModel
 from pipeline.config import SelectionConfig
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.step import ValidationPlanner
@@ -51,7 +51,7 @@ def build_run_model(config: RunConfig, *, pretrained: str | None = None, for_tra
     """The model that a configuration describes.
 
     Args:
-        pretrained: as ``engine.weights.load_pretrained`` reads it.
+        pretrained: as ``engine.models.weights.load_pretrained`` reads it.
         for_training: with drop path, dropout and activation checkpointing as configured.
     """
     model, data = config.model, config.data

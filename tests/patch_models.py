@@ -8,8 +8,8 @@ from timm.models.beit import Beit
 from timm.models.eva import Eva
 from torch import Tensor
 
-from engine.model import build_model
-from engine.patch_embed import PatchModel
+from engine.models.build import build_model
+from engine.models.patch_embed import PatchModel
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = {"embed_dim": 48, "depth": 3, "num_heads": 3}

@@ -10,8 +10,8 @@ from photographs import jpeg_bytes
 from shard_files import write_tar
 
 from engine.config import RunConfig, load_config
+from engine.models.masked_autoencoder import masked_autoencoder
 from engine.optim import build_optimizer, learning_rate, param_groups
-from engine.pretrain import masked_autoencoder
 from engine.run_plan import build_schedule, plan_run
 from engine.snapshots import take_snapshot
 from engine.task import training_loss

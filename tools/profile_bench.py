@@ -21,8 +21,8 @@ from torch.profiler import record_function
 
 from engine.average import WeightAverage, trained_weights
 from engine.bad_data import read_batches
+from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.optim import set_learning_rate
-from engine.pretrain import MaskedAutoencoder
 from engine.ranks import World
 from engine.snapshots import take_snapshot
 from engine.task import training_loss

@@ -17,7 +17,7 @@ from engine.checkpoint import weights_digest
 from engine.evaluate import Accuracy, evaluate
 from engine.inference import load_classifier_run
 from engine.metrics import read_metrics
-from engine.model import training_flops_per_image
+from engine.models.build import training_flops_per_image
 from engine.ranks import World, on_first_rank, one_clear_error
 from engine.snapshots import take_snapshot
 from engine.train import check_labels

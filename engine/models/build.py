@@ -14,11 +14,11 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from engine.patch_beit import BEIT_OPTIONS, PatchBeit
-from engine.patch_embed import PatchModel
-from engine.patch_eva import EVA_OPTIONS, PatchEva
-from engine.patch_vit import DISTILLED_OPTIONS, VIT_OPTIONS, PatchDistilledViT, PatchViT
-from engine.weights import load_pretrained
+from engine.models.patch_beit import BEIT_OPTIONS, PatchBeit
+from engine.models.patch_embed import PatchModel
+from engine.models.patch_eva import EVA_OPTIONS, PatchEva
+from engine.models.patch_vit import DISTILLED_OPTIONS, VIT_OPTIONS, PatchDistilledViT, PatchViT
+from engine.models.weights import load_pretrained
 
 # timm's class -> the class that starts from patches, and the arguments of timm's constructor that a configuration
 # may set: facts about the architecture.
@@ -58,7 +58,7 @@ def build_model(
         num_classes: outputs of the classifier.
         mean, std: of the R, G and B values, in [0, 1].
         drop_path, drop_rate: stochastic depth of the last block, and dropout before the classifier.
-        pretrained: where to take weights from, as `engine.weights.load_pretrained` reads it; None leaves
+        pretrained: where to take weights from, as `engine.models.weights.load_pretrained` reads it; None leaves
             timm's initialisation (drawn from torch's global generator).
         reset_head: leave the classifier at its initialisation even where the weights hold one of its size.
         head_init_std: initialise the classifier's weight from a truncated normal of this standard deviation, its

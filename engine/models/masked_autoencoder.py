@@ -15,9 +15,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from engine.config import PretrainConfig
-from engine.patch_embed import PatchModel, normalize_patches
-from engine.patch_vit import PatchViT
-from engine.weights import LoadReport
+from engine.models.patch_embed import PatchModel, normalize_patches
+from engine.models.patch_vit import PatchViT
+from engine.models.weights import LoadReport
 
 _ENCODER = "encoder."
 _VARIANCE_FLOOR = 1e-6  # MAE's, for patches of one colour

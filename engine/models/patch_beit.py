@@ -18,7 +18,7 @@ from timm.models._manipulate import checkpoint
 from timm.models.beit import Attention, Beit, RelativePositionBias
 from torch import Tensor
 
-from engine.patch_embed import PatchModel, adopt
+from engine.models.patch_embed import PatchModel, adopt
 
 BEIT_OPTIONS = (
     *("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values", "swiglu_mlp", "scale_mlp"),

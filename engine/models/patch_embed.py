@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from engine.weights import LoadReport
+from engine.models.weights import LoadReport
 
 
 class PatchProjection(nn.Module):

@@ -14,7 +14,7 @@ from timm.models._manipulate import checkpoint
 from timm.models.eva import Eva
 from torch import Tensor
 
-from engine.patch_embed import PatchModel, adopt
+from engine.models.patch_embed import PatchModel, adopt
 
 EVA_OPTIONS = (
     *("embed_dim", "depth", "num_heads", "num_kv_heads", "mlp_ratio", "qkv_bias", "qkv_fused", "qk_norm"),

@@ -7,7 +7,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from engine.patch_embed import PatchModel
+from engine.models.patch_embed import PatchModel
 
 VIT_OPTIONS = (
     *("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "proj_bias", "qk_norm", "init_values"),

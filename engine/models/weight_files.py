@@ -34,7 +34,7 @@ def read_weights(source: str, timm_name: str) -> dict[str, Tensor]:
     """Names and tensors of `source`, as they are there, wrappers around the names taken off.
 
     Args:
-        source: `timm`, `local-dir:DIR` or a file; see `engine.weights.load_pretrained`.
+        source: `timm`, `local-dir:DIR` or a file; see `engine.models.weights.load_pretrained`.
         timm_name: whose published weights `timm` stands for.
 
     Raises:

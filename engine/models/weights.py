@@ -14,7 +14,7 @@ from timm.models import beit, eva, vision_transformer
 from timm.models._hub import save_for_hf
 from torch import Tensor, nn
 
-from engine.weight_files import read_weights
+from engine.models.weight_files import read_weights
 
 # What may stay at its initialisation: the parts behind the blocks, which a new task may bring anew.
 CLASSIFIER_PREFIXES = ("head.", "head_dist.")

@@ -8,9 +8,9 @@ from patch_models import make_pair
 
 from engine.compiled import compile_blocks, run_once
 from engine.config import PretrainConfig
-from engine.patch_embed import PatchModel
-from engine.patch_vit import PatchViT
-from engine.pretrain import masked_autoencoder
+from engine.models.masked_autoencoder import masked_autoencoder
+from engine.models.patch_embed import PatchModel
+from engine.models.patch_vit import PatchViT
 from engine.task import Model
 
 BATCH_SIZE = 2

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patch_models import make_pair
 
-from engine.model import build_model
+from engine.models.build import build_model
+from engine.models.patch_embed import PatchModel
 from engine.optim import build_optimizer, learning_rate, param_groups, set_learning_rate
-from engine.patch_embed import PatchModel
 
 
 def small_vit() -> PatchModel:

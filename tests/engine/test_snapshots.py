@@ -12,7 +12,7 @@ from photographs import jpeg_bytes
 from pixels import full_images
 from shard_files import write_tar
 
-from engine.model import build_model
+from engine.models.build import build_model
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, restore_snapshot, snapshot_state, take_snapshot
 from engine.state_files import write_state
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig

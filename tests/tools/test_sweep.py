@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine.inference import Classifier
-from engine.model import training_flops_per_image
+from engine.models.build import training_flops_per_image
 from engine.trained import load_trained, validation_images
 from pipeline.shards.index import open_index
 from tools.sweep import main

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.model import build_model, training_flops_per_image, vit_forward_flops
-from engine.patch_beit import read_bias
-from engine.patch_embed import normalize_patches
+from engine.models.build import build_model, training_flops_per_image, vit_forward_flops
+from engine.models.patch_beit import read_bias
+from engine.models.patch_embed import normalize_patches
 
 each_model = pytest.mark.parametrize("kind", MODELS)
 # One for each way in which a family places its patches.

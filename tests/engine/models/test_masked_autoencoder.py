@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from engine.config import PretrainConfig
-from engine.model import PatchViT, build_model
+from engine.models.build import PatchViT, build_model
+from engine.models.masked_autoencoder import MaskedAutoencoder, reconstruction_loss
 from engine.optim import param_groups
-from engine.pretrain import MaskedAutoencoder, reconstruction_loss
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 2}

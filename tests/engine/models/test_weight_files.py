@@ -17,9 +17,9 @@ import torch
 from timm.layers import resize_rel_pos_bias_table
 from torch import Tensor
 
-from engine.model import build_model
-from engine.patch_embed import PatchModel
-from engine.weights import load_pretrained
+from engine.models.build import build_model
+from engine.models.patch_embed import PatchModel
+from engine.models.weights import load_pretrained
 
 WIDTH, DEPTH, HEADS, GRID = 24, 2, 2, 4
 SMALL: dict[str, Any] = {"embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}

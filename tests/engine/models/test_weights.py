@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from engine import weights
-from engine.model import build_model
-from engine.patch_embed import PatchModel
-from engine.weights import export_model, load_pretrained
+from engine.models import weights
+from engine.models.build import build_model
+from engine.models.patch_embed import PatchModel
+from engine.models.weights import export_model, load_pretrained
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 SMALL: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2}

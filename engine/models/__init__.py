@@ -1,0 +1,1 @@
+"""timm's Vision Transformers, started from kept patches, and their weights."""
