@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from engine.evaluate import Accuracy, Evaluation
+from engine.evaluation.evaluate import Accuracy, Evaluation
 
 _SECONDS_BETWEEN_LINES = 5.0
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoint import full_weights, weights_digest
-from engine.evaluate import Accuracy, Evaluation
+from engine.evaluation.evaluate import Accuracy, Evaluation
 from engine.hardware import describe_hardware
 from engine.metrics import read_metrics, stage_table, train_cpu_s, train_wall_s
 from engine.models.masked_autoencoder import MaskedAutoencoder

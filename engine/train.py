@@ -30,7 +30,8 @@ from engine.checkpoint import clear_save_error, load_checkpoint
 from engine.command_line import STOPPED_EXIT_CODE, Parser
 from engine.compiled import compile_blocks, warm_up
 from engine.config import RunConfig, load_config
-from engine.held_images import describe_held
+from engine.evaluation.held_images import describe_held
+from engine.evaluation.trained import build_run_model
 from engine.launchers import Launchers
 from engine.manifest import step_folder, steps_in
 from engine.models.masked_autoencoder import masked_autoencoder
@@ -51,7 +52,6 @@ from engine.run_folder import prepare_folder
 from engine.run_plan import RunPlan, deepspeed_config, plan_run
 from engine.snapshots import open_board, restore_snapshot
 from engine.task import Model
-from engine.trained import build_run_model
 from engine.trainer import Run, train
 from engine.watch import Watch
 from pipeline.graph.route import why_not_select_first

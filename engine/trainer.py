@@ -15,7 +15,7 @@ from engine.average import AVERAGE_FILE, WeightAverage, trained_weights
 from engine.bad_data import BadSampleLog, read_batches
 from engine.checkpoint import Checkpoints
 from engine.config import RunConfig
-from engine.evaluate import Evaluation, evaluate, evaluation_from_line
+from engine.evaluation.evaluate import Evaluation, evaluate, evaluation_from_line
 from engine.metrics import IntervalClock, MetricsFile, read_metrics
 from engine.monitor import Monitor
 from engine.optim import learning_rate, set_learning_rate

@@ -10,12 +10,12 @@ from photographs import jpeg_bytes
 from shard_files import write_tar
 
 from engine.config import RunConfig, load_config
+from engine.evaluation.trained import build_run_model
 from engine.models.masked_autoencoder import masked_autoencoder
 from engine.optim import build_optimizer, learning_rate, param_groups
 from engine.run_plan import build_schedule, plan_run
 from engine.snapshots import take_snapshot
 from engine.task import training_loss
-from engine.trained import build_run_model
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.snapshots import fixed_board

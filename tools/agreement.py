@@ -27,9 +27,9 @@ from nvidia.dali import fn, pipeline_def, types
 from tqdm import tqdm
 
 from engine.command_line import Parser
+from engine.evaluation.trained import Trained, load_trained, validation_images
 from engine.hardware import describe_hardware
 from engine.snapshots import take_snapshot
-from engine.trained import Trained, load_trained, validation_images
 from pipeline.config import SelectionConfig
 from pipeline.graph import nodes
 from pipeline.plan import keyed

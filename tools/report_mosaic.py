@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from engine.config import RunConfig
-from engine.inference import Classifier
-from engine.trained import build_run_model, load_trained, validation_images
+from engine.evaluation.inference import Classifier
+from engine.evaluation.trained import build_run_model, load_trained, validation_images
 from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.rules import gather_patches, patchify, rule_from_text, rule_name
 from tools.inspect_picture import greyed_out

@@ -70,8 +70,8 @@ def flops_per_image(config: RunConfig, nums_kept: list[int]) -> list[int]:
     """Floating-point operations of a training step for one image, at each number of patches; no decoder's."""
     import torch  # here, so that a mistake in the configuration is reported at once
 
+    from engine.evaluation.trained import build_run_model
     from engine.models.build import training_flops_per_image
-    from engine.trained import build_run_model
 
     with torch.device("meta"):  # no weights: layer sizes are all that counts
         model = build_run_model(config)

@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from engine.bad_data import one_data_error
 from engine.checkpoint import weights_digest
-from engine.evaluate import Accuracy, evaluate
-from engine.inference import load_classifier_run
+from engine.evaluation.evaluate import Accuracy, evaluate
+from engine.evaluation.inference import load_classifier_run
+from engine.evaluation.trained import Trained
 from engine.metrics import read_metrics
 from engine.models.build import training_flops_per_image
 from engine.ranks import World, on_first_rank, one_clear_error
 from engine.snapshots import take_snapshot
 from engine.train import check_labels
-from engine.trained import Trained
 from pipeline.config import DataConfig, SelectionConfig
 from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.magnitude import check_estimate

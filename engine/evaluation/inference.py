@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.evaluation.trained import Trained, load_trained
 from engine.models.build import build_model, configurable_options
 from engine.models.patch_embed import PatchModel
 from engine.snapshots import take_snapshot
-from engine.trained import Trained, load_trained
 from pipeline.batch import Batch
 from pipeline.config import SelectionConfig
 from pipeline.graph.on_device import gather_on_device

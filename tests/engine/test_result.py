@@ -1,6 +1,6 @@
 import pytest
 
-from engine.evaluate import Accuracy, Reconstruction
+from engine.evaluation.evaluate import Accuracy, Reconstruction
 from engine.result import summarise, table
 
 LINES = [

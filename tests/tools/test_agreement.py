@@ -7,7 +7,7 @@ from finished_run import write_finished_run
 from photographs import photograph
 from PIL import Image
 
-from engine.trained import load_trained, validation_images
+from engine.evaluation.trained import load_trained, validation_images
 from pipeline.selection.magnitude import EmbeddingSnapshot
 from tools.agreement import Scoring, compare, main, overlap, rank_correlation, rules_to_compare
 

@@ -14,9 +14,9 @@ from PIL import Image
 from study_file import study, write_study
 
 from engine.config import dump_config, load_config
-from engine.inference import Classifier
+from engine.evaluation.inference import Classifier
+from engine.evaluation.trained import validation_images
 from engine.run_plan import build_schedule
-from engine.trained import validation_images
 from tools.report import main
 from tools.report_page import bullets, table, tag
 from tools.report_plot import looks, smoothed

@@ -14,9 +14,9 @@ from launching import deepspeed
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from engine.inference import Classifier
+from engine.evaluation.inference import Classifier
+from engine.evaluation.trained import load_trained, validation_images
 from engine.models.build import training_flops_per_image
-from engine.trained import load_trained, validation_images
 from pipeline.shards.index import open_index
 from tools.sweep import main
 

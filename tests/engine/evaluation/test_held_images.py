@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.held_images import describe_held, held_bytes
+from engine.evaluation.held_images import describe_held, held_bytes
 from pipeline.config import CacheConfig, DataConfig
 
 MEGABYTES = 1_000_000

@@ -7,9 +7,9 @@ import torch
 from finished_run import write_finished_run
 
 from engine.config import dump_config, load_config
-from engine.inference import Classifier
+from engine.evaluation.inference import Classifier
+from engine.evaluation.trained import load_trained, validation_images
 from engine.snapshots import take_snapshot
-from engine.trained import load_trained, validation_images
 from pipeline.batch import Batch
 from pipeline.config import SelectionConfig
 from pipeline.loader import PatchLoader, validation_plans
