@@ -25,7 +25,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
-from engine.checkpoint import Checkpoints
+from engine.checkpoints.checkpoint import Checkpoints
 from engine.hardware import processor
 from engine.models.build import build_model
 from engine.optim import build_optimizer, param_groups

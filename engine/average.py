@@ -10,7 +10,7 @@ from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from torch import Tensor, nn
 
-from engine.state_files import read_state
+from engine.checkpoints.state_files import read_state
 
 AVERAGE_FILE = "average.pt"  # in a checkpoint
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoint import full_weights, weights_digest
+from engine.checkpoints.checkpoint import full_weights, weights_digest
 from engine.evaluation.evaluate import Accuracy, Evaluation
 from engine.hardware import describe_hardware
 from engine.metrics import read_metrics, stage_table, train_cpu_s, train_wall_s

@@ -6,9 +6,9 @@ from typing import Any
 import deepspeed
 import torch
 
+from engine.checkpoints.state_files import read_state
 from engine.config import RunConfig
 from engine.models.patch_embed import PatchModel
-from engine.state_files import read_state
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.selection.magnitude import EmbeddingSnapshot
 from pipeline.selection.snapshots import SnapshotBoard, SnapshotMoments

@@ -26,14 +26,15 @@ from deepspeed import DeepSpeedEngine
 
 from engine.average import WeightAverage, resume_average
 from engine.bad_data import one_data_error
-from engine.checkpoint import clear_save_error, load_checkpoint
+from engine.checkpoints.checkpoint import clear_save_error, load_checkpoint
+from engine.checkpoints.manifest import step_folder, steps_in
+from engine.checkpoints.resume import Start, check_allowed_keys, choose_start, identity, set_aside_newer
 from engine.command_line import STOPPED_EXIT_CODE, Parser
 from engine.compiled import compile_blocks, warm_up
 from engine.config import RunConfig, load_config
 from engine.evaluation.held_images import describe_held
 from engine.evaluation.trained import build_run_model
 from engine.launchers import Launchers
-from engine.manifest import step_folder, steps_in
 from engine.models.masked_autoencoder import masked_autoencoder
 from engine.monitor import check_monitors, open_monitors
 from engine.optim import build_optimizer, param_groups
@@ -47,7 +48,6 @@ from engine.preflight import (
 from engine.progress import say
 from engine.ranks import World, join_world, leave_world, on_first_rank, one_clear_error
 from engine.result import finish
-from engine.resume import Start, check_allowed_keys, choose_start, identity, set_aside_newer
 from engine.run_folder import prepare_folder
 from engine.run_plan import RunPlan, deepspeed_config, plan_run
 from engine.snapshots import open_board, restore_snapshot

@@ -13,7 +13,7 @@ from torch import nn
 
 from engine.average import AVERAGE_FILE, WeightAverage, trained_weights
 from engine.bad_data import BadSampleLog, read_batches
-from engine.checkpoint import Checkpoints
+from engine.checkpoints.checkpoint import Checkpoints
 from engine.config import RunConfig
 from engine.evaluation.evaluate import Evaluation, evaluate, evaluation_from_line
 from engine.metrics import IntervalClock, MetricsFile, read_metrics

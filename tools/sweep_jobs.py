@@ -13,7 +13,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from engine.bad_data import one_data_error
-from engine.checkpoint import weights_digest
+from engine.checkpoints.checkpoint import weights_digest
 from engine.evaluation.evaluate import Accuracy, evaluate
 from engine.evaluation.inference import load_classifier_run
 from engine.evaluation.trained import Trained

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.faults.one_rank import OneRankRuns
 from benchmarks.toy_runs import ROOT, ToyRun, environment, free_port, settings, write_toy_config, write_toy_shards
-from engine.manifest import newest_valid, read_manifest
+from engine.checkpoints.manifest import newest_valid, read_manifest
 from engine.metrics import read_metrics
 from pipeline.shards.index import build_index
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.faults.case import Bench, Case, Checks, check_checkpoint, check_end, last_step
-from engine.manifest import newest_valid, step_folder, steps_in
+from engine.checkpoints.manifest import newest_valid, step_folder, steps_in
 
 GROUP = "checkpoints"
 _AT_STEP = 34

@@ -20,13 +20,13 @@ PLACES = {
     "before a step": ("engine.trainer", "train_step"),
     "in a step": ("engine.trainer", "training_loss"),
     "in an evaluation": ("engine.evaluation.evaluate", "topk_correct"),
-    "before a rank writes its part": ("engine.checkpoint", "write_state"),
+    "before a rank writes its part": ("engine.checkpoints.checkpoint", "write_state"),
     "in a rank's part": ("torch", "save"),
-    "before the manifest": ("engine.checkpoint", "write_manifest"),
-    "in the manifest": ("engine.manifest", "_digest"),
+    "before the manifest": ("engine.checkpoints.checkpoint", "write_manifest"),
+    "in the manifest": ("engine.checkpoints.manifest", "_digest"),
     "before the manifest is renamed": ("pathlib.Path", "replace"),
-    "before the pointer": ("engine.checkpoint", "write_json"),
-    "before pruning": ("engine.checkpoint", "remove_superseded"),
+    "before the pointer": ("engine.checkpoints.checkpoint", "write_json"),
+    "before pruning": ("engine.checkpoints.checkpoint", "remove_superseded"),
     "in the export": ("engine.result", "export_model"),
 }
 

@@ -27,8 +27,8 @@ import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 from deepspeed.utils import safe_get_full_fp32_param
 
-from engine.elastic import remove_universal_checkpoints
-from engine.manifest import (
+from engine.checkpoints.elastic import remove_universal_checkpoints
+from engine.checkpoints.manifest import (
     FileFacts,
     delete_checkpoint,
     has_manifest,
@@ -38,9 +38,9 @@ from engine.manifest import (
     write_json,
     write_manifest,
 )
+from engine.checkpoints.state_files import CopyingEngine, describe, write_state
 from engine.metrics import MetricsFile
 from engine.ranks import AgreedExit, World, agree
-from engine.state_files import CopyingEngine, describe, write_state
 
 POINTER = "latest.json"  # for people and scripts; resuming looks at the manifests
 SAVE_FAILED_EXIT_CODE = 74  # EX_IOERR
@@ -60,7 +60,7 @@ class Checkpoints:
         folder: the run's folder of checkpoints, made at the first save.
         facts: what the manifests say beside step, number of ranks and files.
         metrics: the first rank's metrics, None elsewhere. They are on the disk before a checkpoint counts.
-        keep_last, keep_every: see ``engine.manifest.superseded``.
+        keep_last, keep_every: see ``engine.checkpoints.manifest.superseded``.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Checkpoints:
 
         Args:
             extras: further states by file name, containers of tensors and plain values, the same on all ranks: the
-                first one writes them. ``engine.state_files.read_state`` reads them from ``Start.source``.
+                first one writes them. ``engine.checkpoints.state_files.read_state`` reads them from ``Start.source``.
 
         Raises:
             SaveFailedError: the save before this one failed.

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from deepspeed.checkpoint import ds_to_universal
 
-from engine.manifest import DamagedError, file_facts, files_in, read_manifest, verify_manifest, write_manifest
+from engine.checkpoints.manifest import (
+    DamagedError,
+    file_facts,
+    files_in,
+    read_manifest,
+    verify_manifest,
+    write_manifest,
+)
 
 PREFIX = "universal-"
 

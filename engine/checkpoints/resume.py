@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.config import RunConfig
-from engine.elastic import universal_checkpoint
-from engine.manifest import (
+from engine.checkpoints.elastic import universal_checkpoint
+from engine.checkpoints.manifest import (
     DamagedError,
     delete_checkpoint,
     has_manifest,
@@ -18,6 +17,7 @@ from engine.manifest import (
     steps_in,
     verify_manifest,
 )
+from engine.config import RunConfig
 from pipeline.shards.index import ShardIndex
 
 SET_ASIDE = "set-aside"

@@ -9,7 +9,7 @@ import torch
 from deepspeed.checkpoint.utils import clone_tensors_for_torch_save
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
-from engine.manifest import FileFacts
+from engine.checkpoints.manifest import FileFacts
 
 
 class CopyingEngine(TorchCheckpointEngine):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.average import AVERAGE_FILE, WeightAverage, resume_average, trained_weights
-from engine.state_files import write_state
+from engine.checkpoints.state_files import write_state
 
 DECAY = 0.9
 

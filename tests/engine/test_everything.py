@@ -9,8 +9,8 @@ from launching import run_jobs
 from run_results import lines, summary
 from toy_data import write_toy_config, write_toy_shards
 
+from engine.checkpoints.state_files import read_state
 from engine.snapshots import SNAPSHOT_FILE
-from engine.state_files import read_state
 
 
 @pytest.fixture(scope="module")

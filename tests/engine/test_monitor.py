@@ -10,8 +10,8 @@ from run_results import lines
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_data import write_toy_config, write_toy_shards
 
+from engine.checkpoints.manifest import MANIFEST
 from engine.config import MonitorConfig, RunConfig, load_config
-from engine.manifest import MANIFEST
 from engine.metrics import MetricsFile
 from engine.monitor import check_monitors, open_monitors, scalars
 

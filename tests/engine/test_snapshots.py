@@ -12,9 +12,9 @@ from photographs import jpeg_bytes
 from pixels import full_images
 from shard_files import write_tar
 
+from engine.checkpoints.state_files import write_state
 from engine.models.build import build_model
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, restore_snapshot, snapshot_state, take_snapshot
-from engine.state_files import write_state
 from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.schedule import PatchSchedule

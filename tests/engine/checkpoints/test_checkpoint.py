@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.checkpoint import remove_superseded, weights_digest
-from engine.manifest import MANIFEST, step_folder, steps_in
+from engine.checkpoints.checkpoint import remove_superseded, weights_digest
+from engine.checkpoints.manifest import MANIFEST, step_folder, steps_in
 
 
 def folders(folder: Path, complete: list[int], interrupted: list[int]) -> None:
@@ -53,7 +53,7 @@ def test_a_file_that_cannot_be_deleted_does_not_end_the_run(
         raise OSError(16, "Device or resource busy", str(path))
 
     folders(tmp_path, [10, 20], [])
-    monkeypatch.setattr("engine.manifest.shutil.rmtree", busy)
+    monkeypatch.setattr("engine.checkpoints.manifest.shutil.rmtree", busy)
     remove_superseded(tmp_path, 20, keep_last=1, keep_every=None)
     assert "step-00000010: Device or resource busy" in capsys.readouterr().err
     assert not (step_folder(tmp_path, 10) / MANIFEST).exists()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from deepspeed.checkpoint import ds_to_universal
 
-from engine.elastic import remove_universal_checkpoints, universal_checkpoint
-from engine.manifest import FileFacts, file_facts, files_in, step_folder, verify_manifest, write_manifest
+from engine.checkpoints.elastic import remove_universal_checkpoints, universal_checkpoint
+from engine.checkpoints.manifest import FileFacts, file_facts, files_in, step_folder, verify_manifest, write_manifest
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.manifest import (
+from engine.checkpoints.manifest import (
     MANIFEST,
     DamagedError,
     FileFacts,

@@ -6,9 +6,17 @@ from typing import Any
 import pytest
 from toy_data import write_toy_config, write_toy_shards
 
+from engine.checkpoints.manifest import MANIFEST, file_facts, files_in, step_folder, steps_in, write_manifest
+from engine.checkpoints.resume import (
+    FIXED_KEYS,
+    Start,
+    check_allowed_keys,
+    check_same_run,
+    choose_start,
+    identity,
+    set_aside_newer,
+)
 from engine.config import load_config
-from engine.manifest import MANIFEST, file_facts, files_in, step_folder, steps_in, write_manifest
-from engine.resume import FIXED_KEYS, Start, check_allowed_keys, check_same_run, choose_start, identity, set_aside_newer
 from pipeline.shards.index import open_index
 
 RUN: dict[str, Any] = {"seed": 0, "model.name": "vit", "optim.lr": 0.1, "engine.zero_stage": 0}
@@ -101,7 +109,9 @@ def test_zero_0_needs_no_conversion_for_another_number_of_ranks(tmp_path: Path) 
 
 def test_a_conversion_remembers_the_checkpoint_it_was_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = saved(tmp_path, 10, world_size=4)
-    monkeypatch.setattr("engine.resume.universal_checkpoint", lambda _, folder: folder / "universal-step-00000010")
+    monkeypatch.setattr(
+        "engine.checkpoints.resume.universal_checkpoint", lambda _, folder: folder / "universal-step-00000010"
+    )
     found = start(tmp_path, this_run={**RUN, "engine.zero_stage": 1}, allowed=["engine.zero_stage"])
     assert (found.checkpoint, found.is_universal) == (tmp_path / "universal-step-00000010", True)
     assert found.source == checkpoint

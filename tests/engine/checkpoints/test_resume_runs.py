@@ -9,8 +9,8 @@ from launching import run_jobs
 from run_results import lines, summary
 from toy_data import write_toy_config, write_toy_shards
 
+from engine.checkpoints.manifest import MANIFEST, steps_in, verify_manifest
 from engine.config import load_config
-from engine.manifest import MANIFEST, steps_in, verify_manifest
 from engine.run_plan import plan_run
 from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import open_index

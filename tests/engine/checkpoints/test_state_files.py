@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.state_files import CopyingEngine, describe, read_state, write_state
+from engine.checkpoints.state_files import CopyingEngine, describe, read_state, write_state
 
 
 def test_what_was_written_is_known_by_size_and_hash(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What a run is taken up from: states, manifests, and the choice of where to go on."""
