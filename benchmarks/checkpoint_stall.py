@@ -26,10 +26,10 @@ import torch
 import torch.distributed as dist
 
 from engine.checkpoints.checkpoint import Checkpoints
-from engine.hardware import processor
 from engine.models.build import build_model
 from engine.optim import build_optimizer, param_groups
-from engine.ranks import World, join_world, leave_world
+from engine.ranks.hardware import processor
+from engine.ranks.world import World, join_world, leave_world
 
 MODEL = "vit_small_patch16_224"
 BATCH_PER_RANK, NUM_KEPT, NUM_PATCHES = 4, 38, 196

@@ -34,7 +34,7 @@ from benchmarks.loader_peers import Setting, stopped_workers, timm_webdataset_lo
 from benchmarks.measuring import benchmark_parser, fork_workers_safely, keep_to_cores, spread, write_result
 from benchmarks.photographs import write_photographs
 from engine.optim import build_optimizer, param_groups
-from engine.ranks import World, join_world, leave_world
+from engine.ranks.world import World, join_world, leave_world
 from engine.task import training_loss
 from engine.train import Prepared, build_engine, prepare, quiet
 from engine.trainer import patch_loader

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.seeded_runs import run_with_seed, top1_lines, top1_over_seeds
 from engine.config import load_config
-from engine.hardware import describe_hardware
+from engine.ranks.hardware import describe_hardware
 
 RESULT = Path("benchmarks/results/fashion_mnist_pretrain.json")
 PRETRAIN, FINETUNE, SCRATCH = (f"configs/fashion_mnist{kind}.yaml" for kind in ("_pretrain", "_finetune", ""))

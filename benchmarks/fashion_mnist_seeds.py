@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from benchmarks.seeded_runs import run_with_seed, top1_lines, top1_over_seeds
-from engine.hardware import describe_hardware
+from engine.ranks.hardware import describe_hardware
 
 RESULT = Path("benchmarks/results/fashion_mnist_seeds.json")
 

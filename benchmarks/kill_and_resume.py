@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.toy_runs import ToyRun, everything, settings, wait_until, write_toy_config, write_toy_shards
-from engine.hardware import describe_hardware
 from engine.metrics import read_metrics
+from engine.ranks.hardware import describe_hardware
 
 RESULT = Path("benchmarks/results/kill_and_resume.json")
 RESULT_OF_EVERYTHING = RESULT.with_name("kill_and_resume_everything.json")

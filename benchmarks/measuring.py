@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from engine.hardware import describe_hardware
+from engine.ranks.hardware import describe_hardware
 
 RESULTS = Path("benchmarks/results")
 PHOTOGRAPHS, NUM_PHOTOGRAPHS = Path("data/photographs"), 2000

@@ -24,7 +24,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from engine.hardware import describe_hardware
+from engine.ranks.hardware import describe_hardware
 from pipeline.config import DataConfig, Duration, ScheduleConfig, SelectionConfig
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import TrainPlanner, steps_per_epoch

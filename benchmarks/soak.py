@@ -21,7 +21,7 @@ import psutil
 from tqdm import tqdm
 
 from engine.config import RunConfig, load_config
-from engine.hardware import describe_hardware
+from engine.ranks.hardware import describe_hardware
 from engine.run_plan import build_schedule
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner

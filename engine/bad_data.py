@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from engine.metrics import done_before, read_metrics
-from engine.ranks import AgreedExit, World
+from engine.ranks.world import AgreedExit, World
 from pipeline.batch import Batch
 from pipeline.config import DataConfig
 from pipeline.graph.bad_samples import BadRow, BadSampleError

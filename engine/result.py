@@ -6,10 +6,10 @@ from typing import Any
 
 from engine.checkpoints.checkpoint import full_weights, weights_digest
 from engine.evaluation.evaluate import Accuracy, Evaluation
-from engine.hardware import describe_hardware
 from engine.metrics import read_metrics, stage_table, train_cpu_s, train_wall_s
 from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.models.weights import export_model
+from engine.ranks.hardware import describe_hardware
 from engine.trainer import Run
 
 

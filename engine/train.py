@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 a rank failed, was lost or had to be ended (stderr names i
 input that cannot be used; 3 data that turned out to be bad while training: an image that cannot be decoded, too many of
 them, or a shard that changed; 74 a checkpoint that could not be written (one line on stderr says what is wrong); 75
 stopped by a signal, with a checkpoint from which the same command goes on. What the launcher makes of them:
-``engine/stopping.py``.
+``engine/ranks/stopping.py``.
 """
 
 import argparse
@@ -34,26 +34,26 @@ from engine.compiled import compile_blocks, warm_up
 from engine.config import RunConfig, load_config
 from engine.evaluation.held_images import describe_held
 from engine.evaluation.trained import build_run_model
-from engine.launchers import Launchers
 from engine.models.masked_autoencoder import masked_autoencoder
 from engine.monitor import check_monitors, open_monitors
 from engine.optim import build_optimizer, param_groups
-from engine.preflight import (
+from engine.progress import say
+from engine.ranks.launchers import Launchers
+from engine.ranks.preflight import (
     check_same_inputs,
     check_same_run_folder,
     check_same_software,
     check_same_start,
     warn_of_clocks,
 )
-from engine.progress import say
-from engine.ranks import World, join_world, leave_world, on_first_rank, one_clear_error
+from engine.ranks.watch import Watch
+from engine.ranks.world import World, join_world, leave_world, on_first_rank, one_clear_error
 from engine.result import finish
 from engine.run_folder import prepare_folder
 from engine.run_plan import RunPlan, deepspeed_config, plan_run
 from engine.snapshots import open_board, restore_snapshot
 from engine.task import Model
 from engine.trainer import Run, train
-from engine.watch import Watch
 from pipeline.graph.route import why_not_select_first
 from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import ShardIndex, open_index

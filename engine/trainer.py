@@ -20,12 +20,12 @@ from engine.metrics import IntervalClock, MetricsFile, read_metrics
 from engine.monitor import Monitor
 from engine.optim import learning_rate, set_learning_rate
 from engine.progress import Progress
-from engine.ranks import World, agree
+from engine.ranks.watch import Watch
+from engine.ranks.world import World, agree
 from engine.run_plan import RunPlan
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, snapshot_state
 from engine.task import training_loss
 from engine.update import backward_pass, begin_pass, update_weights
-from engine.watch import Watch
 from pipeline.batch import Batch
 from pipeline.graph.decoded import DECODER
 from pipeline.graph.pixel_cache import open_cache

@@ -17,7 +17,7 @@ from benchmarks.loader_ours import fast_idct_levels
 from benchmarks.loader_peers import Setting
 from benchmarks.measuring import spread
 from benchmarks.photographs import photographs, write_photographs
-from engine.ranks import World
+from engine.ranks.world import World
 from pipeline.shards.index import open_index
 from pipeline.shards.reader import SampleReader
 from tools.convert import Settings, convert

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from engine.command_line import Parser
 from engine.evaluation.trained import Trained, load_trained, validation_images
-from engine.hardware import describe_hardware
+from engine.ranks.hardware import describe_hardware
 from engine.snapshots import take_snapshot
 from pipeline.config import SelectionConfig
 from pipeline.graph import nodes

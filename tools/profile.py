@@ -28,10 +28,10 @@ from tqdm import tqdm
 
 from engine.bad_data import one_data_error
 from engine.command_line import Parser
-from engine.hardware import describe_hardware
-from engine.preflight import check_same_inputs, check_same_software
 from engine.progress import say
-from engine.ranks import World, join_world, leave_world, on_first_rank, one_clear_error
+from engine.ranks.hardware import describe_hardware
+from engine.ranks.preflight import check_same_inputs, check_same_software
+from engine.ranks.world import World, join_world, leave_world, on_first_rank, one_clear_error
 from engine.train import Prepared, prepare, quiet
 from tools.command import add_picture_argument
 from tools.profile_measure import profile_run, stages_to_profile

@@ -23,7 +23,7 @@ from engine.average import WeightAverage, trained_weights
 from engine.bad_data import read_batches
 from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.optim import set_learning_rate
-from engine.ranks import World
+from engine.ranks.world import World
 from engine.snapshots import take_snapshot
 from engine.task import training_loss
 from engine.train import Prepared, build_engine

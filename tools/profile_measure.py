@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.ranks import World
+from engine.ranks.world import World
 from engine.train import Prepared
 from pipeline.batch import Batch
 from pipeline.graph.graph import LastPart

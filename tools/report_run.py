@@ -44,7 +44,7 @@ MOSAIC_TEXT = (
 
 
 def hardware_list(hardware: dict[str, Any]) -> Element:
-    """Names and values of ``engine.hardware.describe_hardware``."""
+    """Names and values of ``engine.ranks.hardware.describe_hardware``."""
     shown = {
         _HARDWARE_WORDS.get(name, name): ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         for name, value in hardware.items()

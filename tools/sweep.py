@@ -89,7 +89,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _shown(options: argparse.Namespace, lines: list[dict[str, Any]]) -> str:
-    from engine.hardware import describe_hardware
+    from engine.ranks.hardware import describe_hardware
 
     _write_files(lines, options.out)
     if options.json:
@@ -101,7 +101,7 @@ def _sweep(options: argparse.Namespace) -> int:
     with redirect_stdout(sys.stderr):  # DeepSpeed's log goes to what is standard output when it is imported
         import torch.distributed as dist
 
-        from engine.ranks import join_world, leave_world, one_clear_error
+        from engine.ranks.world import join_world, leave_world, one_clear_error
         from tools.sweep_jobs import sweep
 
     world = join_world()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.case import Outcome
-from engine.hardware import describe_hardware
+from engine.ranks.hardware import describe_hardware
 
 RESULTS = Path("benchmarks/results")
 RESULT = RESULTS / "faults.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from engine.ranks import join_world, leave_world
+from engine.ranks.world import join_world, leave_world
 from engine.train import train_run
 
 

@@ -40,7 +40,7 @@ from engine.checkpoints.manifest import (
 )
 from engine.checkpoints.state_files import CopyingEngine, describe, write_state
 from engine.metrics import MetricsFile
-from engine.ranks import AgreedExit, World, agree
+from engine.ranks.world import AgreedExit, World, agree
 
 POINTER = "latest.json"  # for people and scripts; resuming looks at the manifests
 SAVE_FAILED_EXIT_CODE = 74  # EX_IOERR

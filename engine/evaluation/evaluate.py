@@ -11,7 +11,7 @@ from torch import nn
 from engine.bad_data import DataError, read_batches
 from engine.config import RunConfig
 from engine.models.patch_embed import PatchModel
-from engine.ranks import World
+from engine.ranks.world import World
 from engine.snapshots import take_snapshot
 from engine.task import validation_sums
 from pipeline.graph.bad_samples import BadRow

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engine.processes import Process, find_process, this_machine
+from engine.ranks.processes import Process, find_process, this_machine
 
 # What a rank says last. One that ends without any of these is gone.
 DONE, STOPPED, FAILED, LOST_A_PEER = "done", "stopped", "failed", "lost a peer"

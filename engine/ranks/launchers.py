@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
-from engine.processes import Process, ancestors, command_line, find_process, was_left_behind
+from engine.ranks.processes import Process, ancestors, command_line, find_process, was_left_behind
 
 _LAUNCH = "deepspeed.launcher.launch"
 _RUNNER_NAMES = ("deepspeed", "deepspeed.pt", "ds")

@@ -23,7 +23,7 @@ import torch.distributed as dist
 import engine
 import pipeline
 from engine.config import RunConfig
-from engine.ranks import World, one_clear_error
+from engine.ranks.world import World, one_clear_error
 from pipeline.shards.index import ShardIndex
 
 # Packages whose version changes what is computed or how ranks talk to each other.

@@ -38,7 +38,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from engine.ranks import COLLECTIVE_TIMEOUT_S, World
+from engine.ranks.world import COLLECTIVE_TIMEOUT_S, World
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _REPEATED_AFTER_S = 3.0

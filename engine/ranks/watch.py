@@ -14,7 +14,7 @@ from types import TracebackType
 
 import torch.distributed as dist
 
-from engine.heartbeat import (
+from engine.ranks.heartbeat import (
     DONE,
     FAILED,
     LOST_A_PEER,
@@ -31,9 +31,9 @@ from engine.heartbeat import (
     read_beats,
     write_beat,
 )
-from engine.launchers import Launchers
-from engine.ranks import AgreedExit, World
-from engine.stopping import Stopping
+from engine.ranks.launchers import Launchers
+from engine.ranks.stopping import Stopping
+from engine.ranks.world import AgreedExit, World
 
 _RANKS_PER_SECOND = 64  # beats written in a second by all ranks together: shared storage has better things to do
 _LONGEST_REMARK = 200

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from engine.rendezvous import USER_ERROR_EXIT_CODE, meeting
+from engine.ranks.rendezvous import USER_ERROR_EXIT_CODE, meeting
 
 # How long ranks wait for each other, when they meet and in every collective. A rank that dies is noticed within seconds
 # and one that stalls is named after engine.stall_report_s, so this is only for a machine that vanishes from the network

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from engine.launchers import Launchers
 from engine.metrics import read_metrics
-from engine.ranks import World, join_world, leave_world
+from engine.ranks.launchers import Launchers
+from engine.ranks.world import World, join_world, leave_world
 from engine.train import train_run
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from engine import preflight
-from engine.ranks import join_world, leave_world
+from engine.ranks import preflight
+from engine.ranks.world import join_world, leave_world
 from engine.train import train_run
 
 

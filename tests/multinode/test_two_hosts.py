@@ -25,7 +25,7 @@ START_S = 400  # on a machine that does other things as well, two ranks take a w
 # Long enough to be interrupted.
 LONG_RUN = ["--set", "train.duration=120steps", "--set", "checkpoint.every=5steps"]
 HAS_ELASTIC_RESUME = find_spec("engine.checkpoints.elastic") is not None
-RANKS_FOLLOW_THEIR_LAUNCHER = find_spec("engine.launchers") is not None
+RANKS_FOLLOW_THEIR_LAUNCHER = find_spec("engine.ranks.launchers") is not None
 RANKS_OF_THE_HOST_LEFT_OVER = [
     2,
     pytest.param(1, marks=pytest.mark.skipif(not HAS_ELASTIC_RESUME, reason="needs elastic resume")),

@@ -11,7 +11,7 @@ from PIL import Image
 from toy_data import write_toy_config, write_toy_shards
 
 from engine.config import load_config
-from engine.ranks import World
+from engine.ranks.world import World
 from engine.train import prepare
 from pipeline.config import ScheduleConfig
 from pipeline.plan.schedule import PatchSchedule, Stage

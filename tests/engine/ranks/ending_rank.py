@@ -1,6 +1,6 @@
 """Two ranks of a run, of which the second is killed, or fails, or both fail.
 
-    RANK=... WORLD_SIZE=2 ... python tests/engine/ending_rank.py RUN_FOLDER killed|failing|both-failing
+    RANK=... WORLD_SIZE=2 ... python tests/engine/ranks/ending_rank.py RUN_FOLDER killed|failing|both-failing
 
 Else the first hangs where no Python code runs for a signal, as in a collective of NCCL's.
 """
@@ -11,8 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from engine.ranks import join_world
-from engine.watch import Watch
+from engine.ranks.watch import Watch
+from engine.ranks.world import join_world
 
 
 def main() -> None:

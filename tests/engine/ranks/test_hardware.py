@@ -1,4 +1,4 @@
-from engine.hardware import describe_hardware, processor
+from engine.ranks.hardware import describe_hardware, processor
 
 
 def test_family_and_model_tell_processors_of_one_name_apart() -> None:

@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from engine.heartbeat import (
+from engine.ranks.heartbeat import (
     Beat,
     StallJudge,
     beat_path,
@@ -20,7 +20,7 @@ from engine.heartbeat import (
     read_beats,
     write_beat,
 )
-from engine.processes import find_process
+from engine.ranks.processes import find_process
 
 
 def beat(rank: int, phase: str = "step", step: int = 812, phase_s: float = 0.0, count: int = 0) -> Beat:

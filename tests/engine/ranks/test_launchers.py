@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from engine.launchers import is_launch, is_runner, lost_its_launcher, num_followed
-from engine.processes import Process, ancestors, command_line, find_process, was_left_behind
+from engine.ranks.launchers import is_launch, is_runner, lost_its_launcher, num_followed
+from engine.ranks.processes import Process, ancestors, command_line, find_process, was_left_behind
 
 LAUNCH = ["/venv/bin/python", "-u", "-m", "deepspeed.launcher.launch", "--world_info=e30=", "--module", "engine.train"]
 RUNNER = ["/venv/bin/python3.11", "/venv/bin/deepspeed", "--quiet", "--module", "engine.train"]
@@ -92,6 +92,8 @@ def test_ancestors_begin_with_the_parent() -> None:
 
 
 def test_a_process_without_a_launcher_follows_nothing() -> None:
-    program = "import threading; from engine.launchers import Launchers; Launchers(); print(threading.active_count())"
+    program = (
+        "import threading; from engine.ranks.launchers import Launchers; Launchers(); print(threading.active_count())"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"

@@ -7,7 +7,7 @@ import pytest
 from toy_data import write_toy_config
 
 from engine.config import load_config
-from engine.preflight import PLACES, clocks_apart, differences, flat, name_ranks, software, sources_digest
+from engine.ranks.preflight import PLACES, clocks_apart, differences, flat, name_ranks, software, sources_digest
 
 HOSTS = ["host-a", "host-a", "host-b", "host-b"]
 

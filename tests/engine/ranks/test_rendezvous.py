@@ -7,7 +7,7 @@ import sys
 import pytest
 from launching import ROOT, environment
 
-from engine.rendezvous import explain, meeting
+from engine.ranks.rendezvous import explain, meeting
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from launching import ROOT, BackgroundRun, environment, free_port, run_jobs
 from toy_data import write_toy_config, write_toy_shards
 
 from engine.metrics import read_metrics
-from engine.ranks import World
-from engine.stopping import Deadline, Stopping, describe_wish, encode_wish
+from engine.ranks.stopping import Deadline, Stopping, describe_wish, encode_wish
+from engine.ranks.world import World
 
 
 def test_a_wish_to_stop_says_which_signal_reached_which_rank() -> None:

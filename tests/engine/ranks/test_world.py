@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from engine.ranks import World, one_clear_error
+from engine.ranks.world import World, one_clear_error
 
 
 @pytest.fixture
