@@ -34,7 +34,7 @@ from benchmarks.loader_peers import (
 )
 from benchmarks.measuring import benchmark_parser, fork_workers_safely, keep_to_cores, spread, tree_cpu_s, write_result
 from benchmarks.photographs import write_photographs
-from tools.images import Encoding
+from tools.shards.images import Encoding
 
 Open = Callable[[Setting], AbstractContextManager[Batches]]
 

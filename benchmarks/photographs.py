@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tools.convert import Settings, convert
-from tools.images import Encoding
-from tools.sources import Source, SourceSplit
+from tools.shards.convert import Settings, convert
+from tools.shards.images import Encoding
+from tools.shards.sources import Source, SourceSplit
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # the generator is that of the tests
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from benchmarks.photographs import NUM_CLASSES, photograph_jpeg
 from pipeline.shards.index import build_index, index_path
-from tools.files import ShardWriter
+from tools.shards.files import ShardWriter
 
 _IMAGES_IN_A_TAR, _KEY_CHARS = 20, 10
 

@@ -20,8 +20,8 @@ from benchmarks.photographs import photographs, write_photographs
 from engine.ranks.world import World
 from pipeline.shards.index import open_index
 from pipeline.shards.reader import SampleReader
-from tools.convert import Settings, convert
-from tools.images import Encoding
+from tools.shards.convert import Settings, convert
+from tools.shards.images import Encoding
 
 HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))
 

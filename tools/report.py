@@ -45,8 +45,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _report(arguments: Sequence[str] | None) -> str:
     options = _parse(arguments)
-    from tools.files import write_atomically
     from tools.report_page import render
+    from tools.shards.files import write_atomically
 
     if (options.folder / "study.json").is_file():
         from tools.report_study import report_study

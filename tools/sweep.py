@@ -54,7 +54,7 @@ def describe(lines: list[dict[str, Any]]) -> str:
 
 
 def _write_files(lines: list[dict[str, Any]], folder: Path) -> None:
-    from tools.files import write_atomically
+    from tools.shards.files import write_atomically
     from tools.sweep_plot import draw
 
     sink = io.StringIO()

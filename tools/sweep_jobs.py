@@ -28,7 +28,7 @@ from pipeline.selection.magnitude import check_estimate
 from pipeline.selection.rules import rule_from_text, rule_name
 from pipeline.shards.index import ShardIndex, open_index
 from tools.command import bar_interval_s
-from tools.files import write_atomically
+from tools.shards.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from pipeline.shards.exclusion import Exclusion, exclusion_path, known_samples
 from pipeline.shards.index import BadShardsError, ShardIndex, build_index, group_tars
 from pipeline.shards.tars import Fault, Scan
 from tools.command import bar_interval_s
-from tools.dali_index import write_dali_index
-from tools.exclude import exclude_faulty, read_bad_samples
-from tools.images import DEFAULT_QUALITY, FORMATS, Encoding
-from tools.stats import collect_stats, describe_stats
-from tools.verify import read_indexes, verify_folder
+from tools.shards.dali_index import write_dali_index
+from tools.shards.exclude import exclude_faulty, read_bad_samples
+from tools.shards.images import DEFAULT_QUALITY, FORMATS, Encoding
+from tools.shards.stats import collect_stats, describe_stats
+from tools.shards.verify import read_indexes, verify_folder
 
 if TYPE_CHECKING:
-    from tools.convert import Conversion
+    from tools.shards.convert import Conversion
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,9 +42,9 @@ def _convert(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     # Imported here: webdataset brings torch with it, which the other commands and the workers do without.
-    from tools.convert import Settings, convert
-    from tools.journal import JOURNAL_NAME
-    from tools.sources import open_source
+    from tools.shards.convert import Settings, convert
+    from tools.shards.journal import JOURNAL_NAME
+    from tools.shards.sources import open_source
 
     if options.workers < 1:
         raise ValueError(f"workers {options.workers}; allowed is 1 or more")
@@ -96,7 +96,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _print_conversion(conversion: "Conversion", options: argparse.Namespace) -> None:
     """What the shards hold, for people or for programs."""
-    from tools.convert import REJECTED_NAME
+    from tools.shards.convert import REJECTED_NAME
 
     rejected = conversion.dataset["rejected"]
     if options.json:

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.shards.index import INDEX_SUFFIX, build_index, open_index
-from tools.dali_index import write_dali_index
-from tools.files import ShardWriter, write_atomically
-from tools.images import Encoding
-from tools.journal import JOURNAL_NAME, Journal, Rejected, ShardRecord, describe_difference
-from tools.sources import Source, SourceSplit
-from tools.workers import Prepared, prepare_in_order
+from tools.shards.dali_index import write_dali_index
+from tools.shards.files import ShardWriter, write_atomically
+from tools.shards.images import Encoding
+from tools.shards.journal import JOURNAL_NAME, Journal, Rejected, ShardRecord, describe_difference
+from tools.shards.sources import Source, SourceSplit
+from tools.shards.workers import Prepared, prepare_in_order
 
 FORMAT_VERSION = 1
 DATASET_NAME = "dataset.json"

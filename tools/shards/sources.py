@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tools.fashion_mnist import CLASSES, FILES, find_fashion_mnist, read_fashion_mnist
+from tools.shards.fashion_mnist import CLASSES, FILES, find_fashion_mnist, read_fashion_mnist
 
 KINDS = "fashion-mnist, fashion-mnist:DIR, imagefolder:DIR, csv:FILE, parquet:DIR, torchvision:NAME"
 _SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

@@ -17,8 +17,8 @@ from pipeline.shards.exclusion import exclusion_path, known_samples, read_exclus
 from pipeline.shards.index import ShardIndex, index_path, list_splits, read_index
 from pipeline.shards.tars import Fault, Row, scan_shard
 from tools.command import bar_interval_s
-from tools.dali_index import render_dali_index
-from tools.images import LOADABLE_FORMATS, decode
+from tools.shards.dali_index import render_dali_index
+from tools.shards.images import LOADABLE_FORMATS, decode
 
 DATASET_NAME = "dataset.json"
 

@@ -15,8 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import numpy.typing as npt
 
-from tools.images import Encoding, prepare
-from tools.sources import ReadSample
+from tools.shards.images import Encoding, prepare
+from tools.shards.sources import ReadSample
 
 Prepared = tuple[bytes, str, int] | str
 """(image bytes, extension, label), or the reason why the image is rejected."""

@@ -39,7 +39,7 @@ def test_what_torch_raises_becomes_one_line_and_code_2(capsys: pytest.CaptureFix
 
 def test_a_rendezvous_that_never_returns_is_given_up() -> None:
     program = (
-        "import time; from engine import rendezvous; rendezvous._GRACE_S = 0.0\n"
+        "import time; from engine.ranks import rendezvous; rendezvous._GRACE_S = 0.0\n"
         "with rendezvous.meeting(0.2): time.sleep(60)"
     )
     done = subprocess.run(
@@ -57,7 +57,7 @@ def test_a_rendezvous_that_never_returns_is_given_up() -> None:
 
 def test_nothing_happens_later_to_ranks_that_met() -> None:
     program = (
-        "import time; from engine import rendezvous; rendezvous._GRACE_S = 0.0\n"
+        "import time; from engine.ranks import rendezvous; rendezvous._GRACE_S = 0.0\n"
         "with rendezvous.meeting(0.2): pass\n"
         "time.sleep(0.5)"
     )

@@ -19,10 +19,10 @@ from shard_files import image_bytes
 
 from pipeline.shards.index import open_index
 from pipeline.shards.reader import SampleReader
-from tools.convert import Settings, convert, divide
-from tools.images import Encoding
-from tools.shards import main
-from tools.sources import Source, SourceSplit, open_source
+from tools.shards.__main__ import main
+from tools.shards.convert import Settings, convert, divide
+from tools.shards.images import Encoding
+from tools.shards.sources import Source, SourceSplit, open_source
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 50

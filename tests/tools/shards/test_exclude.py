@@ -7,7 +7,7 @@ from shard_files import image_bytes, write_tar
 
 from pipeline.shards.exclusion import read_exclusion
 from pipeline.shards.index import open_index
-from tools.shards import main
+from tools.shards.__main__ import main
 
 
 def verify(folder: Path, *options: str) -> int:

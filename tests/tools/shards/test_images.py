@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from shard_files import image_bytes
 
-from tools.images import Encoding, prepare
+from tools.shards.images import Encoding, prepare
 
 
 def reopen(data: bytes) -> Image.Image:

@@ -16,9 +16,9 @@ from PIL import Image
 from shard_files import image_bytes
 
 from tools import fashion_mnist
-from tools.fashion_mnist import FILES, find_fashion_mnist, read_fashion_mnist
-from tools.images import Encoding, prepare
-from tools.sources import open_source
+from tools.shards.fashion_mnist import FILES, find_fashion_mnist, read_fashion_mnist
+from tools.shards.images import Encoding, prepare
+from tools.shards.sources import open_source
 
 
 def put(path: Path, data: bytes) -> Path:
@@ -199,7 +199,7 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
     """Writes a Fashion-MNIST of 5 and 3 images, and lets nothing on this machine stand in for it."""
     small = {split: (*names[:2], count) for (split, names), count in zip(FILES.items(), (5, 3), strict=True)}
     monkeypatch.setattr(fashion_mnist, "FILES", small)
-    monkeypatch.setattr("tools.sources.FILES", small)
+    monkeypatch.setattr("tools.shards.sources.FILES", small)
     monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", Path("/nowhere"))
 
     def write(folder: Path) -> Path:

@@ -8,8 +8,8 @@ from photographs import jpeg_bytes, write_image_folder
 from shard_files import write_shard, write_tar
 
 from pipeline.shards.index import build_index, open_index
-from tools.shards import main
-from tools.verify import verify_folder
+from tools.shards.__main__ import main
+from tools.shards.verify import verify_folder
 
 
 @pytest.fixture(scope="module")

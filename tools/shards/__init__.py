@@ -1,0 +1,1 @@
+"""Shards on the command line."""
