@@ -8,7 +8,7 @@ already there, and of both together; which of them limits; and what time the sch
 Shapes are warmed up first, and the stages are measured in turn, several times over. Images are read in the order of
 training, so a data set that fits into memory is read from there after its first pass, as in training.
 
-The loader is split as ``tools/profile_loader.py`` tells. A training step is split into forward, backward and optimizer,
+The loader is split as ``tools/profile/loader.py`` tells. A training step is split into forward, backward and optimizer,
 and in further steps under torch's profiler the exchange between ranks is found, which lies within these three.
 
 Exit codes: 0 done; 2 an input that cannot be used; 3 an image that cannot be decoded or a shard that changed (one line
@@ -34,10 +34,10 @@ from engine.ranks.preflight import check_same_inputs, check_same_software
 from engine.ranks.world import World, join_world, leave_world, on_first_rank, one_clear_error
 from engine.train import Prepared, prepare, quiet
 from tools.command import add_picture_argument
-from tools.profile_measure import profile_run, stages_to_profile
-from tools.profile_plot import draw
-from tools.profile_result import Profile, describe
-from tools.profile_trace import write_traces
+from tools.profile.measure import profile_run, stages_to_profile
+from tools.profile.plot import draw
+from tools.profile.result import Profile, describe
+from tools.profile.trace import write_traces
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -36,8 +36,8 @@ from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection.magnitude import MagnitudeScorer
 from pipeline.selection.snapshots import fixed_board
-from tools.profile_loader import time_loader_until
-from tools.profile_trace import chrome_trace, communication_s, profiled
+from tools.profile.loader import time_loader_until
+from tools.profile.trace import chrome_trace, communication_s, profiled
 
 _PROFILED_STEPS = 2  # at a time; torch's profiler slows them down a little
 _MATMUL_SIZE = {"cpu": 1024, "cuda": 8192}

@@ -11,9 +11,9 @@ from engine.train import Prepared
 from pipeline.batch import Batch
 from pipeline.graph.graph import LastPart
 from pipeline.plan.schedule import PatchSchedule, Stage
-from tools.profile_bench import Bench
-from tools.profile_loader import augments
-from tools.profile_result import LoaderParts, Profile, Rate, StageProfile
+from tools.profile.bench import Bench
+from tools.profile.loader import augments
+from tools.profile.result import LoaderParts, Profile, Rate, StageProfile
 from tools.schedule import flops_per_image
 
 _MIN_STEPS = 2

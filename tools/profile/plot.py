@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from tools.colours import BLUE, GREEN, ORANGE
-from tools.profile_result import Profile
+from tools.profile.result import Profile
 
 _LINES = (
     ("loader", "loader alone", BLUE, "o"),

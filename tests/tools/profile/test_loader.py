@@ -11,8 +11,8 @@ from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
 from pipeline.graph.graph import GraphSettings, LastPart
 from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import ShardIndex
-from tools.profile_loader import augments, time_loader_until
-from tools.profile_result import LoaderParts
+from tools.profile.loader import augments, time_loader_until
+from tools.profile.result import LoaderParts
 
 BATCH_SIZE = 8
 

@@ -15,10 +15,10 @@ from engine.ranks.world import World
 from engine.train import prepare
 from pipeline.config import ScheduleConfig
 from pipeline.plan.schedule import PatchSchedule, Stage
-from tools.profile import command, parse_arguments
-from tools.profile_bench import plans_at
-from tools.profile_measure import stages_to_profile
-from tools.profile_result import LoaderParts, Profile, Rate, StageProfile, describe, pays_down_to
+from tools.profile.__main__ import command, parse_arguments
+from tools.profile.bench import plans_at
+from tools.profile.measure import stages_to_profile
+from tools.profile.result import LoaderParts, Profile, Rate, StageProfile, describe, pays_down_to
 from tools.schedule import flops_per_image
 
 HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))

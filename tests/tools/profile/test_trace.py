@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import DeviceType
 
-from tools.profile_trace import communication_s, exposed, merged, write_traces
+from tools.profile.trace import communication_s, exposed, merged, write_traces
 
 spans = st.lists(
     st.tuples(st.integers(0, 30), st.integers(0, 8)).map(lambda one: (one[0], one[0] + one[1])), max_size=8

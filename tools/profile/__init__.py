@@ -1,0 +1,1 @@
+"""Throughput per stage of the schedule."""
