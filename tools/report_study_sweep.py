@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 from tools.report_page import Picture, mean_and_spread, table
 from tools.report_plot import Series, draw_lines, looks
 from tools.report_study_files import Study
-from tools.study_result import mean_and_stdev
+from tools.study.result import mean_and_stdev
 
 SWEEP_TEXT = (
     "The results above show each trained model patches by one rule. Here the same models are shown patches by several, "

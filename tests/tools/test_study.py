@@ -13,8 +13,8 @@ import yaml
 from launching import ROOT, environment, python_module
 from toy_data import write_toy_config, write_toy_shards
 
-from tools.study import main
-from tools.study_spec import jobs_of, jobs_of_machine, load_study
+from tools.study.__main__ import main
+from tools.study.spec import jobs_of, jobs_of_machine, load_study
 
 # Stands in for the trainer: it leaves behind what a run leaves, as fast as its keep rate is low.
 FAKE = """

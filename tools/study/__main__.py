@@ -30,8 +30,8 @@ from typing import Any
 from engine.command_line import STOPPED_EXIT_CODE, Parser
 from tools.command import show
 from tools.shards.files import write_atomically
-from tools.study_result import read_records, record_of, result, steps_in_the_time_of, table
-from tools.study_spec import Job, StudySpec, jobs_of, jobs_of_machine, load_study
+from tools.study.result import read_records, record_of, result, steps_in_the_time_of, table
+from tools.study.spec import Job, StudySpec, jobs_of, jobs_of_machine, load_study
 
 _STDERR = 2
 

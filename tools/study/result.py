@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from engine.metrics import read_metrics
-from tools.study_spec import Job, StudySpec, differences
+from tools.study.spec import Job, StudySpec, differences
 
 _LOSS_POINTS = 200
 _CLOCKS = {"wall": "train_wall_s", "cpu": "train_cpu_s"}
