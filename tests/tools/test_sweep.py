@@ -18,7 +18,7 @@ from engine.evaluation.inference import Classifier
 from engine.evaluation.trained import load_trained, validation_images
 from engine.models.build import training_flops_per_image
 from pipeline.shards.index import open_index
-from tools.sweep import main
+from tools.sweep.__main__ import main
 
 
 @pytest.fixture(scope="module")

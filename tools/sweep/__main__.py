@@ -55,7 +55,7 @@ def describe(lines: list[dict[str, Any]]) -> str:
 
 def _write_files(lines: list[dict[str, Any]], folder: Path) -> None:
     from tools.shards.files import write_atomically
-    from tools.sweep_plot import draw
+    from tools.sweep.plot import draw
 
     sink = io.StringIO()
     writer = csv.DictWriter(sink, _COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -102,7 +102,7 @@ def _sweep(options: argparse.Namespace) -> int:
         import torch.distributed as dist
 
         from engine.ranks.world import join_world, leave_world, one_clear_error
-        from tools.sweep_jobs import sweep
+        from tools.sweep.jobs import sweep
 
     world = join_world()
     try:

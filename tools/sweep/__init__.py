@@ -1,0 +1,1 @@
+"""Accuracy and speed of trained models over keep rates and rules."""
