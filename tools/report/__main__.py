@@ -45,17 +45,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _report(arguments: Sequence[str] | None) -> str:
     options = _parse(arguments)
-    from tools.report_page import render
+    from tools.report.page import render
     from tools.shards.files import write_atomically
 
     if (options.folder / "study.json").is_file():
-        from tools.report_study import report_study
-        from tools.report_study_files import read_study
+        from tools.report.study import report_study
+        from tools.report.study_files import read_study
 
         report = report_study(read_study(options.folder, options.runs, options.sweep))
     else:
-        from tools.report_files import read_run
-        from tools.report_run import report_run
+        from tools.report.files import read_run
+        from tools.report.run import report_run
 
         report = report_run(read_run(options.folder, options.sweep, options.profile))
     page = render(report)

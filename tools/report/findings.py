@@ -1,7 +1,7 @@
 """What a study found, in sentences that are worked out from its figures."""
 
-from tools.report_study_files import FULL, Study, Variant
-from tools.report_study_sweep import best_rules
+from tools.report.study_files import FULL, Study, Variant
+from tools.report.study_sweep import best_rules
 
 _LOW = "0.4"
 

@@ -5,10 +5,10 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from engine.config import RunConfig, dump_config
-from tools.report_files import RunFiles
-from tools.report_mosaic import mosaics, run_rule
-from tools.report_page import Picture, Report, pairs, table, tag
-from tools.report_run_pictures import draw_losses, draw_schedule, draw_speed, draw_sweep, draw_validation
+from tools.report.files import RunFiles
+from tools.report.mosaic import mosaics, run_rule
+from tools.report.page import Picture, Report, pairs, table, tag
+from tools.report.run_pictures import draw_losses, draw_schedule, draw_speed, draw_sweep, draw_validation
 
 _HARDWARE_WORDS = {"cpu": "processor", "memory_gib": "memory, GiB", "gpus": "GPUs"}
 

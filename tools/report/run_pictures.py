@@ -1,9 +1,9 @@
 """The pictures of a run's report, but for its mosaics."""
 
 from engine.metrics import stage_table
-from tools.report_files import RunFiles
-from tools.report_page import Picture
-from tools.report_plot import Series, draw_bars, draw_lines, looks, smoothed
+from tools.report.files import RunFiles
+from tools.report.page import Picture
+from tools.report.plot import Series, draw_bars, draw_lines, looks, smoothed
 
 _MAX_BARS = 14
 

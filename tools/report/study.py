@@ -4,19 +4,19 @@ from functools import partial
 from xml.etree.ElementTree import Element
 
 from engine.config import dump_config
-from tools.report_findings import findings
-from tools.report_mosaic import mosaics
-from tools.report_page import Picture, Report, mean_and_spread, pairs, table, tag
-from tools.report_run import MOSAIC_TEXT, hardware_list
-from tools.report_study_files import FULL, Study, Variant
-from tools.report_study_pictures import (
+from tools.report.findings import findings
+from tools.report.mosaic import mosaics
+from tools.report.page import Picture, Report, mean_and_spread, pairs, table, tag
+from tools.report.run import MOSAIC_TEXT, hardware_list
+from tools.report.study_files import FULL, Study, Variant
+from tools.report.study_pictures import (
     draw_accuracy_over_keep_rate,
     draw_accuracy_over_time,
     draw_keep_rates,
     draw_losses,
     draw_time_and_accuracy,
 )
-from tools.report_study_sweep import SWEEP_TEXT, draw_sweep, sweep_table, swept
+from tools.report.study_sweep import SWEEP_TEXT, draw_sweep, sweep_table, swept
 
 _LOW = "0.4"  # the second keep rate of the table, as the keys of a study write it
 

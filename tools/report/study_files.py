@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.config import RunConfig, load_config
-from tools.report_files import read_json, read_sweep
+from tools.report.files import read_json, read_sweep
 from tools.study.result import hardware_in_words, mean_and_stdev
 
 FULL = "1.0"  # full patches, as the keys of a study write the keep rate

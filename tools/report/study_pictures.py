@@ -6,9 +6,9 @@ import numpy as np
 
 from engine.run_plan import build_schedule
 from pipeline.shards.index import open_index
-from tools.report_page import Picture
-from tools.report_plot import Look, Series, draw_lines, draw_points, looks, smoothed
-from tools.report_study_files import FULL, Study, Variant
+from tools.report.page import Picture
+from tools.report.plot import Look, Series, draw_lines, draw_points, looks, smoothed
+from tools.report.study_files import FULL, Study, Variant
 
 _TIMES = {"train_wall_s": "seconds of training", "train_cpu_s": "seconds of training, CPU time"}
 _OVER_TIME = "Top-1 with all patches on the validation set while training goes on: means over the seeds."

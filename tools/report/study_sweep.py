@@ -4,9 +4,9 @@ import statistics
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from tools.report_page import Picture, mean_and_spread, table
-from tools.report_plot import Series, draw_lines, looks
-from tools.report_study_files import Study
+from tools.report.page import Picture, mean_and_spread, table
+from tools.report.plot import Series, draw_lines, looks
+from tools.report.study_files import Study
 from tools.study.result import mean_and_stdev
 
 SWEEP_TEXT = (

@@ -17,9 +17,9 @@ from engine.config import dump_config, load_config
 from engine.evaluation.inference import Classifier
 from engine.evaluation.trained import validation_images
 from engine.run_plan import build_schedule
-from tools.report import main
-from tools.report_page import bullets, table, tag
-from tools.report_plot import looks, smoothed
+from tools.report.__main__ import main
+from tools.report.page import bullets, table, tag
+from tools.report.plot import looks, smoothed
 
 STAGES = {0.2: 2, 0.4: 6, 0.6: 9, 0.8: 13, 1.0: 16}
 SEARCHED = {"top1": 0.5, "top5": 1.0, "images_per_s": 9.0, "forward_flops_per_image": 10**6, "bytes_per_image": 99}

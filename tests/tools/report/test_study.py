@@ -7,10 +7,10 @@ from finished_run import write_finished_run
 from study_file import study, variant, write_study
 
 from engine.config import load_config
-from tools.report import main
-from tools.report_findings import findings
-from tools.report_study_files import read_study
-from tools.report_study_sweep import swept
+from tools.report.__main__ import main
+from tools.report.findings import findings
+from tools.report.study_files import read_study
+from tools.report.study_sweep import swept
 
 
 def test_the_findings_are_worked_out_from_the_figures(tmp_path: Path) -> None:
