@@ -15,8 +15,8 @@ from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.rules import patchify
 from pipeline.shards.index import open_index
-from tools.inspect import inspect_step, main, row_label
-from tools.inspect_picture import greyed_out
+from tools.inspect.__main__ import inspect_step, main, row_label
+from tools.inspect.picture import greyed_out
 
 NUM_STEPS = 24  # two epochs of 96 images in batches of 8
 
@@ -165,7 +165,7 @@ def test_the_table_names_every_sample(capsys: pytest.CaptureFixture[str], config
 
 def test_reading_a_plan_needs_no_image(capsys: pytest.CaptureFixture[str], config: Path) -> None:
     code = (
-        "import sys; from tools.inspect import main; "
+        "import sys; from tools.inspect.__main__ import main; "
         f"assert main(['--config', {str(config)!r}, '--step', '0']) == 0; assert 'nvidia.dali' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)

@@ -183,7 +183,7 @@ def _shown(arguments: Sequence[str] | None) -> str:
     options = _parse(arguments)
     shown = inspect_step(load_config(options.config, options.set), options.step, options.rank, options.world)
     if options.png is not None:
-        from tools.inspect_picture import draw  # here, so that a plan is printed without waiting for DALI
+        from tools.inspect.picture import draw  # here, so that a plan is printed without waiting for DALI
 
         names = class_names(shown.index)
         labels = [row_label(shown.plan, row, names) for row in range(shown.plan.num_rows)]

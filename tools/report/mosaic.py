@@ -13,7 +13,7 @@ from engine.evaluation.inference import Classifier
 from engine.evaluation.trained import build_run_model, load_trained, validation_images
 from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.rules import gather_patches, patchify, rule_from_text, rule_name
-from tools.inspect_picture import greyed_out
+from tools.inspect.picture import greyed_out
 from tools.report.page import Picture
 
 KEEP_RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
