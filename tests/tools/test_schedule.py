@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.config import ScheduleConfig
 from pipeline.plan.schedule import PatchSchedule
-from tools.schedule import main
+from tools.schedule.__main__ import main
 
 BASE: dict[str, Any] = {
     "data": {"train": "nowhere", "val": "nowhere", "num_train_samples": 90_000, "num_classes": 10},

@@ -129,7 +129,7 @@ def _shown(arguments: Sequence[str] | None) -> str:
     options = _parse(arguments)
     shown = preview(load_config(options.config, options.set))
     if options.png is not None:
-        from tools.schedule_plot import draw
+        from tools.schedule.plot import draw
 
         draw(shown.schedule, shown.stages, f"{shown.config.name}: {_title(shown.config)}", options.png)
     return json.dumps(shown.as_json(), indent=2) if options.json else describe(shown)

@@ -1,0 +1,1 @@
+"""A schedule before its run."""
