@@ -226,7 +226,7 @@ def _shown(arguments: Sequence[str] | None) -> str:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     title = f"{trained.config.name}: agreement with the exact magnitude rule on {len(images)} validation images"
     if options.png is not None:
-        from tools.agreement_plot import draw
+        from tools.agreement.plot import draw
 
         draw(rules, title, options.png)
     return describe(title, rules)

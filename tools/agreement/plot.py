@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from tools.colours import BLACK, BLUE, GREEN, VERMILION
 
 if TYPE_CHECKING:
-    from tools.agreement import Rule
+    from tools.agreement.__main__ import Rule
 
 _LOOKS = {
     "magnitude, exact": (BLACK, "*"),

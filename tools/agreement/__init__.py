@@ -1,0 +1,1 @@
+"""Every rule beside the paper's."""
