@@ -296,7 +296,7 @@ def test_what_is_off_brings_no_operator_and_no_input(photos: ShardIndex) -> None
 # The GPU's operators, which exist on a CPU as well
 
 
-def run_nodes(images: np.ndarray, arrays: dict[str, list[np.ndarray]], nodes: Callable[..., Any]) -> np.ndarray:
+def run_nodes(images: np.ndarray, arrays: dict[str, list[np.ndarray]], operators: Callable[..., Any]) -> np.ndarray:
     names = list(arrays)
 
     def source(_: int) -> list[list[np.ndarray]]:
@@ -306,7 +306,7 @@ def run_nodes(images: np.ndarray, arrays: dict[str, list[np.ndarray]], nodes: Ca
     def graph() -> Any:
         layouts = ["HWC", *[""] * len(names)]
         pixels, *inputs = fn.external_source(source=source, num_outputs=len(layouts), batch=True, layout=layouts)
-        return nodes(pixels, dict(zip(names, inputs)))  # noqa: B905, conditionals know no strict
+        return operators(pixels, dict(zip(names, inputs)))  # noqa: B905, conditionals know no strict
 
     [pixels] = graph().run()
     return np.array(pixels.as_tensor())
@@ -319,7 +319,7 @@ def test_the_gpus_operators_mix_and_erase_as_numpy_does(photos: ShardIndex, mode
     arrays = {name: arrays[name] for name in augmentation.input_names(data.augment, on_gpu=True)}
     color = mean_color(data).tolist()
 
-    def nodes(images: Any, inputs: dict[str, Any]) -> Any:
+    def operators(images: Any, inputs: dict[str, Any]) -> Any:
         images = nodes.blend(images, inputs["partner"], inputs["blend_weight"])
         images = nodes.paste_boxes(
             images, inputs["paste_ids"], inputs["paste_anchors"], inputs["paste_shapes"], data.image_size
@@ -330,7 +330,7 @@ def test_the_gpus_operators_mix_and_erase_as_numpy_does(photos: ShardIndex, mode
             images, inputs["erase_noise"], inputs["noise_anchors"], inputs["erased"], data.image_size
         )
 
-    got = run_nodes(before(photos, plan), arrays, nodes)
+    got = run_nodes(before(photos, plan), arrays, operators)
     difference = np.abs(got.astype(int) - full_images(photos, plan, data))
     assert difference.max() <= 1
     assert difference.mean() <= 0.01

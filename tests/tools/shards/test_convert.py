@@ -24,7 +24,7 @@ from tools.shards.convert import Settings, convert, divide
 from tools.shards.images import Encoding
 from tools.shards.sources import Source, SourceSplit, open_source
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NUM_IMAGES = 50
 
 

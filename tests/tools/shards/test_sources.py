@@ -15,7 +15,7 @@ import torchvision
 from PIL import Image
 from shard_files import image_bytes
 
-from tools import fashion_mnist
+from tools.shards import fashion_mnist
 from tools.shards.fashion_mnist import FILES, find_fashion_mnist, read_fashion_mnist
 from tools.shards.images import Encoding, prepare
 from tools.shards.sources import open_source
