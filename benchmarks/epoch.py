@@ -33,11 +33,11 @@ from tqdm import tqdm
 from benchmarks.loader_peers import Setting, stopped_workers, timm_webdataset_loader
 from benchmarks.measuring import benchmark_parser, fork_workers_safely, keep_to_cores, spread, write_result
 from benchmarks.photographs import write_photographs
+from engine.loading import open_loader
 from engine.optim import build_optimizer, param_groups
 from engine.ranks.world import World, join_world, leave_world
 from engine.task import training_loss
 from engine.train import Prepared, build_engine, prepare, quiet
-from engine.trainer import patch_loader
 from pipeline.loader import train_plans
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import TrainPlanner
@@ -146,15 +146,7 @@ class OurSide:
             stop_step=planner.schedule.total_steps,
             micro_batch_size=run.plan.micro_batches.size,
         )
-        loader = patch_loader(
-            plans,
-            config=run.config,
-            largest_micro_batch=run.plan.micro_batches.fixed_size,
-            world=world,
-            index=run.train_index,
-            planner=planner,
-            snapshots=None,
-        )
+        loader = open_loader(planner, plans, run.config, world, batch_size=run.plan.micro_batches.fixed_size)
 
         def train(batch: Any, num_kept: int) -> None:
             assert batch.plan.stage.num_kept == num_kept

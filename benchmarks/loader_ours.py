@@ -11,11 +11,12 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 
 from benchmarks.loader_peers import Batches, Setting
-from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.config import DataConfig
 from pipeline.graph import nodes
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex, open_index
 from pipeline.shards.reader import SampleReader
 
@@ -67,14 +68,11 @@ def data_config(folder: Path, setting: Setting, more: dict[str, Any]) -> DataCon
 @contextmanager
 def open_ours(ours: Ours, setting: Setting, keep_rate: float) -> Iterator[Batches]:
     """The loader as training opens it."""
-    index, planner = planned(ours, setting, keep_rate)
+    _, planner = planned(ours, setting, keep_rate)
     plans = train_plans(planner, first_step=0, stop_step=_MANY_STEPS, micro_batch_size=setting.batch_size)
     loader = PatchLoader(
-        index,
+        planner,
         plans,
-        data=planner.data,
-        selection=planner.selection,
-        crop=planner.data.augment.crop,
         batch_size=setting.batch_size,
         num_threads=setting.workers,
         device_id=0 if planner.data.device == "gpu" else None,

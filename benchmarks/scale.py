@@ -30,9 +30,10 @@ from benchmarks.loader_ours import Ours
 from benchmarks.loader_peers import Setting
 from benchmarks.measuring import benchmark_parser, spread, write_result
 from benchmarks.synthetic import SyntheticSamples, write_large_data_set
-from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
-from pipeline.plan.schedule import PatchSchedule
+from pipeline.config import DataConfig
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import TrainPlanner, steps_per_epoch
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import open_index
 
 STEP_SAMPLES = 1024

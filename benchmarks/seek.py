@@ -25,9 +25,10 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from engine.ranks.hardware import describe_hardware
-from pipeline.config import DataConfig, Duration, ScheduleConfig, SelectionConfig
-from pipeline.plan.schedule import PatchSchedule
+from pipeline.config import DataConfig, Duration
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import TrainPlanner, steps_per_epoch
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import map_file
 
 RESULT = Path("benchmarks/results/seek.json")

@@ -59,11 +59,8 @@ def soak_loader(config: RunConfig, num_samples: int) -> list[Reading]:
     plans = train_plans(planner, first_step=0, stop_step=num_steps, micro_batch_size=batch)
     this, started, readings = psutil.Process(), time.monotonic(), []
     with PatchLoader(
-        index,
+        planner,
         plans,
-        data=config.data,
-        selection=config.selection,
-        crop=config.data.augment.crop,
         batch_size=batch,
         num_threads=len(os.sched_getaffinity(0)),
     ) as loader:

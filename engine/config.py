@@ -8,9 +8,10 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from pipeline.config import DataConfig, Duration, DurationField, ScheduleConfig, SelectionConfig, Settings
+from pipeline.config import DataConfig, Duration, DurationField, Settings
 from pipeline.graph.route import Route, check_route, route_of
-from pipeline.plan.schedule import num_kept_at
+from pipeline.plan.schedule import ScheduleConfig, num_kept_at
+from pipeline.selection.config import SelectionConfig
 
 
 class ModelConfig(Settings):

@@ -16,6 +16,7 @@ from engine.bad_data import BadSampleLog, read_batches
 from engine.checkpoints.checkpoint import Checkpoints
 from engine.config import RunConfig
 from engine.evaluation.evaluate import Evaluation, evaluate, evaluation_from_line
+from engine.loading import open_loader
 from engine.metrics import IntervalClock, MetricsFile, read_metrics
 from engine.monitor import Monitor
 from engine.optim import learning_rate, set_learning_rate
@@ -27,12 +28,10 @@ from engine.snapshots import SNAPSHOT_FILE, publish_if_due, snapshot_state
 from engine.task import training_loss
 from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
-from pipeline.graph.decoded import DECODER
-from pipeline.graph.pixel_cache import open_cache
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
-from pipeline.plan.step import StepPlan, TrainPlanner
+from pipeline.plan.step import TrainPlanner
 from pipeline.selection.snapshots import SnapshotBoard
 from pipeline.shards.index import ShardIndex
 
@@ -144,42 +143,13 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
         rank=world.rank,
         world_size=world.size,
     )
-    return patch_loader(
+    return open_loader(
+        run.planner,
         plans,
-        config=config,
-        largest_micro_batch=max(plan.micro_batches.size(stage.num_kept) for stage in plan.schedule.stages()),
-        world=world,
-        index=run.train_index,
-        planner=run.planner,
+        config,
+        world,
+        batch_size=max(plan.micro_batches.size(stage.num_kept) for stage in plan.schedule.stages()),
         snapshots=run.snapshots,
-    )
-
-
-def patch_loader(
-    plans: Iterator[StepPlan],
-    *,
-    config: RunConfig,
-    largest_micro_batch: int,
-    world: World,
-    index: ShardIndex,
-    planner: TrainPlanner,
-    snapshots: SnapshotBoard | None,
-) -> PatchLoader:
-    """A loader of training batches, set up as the run's configuration says."""
-    return PatchLoader(
-        index,
-        plans,
-        data=config.data,
-        selection=config.selection,
-        crop=config.data.augment.crop,
-        batch_size=largest_micro_batch,
-        num_threads=config.data.num_threads or world.cores,
-        device_id=world.local_rank if config.data.device == "gpu" else None,
-        substitutes=planner if config.data.on_bad_sample == "skip" else None,
-        snapshots=snapshots,
-        seed=config.seed,
-        targets=config.task == "pretrain",
-        cache=open_cache(config.data.cache, index, world.rank, DECODER),
     )
 
 

@@ -1,16 +1,17 @@
-"""The settings of the input side: data, augmentation, selection and schedule.
+"""The settings of the input side: data and augmentation. Those of schedule and selection stand beside their tables.
 
 Plain validated values without behaviour; the engine's run configuration embeds them.
 """
 
-import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic_core import PydanticCustomError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -58,6 +59,19 @@ class Settings(BaseModel):
     """Base of every section of a configuration file: unknown keys are errors, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+def one_of(table: Mapping[str, Any]) -> AfterValidator:
+    """For a field that holds a name out of a table: any other is an error that lists them."""
+
+    def check(name: str) -> str:
+        if name not in table:
+            *others, last = (repr(one) for one in table)
+            expected = f"{', '.join(others)} or {last}"
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+        return name
+
+    return AfterValidator(check)
 
 
 class AutoAugmentConfig(Settings):
@@ -238,122 +252,3 @@ class DataConfig(Settings):
     @property
     def num_patches(self) -> int:
         return self.grid_size**2
-
-
-class SelectionConfig(Settings):
-    """Which patches are kept."""
-
-    rule: Literal["random", "grid", "contrast", "magnitude"] = Field(
-        "contrast", description="magnitude is the paper's; it looks through the model, the others at pixels or at none"
-    )
-    temperature: float = Field(
-        0.0, ge=0, description="0: the best patches; larger: sampled, with chances that grow with the score"
-    )
-    estimate: Literal["none", "rows", "sketch"] = Field(
-        "none",
-        description="for magnitude. none: the exact rule; rows: over some rows of the embedding; sketch: in its main "
-        "directions",
-    )
-    estimate_size: int = Field(32, ge=1, description="rows, or directions, of the estimate")
-    snapshot_at: Literal["start", "epoch", "stage"] = Field(
-        "epoch",
-        description="for magnitude: when the pipeline gets the model's embedding anew; at the start only, at each "
-        "epoch, or wherever the schedule changes its stage",
-    )
-
-    @model_validator(mode="after")
-    def _fits_the_rule(self) -> "SelectionConfig":
-        if self.temperature > 0 and self.rule not in ("contrast", "magnitude"):
-            raise ValueError(f"rule {self.rule!r} has no score that a temperature could soften; leave it at 0")
-        if self.estimate != "none" and self.rule != "magnitude":
-            raise ValueError(f"estimate {self.estimate!r} is of the rule 'magnitude'; rule {self.rule!r} has none")
-        return self
-
-    @property
-    def is_planned(self) -> bool:
-        """Whether the rule looks at no image, so that its choice is part of the plan."""
-        return self.rule in ("random", "grid")
-
-    @property
-    def needs_model(self) -> bool:
-        """Whether the rule looks through the model, so that the pipeline needs snapshots of its embedding."""
-        return self.rule == "magnitude"
-
-
-class ScheduleConfig(Settings):
-    """The share of patches kept at every step. What ``keep_rate`` holds depends on ``kind``.
-
-    =================== ======================================================================
-    constant            one rate, such as 0.6
-    linear, cosine      [low, high]: from low to high over the run
-    cyclic              [low, high]: up from low to high and down again within every epoch
-    steps               [[fraction of the run, rate], ...], the first fraction 0
-    choice              [[rate, weight], ...]: a keyed random choice at every step
-    =================== ======================================================================
-    """
-
-    kind: Literal["constant", "linear", "cosine", "cyclic", "steps", "choice"] = "constant"
-    keep_rate: float | list[float] | list[tuple[float, float]] = 1.0
-    rounding: float | None = Field(
-        0.2, description="grid that linear, cosine and cyclic are rounded to; null turns rounding off"
-    )
-    cooldown: DurationField = Field(
-        Duration.parse("0epochs"), description="length at the end of the run at full patches"
-    )
-
-    @model_validator(mode="after")
-    def _fits_the_kind(self) -> "ScheduleConfig":
-        for rate in self.rates():
-            if not 0 < rate <= 1:
-                raise ValueError(f"a keep rate lies in (0, 1], got {rate:g} for schedule kind {self.kind!r}")
-        if self.rounding is not None and not 0 < self.rounding <= 1:
-            raise ValueError(f"rounding is a grid in (0, 1] or null, got {self.rounding:g}")
-        if self.kind in ("linear", "cosine", "cyclic"):
-            self._check_ramp()
-        elif self.kind == "steps":
-            fractions = [fraction for fraction, _ in self.pairs()]
-            if fractions[0] != 0 or fractions != sorted(set(fractions)) or fractions[-1] >= 1:
-                raise ValueError(
-                    "steps are [fraction of the run, rate] pairs whose fractions rise from 0 and stay below 1; "
-                    f"got {fractions}"
-                )
-        elif self.kind == "choice":
-            weights = [weight for _, weight in self.pairs()]
-            if not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
-                raise ValueError(f"choice weights are finite, at least 0 and not all 0, got {weights}")
-        return self
-
-    def _check_ramp(self) -> None:
-        low, high = self.rates()
-        if low > high:
-            raise ValueError(f"keep_rate for {self.kind!r} is [low, high], got [{low:g}, {high:g}]")
-        if self.rounding is not None:
-            for rate in (low, high):
-                on_grid = round((1 - rate) / self.rounding) * self.rounding
-                if abs(on_grid - (1 - rate)) > 1e-9:
-                    raise ValueError(
-                        f"keep rate {rate:g} is not on the rounding grid of {self.rounding:g} (drop ratios 0, "
-                        f"{self.rounding:g}, {2 * self.rounding:g}, ...); choose another rate, another rounding, "
-                        "or rounding: null"
-                    )
-
-    def rates(self) -> list[float]:
-        """Every keep rate the configuration names."""
-        value = self.keep_rate
-        if self.kind == "constant":
-            if not isinstance(value, int | float):
-                raise ValueError(f"keep_rate for 'constant' is one number, such as 0.6; got {value}")
-            return [float(value)]
-        if self.kind in ("linear", "cosine", "cyclic"):
-            if not (isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)):
-                raise ValueError(f"keep_rate for {self.kind!r} is [low, high], such as [0.2, 1.0]; got {value}")
-            return [float(v) for v in value if isinstance(v, int | float)]
-        return [pair[1] if self.kind == "steps" else pair[0] for pair in self.pairs()]
-
-    def pairs(self) -> list[tuple[float, float]]:
-        """The pairs of ``steps`` and ``choice`` as they stand in the configuration."""
-        value = self.keep_rate
-        form = "[[fraction of the run, rate], ...]" if self.kind == "steps" else "[[rate, weight], ...]"
-        if not (isinstance(value, list) and value and all(isinstance(v, tuple | list) for v in value)):
-            raise ValueError(f"keep_rate for {self.kind!r} is {form}; got {value}")
-        return [(float(a), float(b)) for a, b in value]  # type: ignore[misc]

@@ -15,15 +15,15 @@ from nvidia.dali.pipeline import Pipeline
 from torch.profiler import record_function
 
 from pipeline.batch import Batch
-from pipeline.config import DataConfig, SelectionConfig
-from pipeline.graph.bad_samples import BadRow, Planner, RowReader, Rows
+from pipeline.graph.bad_samples import BadRow, RowReader, Rows
 from pipeline.graph.decoded import DecodedRows
 from pipeline.graph.graph import GraphSettings, SourceArrays, build_graph
-from pipeline.graph.on_device import gather_on_device, score_on_device
+from pipeline.graph.on_device import gather_on_device, open_device_scores
 from pipeline.graph.pixel_cache import PixelCache
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
-from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
-from pipeline.selection.rules import ids_dropped, select
+from pipeline.selection.config import SelectionConfig, open_scores, select
+from pipeline.selection.magnitude import EmbeddingSnapshot
+from pipeline.selection.patches import ids_dropped
 from pipeline.selection.snapshots import SnapshotBoard
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
@@ -65,17 +65,16 @@ class PatchLoader:
     The loader has no state to save: start it again with plans from the step you want.
 
     Args:
-        index: the data set the plans speak of.
+        planner: whose plans they are. What it plans with holds here too: data set, configuration, seed. Under
+            ``data.on_bad_sample: skip`` it names the substitutes of samples that cannot be used.
         plans: micro batches, whose sizes may differ.
         batch_size: rows of the largest of them.
         num_threads: DALI's worker threads.
         device_id: the GPU that decodes under ``data.device: gpu``, else None.
-        substitutes: replaces the samples that cannot be used; None: such a sample is an error.
+        targets: the batches carry the dropped patches too, apart from the kept ones.
         snapshots: of the model's embedding, for a rule that looks through the model, else None. The batches up to a
             snapshot's step are made before it, and those from it on wait until it is published.
-        seed: the run's, for what a rule draws once and for all.
-        targets: the batches carry the dropped patches too, apart from the kept ones.
-        cache: of decoded images of this index; closed with the loader.
+        cache: of decoded images of the planner's data set; closed with the loader.
 
     Raises:
         What reading raised, or a BadSampleError that names the images which cannot be decoded; when the batch it
@@ -84,28 +83,25 @@ class PatchLoader:
 
     def __init__(
         self,
-        index: ShardIndex,
+        planner: TrainPlanner | ValidationPlanner,
         plans: Iterator[StepPlan],
         *,
-        data: DataConfig,
-        selection: SelectionConfig,
-        crop: str,
         batch_size: int,
         num_threads: int,
         device_id: int | None = None,
-        substitutes: Planner | None = None,
-        snapshots: SnapshotBoard | None = None,
-        seed: int = 0,
         targets: bool = False,
+        snapshots: SnapshotBoard | None = None,
         cache: PixelCache | None = None,
     ) -> None:
+        index, data, selection = planner.samples, planner.data, planner.selection
+        assert isinstance(index, ShardIndex)
+        assert isinstance(selection, SelectionConfig)
         assert (snapshots is not None) == selection.needs_model
         self.wait_s = 0.0  # time the consumer has spent waiting so far
         self._bad: list[BadRow] = []  # of the batches given out since take_bad_rows was called
         self._plans, self._data = plans, data
-        self._snapshots, self._seed = snapshots, seed
+        self._snapshots, self._seed = snapshots, planner.seed
         self._snapshot: EmbeddingSnapshot | None = None  # that of the graph which runs
-        self._scorer: MagnitudeScorer | None = None
         self._reader, self._cache = SampleReader(index), cache
         # Plans that DALI has, with their rows as read, whose outputs it has not given back.
         self._issued: deque[tuple[StepPlan, Rows]] = deque()
@@ -117,13 +113,15 @@ class PatchLoader:
         self._settings = GraphSettings(
             data,
             selection,
-            crop,
+            planner.crop,
             batch_size,
             num_threads,
-            uniform_size=crop == "pad" and bool(np.all((index.width == size) & (index.height == size))),
+            uniform_size=planner.crop == "pad" and bool(np.all((index.width == size) & (index.height == size))),
             device_id=device_id,
             targets=targets,
+            training=planner.training,
         )
+        substitutes = planner if data.on_bad_sample == "skip" else None
         self._rows: RowReader | DecodedRows = RowReader(index, self._reader, self._settings, substitutes)
         if cache is not None or (data.echo > 1 and self._settings.augments):
             self._settings = replace(self._settings, decoded=True)
@@ -194,6 +192,7 @@ class PatchLoader:
     def _take_snapshot(self) -> bool:
         """Wait for the snapshot that the next plan needs, if the rule needs any; False if there is no next plan."""
         if self._snapshots is None:
+            self._open_scores()
             return True
         if not self._again:
             plan = next(self._plans, None)
@@ -204,15 +203,20 @@ class PatchLoader:
         self._snapshot = self._snapshots.wait_for(moment, self._closing.is_set)
         if self._snapshot is None:
             return False
-        self._scorer = MagnitudeScorer(self._snapshot, self._settings.selection, self._data.grid_size, self._seed)
+        self._open_scores()
         return True
 
-    def _build_graph(self) -> Pipeline:
-        return build_graph(self._source, self._settings, None if self._snapshots is None else self._score)
+    def _open_scores(self) -> None:
+        """What scores images under the snapshot of the graph that runs."""
+        open_for = open_scores if self._settings.device_id is None else open_device_scores
+        selection, grid_size = self._settings.selection, self._data.grid_size
+        self._scores: Any = open_for(selection, grid_size, snapshot=self._snapshot, seed=self._seed)
 
-    def _score(self, images: list[np.ndarray]) -> np.ndarray:
-        assert self._scorer is not None
-        return self._scorer.scores(images)
+    def _build_graph(self) -> Pipeline:
+        def score(images: list[np.ndarray]) -> np.ndarray:
+            return self._scores(images)  # a graph outlives its snapshot, and asks for the one in force
+
+        return build_graph(self._source, self._settings, score)
 
     def _batch(self, outputs: Any) -> Batch:
         _, rows = self._issued.popleft()
@@ -239,8 +243,8 @@ class PatchLoader:
         ids = np.array(on_cpu.as_tensor())
         if self._settings.device_id is not None:
             images = torch.from_dlpack(pixels.as_tensor())
-            if self._scorer is not None:
-                scores, noise = score_on_device(images, self._scorer).cpu().numpy(), ids
+            if self._scores is not None:
+                scores, noise = self._scores(images).cpu().numpy(), ids
                 ids = select(scores, noise, plan.stage.num_kept, self._data.grid_size, self._settings.selection)
         ids_keep = torch.from_numpy(ids)
         ids_target = torch.from_numpy(ids_dropped(ids, num_patches)) if self._settings.targets else None

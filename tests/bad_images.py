@@ -14,8 +14,10 @@ from pixels import train_planner
 from shard_files import write_tar
 
 from pipeline.batch import Batch
-from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.config import AugmentConfig, DataConfig
+from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import TrainPlanner
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex, build_index
 
 WIDTH, HEIGHT = 64, 48

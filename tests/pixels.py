@@ -10,10 +10,11 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.config import DataConfig
 from pipeline.graph.graph import GraphSettings, build_graph, source_arrays
-from pipeline.plan.schedule import PatchSchedule, Stage
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
 
@@ -29,7 +30,7 @@ def expected_image(index: ShardIndex, plan: StepPlan, row: int, data: DataConfig
     """Row ``row`` of a training plan as torchvision makes it from Pillow's image: uint8 [S, S, 3]."""
     image, size = stored_image(index, int(plan.sample_ids[row])), data.image_size
     top, left, bottom, right = (int(edge) for edge in plan.crops[row])
-    if plan.crop == "pad":
+    if data.augment.crop == "pad":
         if image.size != (size, size):
             image = F.resize(image, [size, size], InterpolationMode.BILINEAR, antialias=True)
         border = data.augment.pad_pixels
@@ -80,13 +81,24 @@ def run_graph(
     plans: Iterable[StepPlan],
     data: DataConfig,
     selection: SelectionConfig | None = None,
+    *,
+    crop: str | None = None,
     **settings: object,
 ) -> list[tuple[Pixels, npt.NDArray[np.int32]]]:
-    """(patches or images, ids_keep) of every plan, straight from the graph; no ids where it ends before selecting."""
+    """(patches or images, ids_keep) of every plan, straight from the graph; no ids where it ends before selecting.
+
+    Args:
+        crop: ``centre`` for validation's plans; by default those of training.
+    """
     plans = list(plans)
     options: dict = {"uniform_size": False, "num_threads": 1, "device_id": None} | settings
     of_graph = GraphSettings(
-        data, selection or SelectionConfig(), crop=plans[0].crop, batch_size=plans[0].num_rows, **options
+        data,
+        selection or SelectionConfig(),
+        crop=crop or data.augment.crop,
+        batch_size=plans[0].num_rows,
+        training=crop != "centre",
+        **options,
     )
     with SampleReader(index) as reader:
 

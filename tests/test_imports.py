@@ -1,4 +1,4 @@
-"""Dependencies point one way: tools -> engine -> pipeline."""
+"""Dependencies point one way: tools -> engine -> pipeline, and inside pipeline from the loader down to the files."""
 
 import ast
 import subprocess
@@ -10,6 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MAY_NOT_IMPORT = {"pipeline": {"engine", "tools", "tests"}, "engine": {"tools", "tests"}, "tools": {"tests"}}
 SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package).rglob("*.py"))
+# The rooms of pipeline from the top down; those of one floor know nothing of one another.
+FLOORS = (("loader",), ("batch",), ("graph",), ("selection",), ("plan",), ("shards",), ("config", "compiling", "files"))
+MOST_FILES, MOST_LINES = 24, 400
 
 # A schedule can be previewed, a plan made and shards indexed on a machine that has neither of these.
 HEAVY = ("torch", "nvidia.dali")
@@ -49,6 +52,17 @@ def imported_modules(source: str, package: str) -> set[str]:
     return found
 
 
+def room_floor(module: str) -> tuple[str, int]:
+    """The room of ``pipeline.ROOM...``, and its floor, counted from the top."""
+    room = module.split(".")[1]
+    (floor,) = [number for number, rooms in enumerate(FLOORS) if room in rooms]
+    return room, floor
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def is_in(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
@@ -74,6 +88,53 @@ def test_dependencies_point_one_way(path: Path) -> None:
         module for module in imported_modules(path.read_text(), package) if any(is_in(module, f) for f in forbidden)
     }
     assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "pipeline").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_inside_pipeline_dependencies_point_down(path: Path) -> None:
+    if path == ROOT / "pipeline" / "__init__.py":
+        return
+    room, floor = room_floor(module_name(path))
+    for module in imported_modules(path.read_text(), module_name(path.parent)):
+        if module.startswith("pipeline."):
+            other, below = room_floor(module)
+            assert other == room or below > floor, f"{module_name(path)} imports {module}"
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    names = {module_name(path): path for path in SOURCES}
+    imports = {
+        name: {module for module in imported_modules(path.read_text(), name.rpartition(".")[0]) if module in names}
+        for name, path in names.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        for module in sorted(imports[name] - done - {name}):
+            visit(module, (*way, name))
+        done.add(name)
+
+    for name in sorted(names):
+        visit(name, ())
+
+
+def test_folders_are_rooms_and_files_are_short() -> None:
+    for folder in {path.parent for path in SOURCES}:
+        count = len(list(folder.glob("*.py")))
+        assert count <= MOST_FILES, f"{folder.relative_to(ROOT)} holds {count} files"
+    for path in SOURCES:
+        lines = len(path.read_text().splitlines())
+        assert lines <= MOST_LINES, f"{path.relative_to(ROOT)} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_imports_an_entry(path: Path) -> None:
+    """What others need of a tool stands in a file named after it; its entry is the command line alone."""
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    assert not [module for module in imported_modules(path.read_text(), package) if ".__main__" in module]
 
 
 @pytest.mark.parametrize("name", LIGHT_MODULES)

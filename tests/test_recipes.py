@@ -161,11 +161,8 @@ def test_a_recipe_trains_a_step_on_a_reduced_batch(path: Path, photos: ShardInde
     optimizer = build_optimizer(groups, lr=rate, betas=config.optim.betas, eps=config.optim.eps)
     planner = TrainPlanner(photos, config.data, config.selection, plan.schedule, 6, config.seed)
     with PatchLoader(
-        photos,
+        planner,
         train_plans(planner, first_step=0, stop_step=1, micro_batch_size=6),
-        data=config.data,
-        selection=config.selection,
-        crop=config.data.augment.crop,
         batch_size=6,
         num_threads=2,
         snapshots=fixed_board(take_snapshot(vit, 0)) if config.selection.needs_model else None,

@@ -10,12 +10,13 @@ from torch import nn
 
 from engine.bad_data import DataError, read_batches
 from engine.config import RunConfig
+from engine.loading import open_loader
 from engine.models.patch_embed import PatchModel
 from engine.ranks.world import World
 from engine.snapshots import take_snapshot
 from engine.task import validation_sums
 from pipeline.graph.bad_samples import BadRow
-from pipeline.loader import PatchLoader, validation_plans
+from pipeline.loader import validation_plans
 from pipeline.plan.step import ValidationPlanner
 from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import ShardIndex
@@ -94,19 +95,13 @@ def evaluate(
     counts = torch.zeros(2, dtype=torch.float64, device=world.device)  # samples, bad ones
     with (
         torch.no_grad(),
-        PatchLoader(
-            index,
+        open_loader(
+            planner,
             validation_plans(planner, rank=world.rank, world_size=world.size),
-            data=config.data,
-            selection=config.selection,
-            crop="centre",
+            config,
+            world,
             batch_size=config.eval.micro_batch_size,
-            num_threads=config.data.num_threads or world.cores,
-            device_id=world.local_rank if config.data.device == "gpu" else None,
-            substitutes=planner if config.data.on_bad_sample == "skip" else None,
             snapshots=snapshots,
-            seed=config.seed,
-            targets=config.task == "pretrain",
         ) as loader,
     ):
         for batch in read_batches(loader):

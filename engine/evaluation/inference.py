@@ -6,7 +6,6 @@ The patches are selected by the functions the pipeline selects with, so a model 
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,14 +14,11 @@ from engine.models.build import build_model, configurable_options
 from engine.models.patch_embed import PatchModel
 from engine.snapshots import take_snapshot
 from pipeline.batch import Batch
-from pipeline.config import SelectionConfig
 from pipeline.graph.on_device import gather_on_device
-from pipeline.plan import keyed
-from pipeline.plan.keyed import Stream
+from pipeline.plan.keyed import KeyedRows, Stream
 from pipeline.plan.schedule import num_kept_at
-from pipeline.plan.step import noise_columns
-from pipeline.selection.magnitude import MagnitudeScorer
-from pipeline.selection.rules import RULE_FORMS, patch_contrast, rule_from_text, select
+from pipeline.selection.config import SelectionConfig, open_scores, rule_forms, rule_from_text, select
+from pipeline.selection.rules import Scores
 
 
 def load_classifier_run(folder: Path, overrides: list[str] | None = None) -> Trained:
@@ -65,7 +61,7 @@ class Classifier:
     def __init__(self, model: PatchModel, selection: SelectionConfig | None, seed: int = 0) -> None:
         self.model, self.selection, self.seed = model.eval(), selection, seed
         self.image_size, self._grid_size = model.patch_embed.img_size[0], model.patch_embed.grid_size[0]
-        self._scorers: dict[tuple[SelectionConfig, int], MagnitudeScorer] = {}
+        self._opened: dict[tuple[SelectionConfig, int], Scores | None] = {}
 
     @classmethod
     def load(cls, folder: Path, rule: str | SelectionConfig | None = None) -> "Classifier":
@@ -98,7 +94,7 @@ class Classifier:
             images: uint8 [B, S, S, 3], RGB, resized to ``image_size``, on any device; or a loader's batch, whose
                 patches are selected already.
             keep_rate: share of the patches to look at, in (0, 1]; None: all of them. Not with a batch.
-            rule: one of ``RULE_FORMS`` or a selection; None: the classifier's own. Not with a batch.
+            rule: one of ``rule_forms()``, or a selection; None: the classifier's own. Not with a batch.
             seed: key of what the rule draws; None: the classifier's own.
             first_row: row of the first image among the images that are drawn for; the images of one set given in
                 pieces count on, and in the order of the validation set they get the patches that validation keeps.
@@ -135,28 +131,19 @@ class Classifier:
         if num_kept == num_patches:  # whatever the rule
             return torch.arange(num_patches, dtype=torch.int32).expand(len(images), -1)
         if selection is None:
-            raise ValueError(f"an exported model has no rule of its own: name one, {RULE_FORMS}")
+            raise ValueError(f"an exported model has no rule of its own: name one, {rule_forms()}")
         seed = self.seed if seed is None else seed
-        noise = keyed.uniform(
-            seed,
-            Stream.VALIDATION_SELECTION,
-            0,
-            first_row=first_row,
-            num_rows=len(images),
-            num_columns=noise_columns(selection, num_patches),
-        )
-        scores = self._scores(images.cpu().numpy(), selection, seed)
-        return torch.from_numpy(select(scores, noise, num_kept, self._grid_size, selection))
+        rows = KeyedRows(seed, 0, first_row, len(images))
+        noise = rows.uniform(Stream.VALIDATION_SELECTION, selection.noise_columns(num_patches))
+        scores = self._scores(selection, seed)
+        table = None if scores is None else scores(list(images.cpu().numpy()))
+        return torch.from_numpy(select(table, noise, num_kept, self._grid_size, selection))
 
-    def _scores(self, images: np.ndarray, selection: SelectionConfig, seed: int) -> np.ndarray | None:
-        if selection.rule == "contrast":
-            return patch_contrast(images, self.image_size // self._grid_size)
-        if not selection.needs_model:
-            return None
-        if (selection, seed) not in self._scorers:
-            snapshot = take_snapshot(self.model, 0)
-            self._scorers[selection, seed] = MagnitudeScorer(snapshot, selection, self._grid_size, seed)
-        return self._scorers[selection, seed].scores(list(images))
+    def _scores(self, selection: SelectionConfig, seed: int) -> Scores | None:
+        if (selection, seed) not in self._opened:
+            snapshot = take_snapshot(self.model, 0) if selection.needs_model else None
+            self._opened[selection, seed] = open_scores(selection, self._grid_size, snapshot=snapshot, seed=seed)
+        return self._opened[selection, seed]
 
     def _check(self, images: Tensor) -> None:
         size = self.image_size

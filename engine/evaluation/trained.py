@@ -9,10 +9,10 @@ import numpy as np
 from engine.config import ConfigError, RunConfig, load_config
 from engine.models.build import build_model
 from engine.models.patch_embed import PatchModel
-from pipeline.config import SelectionConfig
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.step import ValidationPlanner
-from pipeline.selection.rules import unpatchify
+from pipeline.selection.config import SelectionConfig
+from pipeline.selection.patches import unpatchify
 from pipeline.shards.index import open_index
 
 
@@ -81,17 +81,12 @@ def validation_images(config: RunConfig, num_images: int) -> np.ndarray:
     index = open_index(config.data.val, "val")
     num_images = min(num_images, index.num_samples)
     rule = SelectionConfig(rule="grid")  # which one does not matter: every patch is kept
-    planner = ValidationPlanner(index, config.data, rule, 1.0, min(num_images, 64), config.seed)
+    data = config.data.model_copy(update={"device": "cpu"})
+    planner = ValidationPlanner(index, data, rule, 1.0, min(num_images, 64), config.seed)
     found: list[np.ndarray] = []
-    with PatchLoader(
-        index,
-        validation_plans(planner),
-        data=config.data.model_copy(update={"device": "cpu"}),
-        selection=rule,
-        crop="centre",
-        batch_size=planner.micro_batch_size,
-        num_threads=len(os.sched_getaffinity(0)),
-    ) as loader:
+    num_threads = len(os.sched_getaffinity(0))
+    plans = validation_plans(planner)
+    with PatchLoader(planner, plans, batch_size=planner.micro_batch_size, num_threads=num_threads) as loader:
         while sum(map(len, found)) < num_images:
             found.append(unpatchify(next(loader).patches.numpy(), config.data.patch_size))
     return np.concatenate(found)[:num_images]

@@ -9,16 +9,17 @@ import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline, do_not_convert
 
-from pipeline.config import DataConfig, SelectionConfig
+from pipeline.config import DataConfig
 from pipeline.graph import augmentation, compiled, nodes
 from pipeline.graph.route import route_of
-from pipeline.plan.step import Samples, StepPlan
-from pipeline.selection.rules import gather_patches, ids_dropped, select
+from pipeline.plan.step import CropKind, Samples, StepPlan
+from pipeline.selection.config import SelectionConfig, select
+from pipeline.selection.patches import gather_patches, ids_dropped
 
 # The inputs of ``input_names``: one array per row each, or one for all rows.
 SourceArrays = tuple[list[np.ndarray] | np.ndarray, ...]
 LastPart = Literal["decode", "augment", "select"]
-Scorer = Callable[[list[np.ndarray]], np.ndarray]  # images uint8 [S, S, 3] to float32 [B, N], by a model's embedding
+Scorer = Callable[[list[np.ndarray]], np.ndarray]  # images uint8 [S, S, 3] to float32 [B, N]
 
 # Every planned input: its DALI type and number of dimensions.
 _INPUTS = {
@@ -46,7 +47,7 @@ class GraphSettings:
     """What a graph is built for; a run has one for training and one for validation.
 
     Attributes:
-        crop: ``resized`` or ``pad``, as in the plans that will flow through.
+        crop: how the plans that will flow through make their crops.
         batch_size: rows of the largest batch; smaller ones may flow through too.
         uniform_size: every image is already ``image_size`` square, so a pad crop needs no resize.
         device_id: the GPU under ``data.device: gpu``, else None.
@@ -54,11 +55,12 @@ class GraphSettings:
         last_part: where the graph ends. What ends before the selection gives whole images and serves to measure what
             the parts of the work take.
         decoded: the images come decoded, as where some are kept for several steps. On a CPU.
+        training: images are augmented as the configuration says; validation's are not.
     """
 
     data: DataConfig
     selection: SelectionConfig
-    crop: str
+    crop: CropKind
     batch_size: int
     num_threads: int
     uniform_size: bool = False
@@ -66,11 +68,12 @@ class GraphSettings:
     targets: bool = False
     last_part: LastPart = "select"
     decoded: bool = False
+    training: bool = True
 
     @property
     def augments(self) -> bool:
-        """Whether images are augmented beyond crop and flip, where the configuration says so; validation's are not."""
-        return self.crop != "centre" and self.last_part != "decode"
+        """Whether images are augmented beyond crop and flip, where the configuration says so."""
+        return self.training and self.last_part != "decode"
 
     @property
     def selects_first(self) -> bool:
@@ -91,7 +94,9 @@ def input_names(settings: GraphSettings) -> tuple[str, ...]:
     )
     unused.add("encoded" if settings.decoded else "window")
     if settings.selection.is_planned:
-        unused |= {"noise"}
+        unused.add("noise")
+    elif on_gpu:
+        unused.add("ids_keep")  # chosen behind the graph
     if settings.selects_first:
         unused |= {"region_start", "region_end", "flip", "blend_weight", "cut_box"}  # in "sampling"
     else:
@@ -132,7 +137,7 @@ def source_arrays(plan: StepPlan, images: list[np.ndarray], settings: GraphSetti
         if settings.mixes and plan.augment is not None:
             partner, weight, box = (np.array(arrays[name]) for name in ("partner", "blend_weight", "cut_box"))
             mixing = partner, weight, box
-        scoring = settings.data.grid_size, selection.temperature, not selection.is_planned
+        scoring = settings.data.grid_size, selection.temperature, selection.of_rule.kernel
         given = 0 if settings.decoded else start  # where what the graph has of the image begins
         windows = np.concatenate([start - given, stop - given], axis=1)
         arrays["sampling"] = compiled.sampling_rows(regions, windows, plan.flips, scoring, mixing)
@@ -157,9 +162,9 @@ def window_corners(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -
     """Corners of the decoded (``resized``, ``centre``) or shifted (``pad``) window, whole pixels: int32 [B, 2] each."""
     crops = plan.crops.astype(np.float64)
     start, stop = crops[:, :2], crops[:, 2:]
-    if settings.device_id is not None and plan.crop != "pad":  # whole images are decoded there
+    if settings.device_id is not None and settings.crop != "pad":  # whole images are decoded there
         start, stop = np.zeros_like(start), sizes
-    elif plan.crop == "centre":
+    elif settings.crop == "centre":
         # torchvision resizes the whole image before it cuts: the filter sees what lies beyond the crop. A random crop
         # is cut out first, and the filter sees nothing beyond it.
         margin = _MARGIN_PIXELS * np.maximum((stop - start) / settings.data.image_size, 1)
@@ -194,11 +199,11 @@ def define_graph(
     """The graph fed by ``source(i)``, i = 0, 1, 2, ...; StopIteration from the source ends it.
 
     Args:
-        scorer: for rules that look through the model, on a CPU.
+        scorer: for rules that no kernel scores, on a CPU.
 
     Outputs of ``run()``: on a CPU (patches uint8 [B, K, P*P*3], ids_keep int32 [B, K]); with a GPU (images uint8
     [B, S, S, 3] on the GPU, ids_keep int32 [B, K] on the CPU), whose patches are gathered on the GPU, or for a rule
-    that looks through the model (images, noise float32 [B, C] on the CPU), whose patches are also selected there.
+    that looks at images (images, noise float32 [B, C] on the CPU), whose patches are also selected there.
     With ``targets`` on a CPU a third one, the dropped patches uint8 [B, N-K, P*P*3] in raster order. A graph that ends
     before the selection has one output, the images uint8 [B, S, S, 3].
     """
@@ -305,37 +310,29 @@ def _selected_first(inputs: Mapping[str, Any], settings: GraphSettings) -> tuple
 def _outputs(images: Any, inputs: Mapping[str, Any], settings: GraphSettings, scorer: Scorer | None) -> tuple[Any, ...]:
     if settings.last_part != "select":
         return (images,)
-    data, selection = settings.data, settings.selection
-    if settings.device_id is not None and selection.needs_model:
-        return images, inputs["noise"]
-    ids_keep = _selected(images, inputs, settings, scorer)
     if settings.device_id is not None:
-        return images, ids_keep
+        return images, inputs["ids_keep" if settings.selection.is_planned else "noise"]
+    data = settings.data
+    ids_keep = _selected(images, inputs, settings, scorer)
     patches = compiled.gather(images, ids_keep, data.patch_size)
     return (patches, ids_keep, _targets(images, ids_keep, data)) if settings.targets else (patches, ids_keep)
 
 
 def _selected(images: Any, inputs: Mapping[str, Any], settings: GraphSettings, scorer: Scorer | None) -> Any:
-    """The ids of the patches that are kept, int32 [K] on the CPU."""
+    """The ids of the patches that are kept of images on the CPU, int32 [K]."""
     data, selection, ids_keep = settings.data, settings.selection, inputs["ids_keep"]
     if selection.is_planned:
         return ids_keep
-    noise = inputs["noise"]
-    if selection.rule == "contrast" and settings.device_id is None:
-        return compiled.keep_contrast(images, ids_keep, noise, selection.temperature, data.patch_size)
-
-    def rank(scores: list[np.ndarray], noise: list[np.ndarray], ids: list[np.ndarray]) -> list[np.ndarray]:
-        table = np.stack(scores).reshape(len(scores), -1)
-        return list(select(table, np.stack(noise), len(ids[0]), data.grid_size, selection))
+    noise, kernel = inputs["noise"], selection.of_rule.kernel
+    if kernel is not None:
+        return compiled.keep_best(kernel, images, ids_keep, noise, selection.temperature, data.patch_size)
 
     def score_and_rank(images: list[np.ndarray], noise: list[np.ndarray], ids: list[np.ndarray]) -> list[np.ndarray]:
         assert scorer is not None
-        keeps_all = len(ids[0]) == data.num_patches
-        return rank(list(np.zeros((len(images), data.num_patches)) if keeps_all else scorer(images)), noise, ids)
+        num_kept, shape = len(ids[0]), (len(images), data.num_patches)
+        scores = np.zeros(shape) if num_kept == data.num_patches else scorer(images)
+        return list(select(scores, np.stack(noise), num_kept, data.grid_size, selection))
 
-    if selection.rule == "contrast":
-        scores = nodes.patch_contrast(images, data.image_size, data.patch_size).cpu()
-        return fn.python_function(scores, noise, ids_keep, function=rank, batch_processing=True)
     return fn.python_function(images, noise, ids_keep, function=score_and_rank, batch_processing=True)
 
 

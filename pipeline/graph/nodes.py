@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from nvidia.dali import fn, types
+from nvidia.dali.auto_aug import augmentations
 from nvidia.dali.auto_aug.augmentations import sharpness_kernel
 from nvidia.dali.auto_aug.core import augmentation, select, signed_bin
 from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
 from nvidia.dali.pipeline import do_not_convert
 
-from pipeline.plan.augmentation import NUM_MAGNITUDE_BINS
+from pipeline.plan.augmentation import AUTO_OPS, NUM_MAGNITUDE_BINS
 
 Node = Any  # a DALI DataNode; the operators' stubs accept several kinds
 Augmentation = Any  # what DALI's decorator ``augmentation`` makes of a function
@@ -85,17 +86,6 @@ def flip(images: Node, mirrored: Node) -> Node:
     return fn.flip(images, horizontal=mirrored)
 
 
-def patch_contrast(images: Node, image_size: int, patch_size: int) -> Node:
-    """Standard deviation of each patch's pixels around its mean colour, over 255: float32 [G, G], G patches a side.
-
-    The root mean square over the channels of each channel's own deviation: a flat patch scores 0 whatever its colour.
-    """
-    grid = image_size // patch_size
-    tiles = fn.reshape(images, shape=[grid, patch_size, grid, patch_size, 3])
-    means = fn.reductions.mean(tiles, axes=[1, 3], keep_dims=True)
-    return fn.reductions.rms(fn.reductions.std_dev(tiles, means, axes=[1, 3]), axes=[2]) / 255.0
-
-
 @augmentation(mag_range=(0, 0.9), randomly_negate=True, mag_to_param=sharpness_kernel, param_device="auto")
 def sharpness(images: Node, kernel: Node) -> Node:
     return fn.filter(images, kernel)
@@ -107,18 +97,29 @@ def equalize(images: Node, _: Node) -> Node:
 
 
 def auto_suite(kind: str) -> list[Augmentation]:
-    """DALI's suite for ``randaugment`` or ``trivialaugment``, in the order of ``AUTO_OPS``.
+    """The operations of ``OPERATIONS`` as DALI has them in its suite for ``randaugment`` or ``trivialaugment``.
 
-    Images move by up to 100 (TrivialAugment: 32) pixels of 224, and by the same share of another size.
+    Images move by up to 100 (TrivialAugment: 32) pixels of 224, and by the same share of another size. An operation
+    that the suite lacks is taken from DALI's collection by its name.
+
+    Raises:
+        ValueError: DALI has no such operation.
     """
-    suite = (
-        get_rand_augment_suite(use_shape=True, max_translate_rel=100 / 224)
-        if kind == "randaugment"
-        else get_trivial_augment_wide_suite(use_shape=True, max_translate_rel=32 / 224)
-    )
+    suite = _SUITES[kind]()
+    found = {one.name: one for one in suite}
     # The suites name two operators by their old names, and DALI prints a line for each.
-    renamed = {"sharpness": sharpness, "equalize": equalize}
-    return [renamed.get(one.name, one).augmentation(mag_range=one.mag_range) for one in suite]
+    found |= {name: one.augmentation(mag_range=found[name].mag_range) for name, one in _RENAMED.items()}
+    missing = [name for name in AUTO_OPS if name not in found and not hasattr(augmentations, name)]
+    if missing:
+        raise ValueError(f"DALI has no operation named {', '.join(missing)}, which the table of operations lists")
+    return [found.get(name) or getattr(augmentations, name) for name in AUTO_OPS]
+
+
+_RENAMED = {"sharpness": sharpness, "equalize": equalize}
+_SUITES: dict[str, Callable[[], list[Augmentation]]] = {
+    "randaugment": lambda: get_rand_augment_suite(use_shape=True, max_translate_rel=100 / 224),
+    "trivialaugment": lambda: get_trivial_augment_wide_suite(use_shape=True, max_translate_rel=32 / 224),
+}
 
 
 def auto_operations(kind: str) -> list[Callable[..., Node]]:

@@ -1,8 +1,13 @@
-"""Selection where the images are, in torch: what a GPU does after the DALI graph, and a CPU does inside of it."""
+"""Selection where the images are, in torch: what a GPU does after the DALI graph."""
+
+from collections.abc import Callable
 
 import torch
 
-from pipeline.selection.magnitude import MagnitudeScorer
+from pipeline.selection.config import SelectionConfig, open_scores
+from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
+
+DeviceScores = Callable[[torch.Tensor], torch.Tensor]  # uint8 [B, S, S, 3] to float32 [B, N] on the same device
 
 
 def gather_on_device(images: torch.Tensor, ids_keep: torch.Tensor, patch_size: int) -> torch.Tensor:
@@ -23,13 +28,55 @@ def gather_on_device(images: torch.Tensor, ids_keep: torch.Tensor, patch_size: i
     return tiles[rows, ids // grid, :, ids % grid].reshape(batch, ids.shape[1], -1)
 
 
-def score_on_device(images: torch.Tensor, scorer: MagnitudeScorer) -> torch.Tensor:
+def magnitude_on_device(images: torch.Tensor, scorer: MagnitudeScorer) -> torch.Tensor:
     """``scorer.scores`` in torch: float32 [B, N] on the device of ``images``, uint8 [B, S, S, 3]."""
-    batch, size = images.shape[:2]
-    grid = scorer.grid_size
-    tiles = images.reshape(batch, grid, size // grid, grid, -1).transpose(2, 3)
-    patches = tiles.reshape(batch, grid * grid, -1).float()
+    patches = _patches(images, scorer.grid_size).float()
     kernel, offsets, rest = (torch.from_numpy(array).to(images.device) for array in scorer.arrays())
     embedded = patches @ kernel.T + offsets
     total = embedded.square().sum(2).add(rest).sqrt() if scorer.is_squared else embedded.abs().sum(2)
     return total * scorer.scale
+
+
+def contrast_on_device(images: torch.Tensor, grid_size: int) -> torch.Tensor:
+    """``rules.contrast_scores`` in torch, the same to the last bit: float32 [B, N] from uint8 [B, S, S, 3]."""
+    pixels = _patches(images, grid_size).unflatten(2, (-1, 3)).long()
+    num_pixels = pixels.shape[2]
+    spread = num_pixels * pixels.square().sum(2) - pixels.sum(2).square()
+    return (spread.sum(2).double().div(3).sqrt() / (num_pixels * 255)).float()
+
+
+def open_device_scores(
+    selection: SelectionConfig, grid_size: int, *, snapshot: EmbeddingSnapshot | None = None, seed: int = 0
+) -> DeviceScores | None:
+    """``open_scores`` for images that lie on a device; None where the rule looks at no image.
+
+    A rule that is not in ``_IN_TORCH`` scores copies of the images on the CPU.
+    """
+    score = open_scores(selection, grid_size, snapshot=snapshot, seed=seed)
+    if score is None:
+        return None
+    if selection.rule in _IN_TORCH:
+        return _IN_TORCH[selection.rule](selection, grid_size, snapshot, seed)
+    return lambda images: torch.from_numpy(score(list(images.cpu().numpy()))).to(images.device)
+
+
+def _contrast(_: SelectionConfig, grid_size: int, snapshot: EmbeddingSnapshot | None, seed: int) -> DeviceScores:
+    return lambda images: contrast_on_device(images, grid_size)
+
+
+def _magnitude(
+    selection: SelectionConfig, grid_size: int, snapshot: EmbeddingSnapshot | None, seed: int
+) -> DeviceScores:
+    assert snapshot is not None
+    scorer = MagnitudeScorer(snapshot, selection, grid_size, seed)
+    return lambda images: magnitude_on_device(images, scorer)
+
+
+_IN_TORCH = {"contrast": _contrast, "magnitude": _magnitude}
+
+
+def _patches(images: torch.Tensor, grid_size: int) -> torch.Tensor:
+    """[B, N, P*P*3] of [B, S, S, 3], in (row, column, channel) order."""
+    batch, size = images.shape[:2]
+    tiles = images.reshape(batch, grid_size, size // grid_size, grid_size, -1).transpose(2, 3)
+    return tiles.reshape(batch, grid_size * grid_size, -1)

@@ -7,7 +7,8 @@ Their pixels differ by a level here and there, and ``contrast`` ranks a few patc
 
 from typing import Literal
 
-from pipeline.config import DataConfig, SelectionConfig
+from pipeline.config import DataConfig
+from pipeline.selection.config import SelectionConfig
 
 Route = Literal["resample_first", "select_first"]
 
@@ -21,7 +22,7 @@ def why_not_select_first(data: DataConfig, selection: SelectionConfig, *, target
     augment = data.augment
     if data.device != "cpu":
         return f"data.device is {data.device}"
-    if selection.needs_model:
+    if not selection.is_planned and selection.of_rule.kernel is None:
         return f"selection.rule {selection.rule} looks at whole images"
     if targets:
         return "task pretrain needs the dropped patches too"

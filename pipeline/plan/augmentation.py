@@ -1,23 +1,51 @@
 """The planned part of augmentation beyond crop and flip, as arrays: every choice, strength, partner and box."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 
 from pipeline.config import AugmentConfig, AutoAugmentConfig
-from pipeline.plan import keyed
 from pipeline.plan.erasing import NUM_ERASE_DRAWS, plan_boxes
-from pipeline.plan.keyed import Stream
+from pipeline.plan.keyed import KeyedRows, Stream
 from pipeline.plan.mixing import NUM_MIX_DRAWS, partners, plan_pairs
 
-# The operations of DALI's suites for RandAugment and TrivialAugment, in DALI's order.
-AUTO_OPS = (
-    *("translate_x", "translate_y", "shear_x", "shear_y", "rotate"),
-    *("brightness", "contrast", "color", "sharpness"),
-    *("posterize", "solarize", "equalize", "auto_contrast", "identity"),
-)
-SIGNED_OPS = AUTO_OPS[:9]  # go either way
-PLAIN_OPS = AUTO_OPS[11:]  # know no magnitude
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation of automatic augmentation.
+
+    Attributes:
+        kind: what it does to an image: an affine warp, a table for each channel, a blend with grey or with the smoothed
+            image, a table made from the whole image's values, or nothing.
+        goes_either_way: its magnitude is negated at random.
+        has_magnitude: it is stronger or weaker.
+    """
+
+    kind: Literal["affine", "table", "blend", "smoothed", "histogram", "nothing"]
+    goes_either_way: bool = False
+    has_magnitude: bool = True
+
+
+# The operations of DALI's suites for RandAugment and TrivialAugment. Plans count them in this order, so a changed list
+# changes what is drawn: it is part of a run's identity.
+OPERATIONS: dict[str, Operation] = {
+    "translate_x": Operation("affine", goes_either_way=True),
+    "translate_y": Operation("affine", goes_either_way=True),
+    "shear_x": Operation("affine", goes_either_way=True),
+    "shear_y": Operation("affine", goes_either_way=True),
+    "rotate": Operation("affine", goes_either_way=True),
+    "brightness": Operation("table", goes_either_way=True),
+    "contrast": Operation("blend", goes_either_way=True),
+    "color": Operation("blend", goes_either_way=True),
+    "sharpness": Operation("smoothed", goes_either_way=True),
+    "posterize": Operation("table"),
+    "solarize": Operation("table"),
+    "equalize": Operation("histogram", has_magnitude=False),
+    "auto_contrast": Operation("histogram", has_magnitude=False),
+    "identity": Operation("nothing", has_magnitude=False),
+}
+AUTO_OPS = tuple(OPERATIONS)
 NUM_MAGNITUDE_BINS = 31
 MAX_MAGNITUDE = 10.0
 
@@ -68,43 +96,28 @@ class AugmentPlan:
         return replace(self, mix_labels=np.where(is_here, labels[partner], self.mix_labels))
 
 
-def plan_augment(
-    augment: AugmentConfig, image_size: int, labels: np.ndarray, *, seed: int, step: int, first_row: int
-) -> AugmentPlan | None:
+def plan_augment(augment: AugmentConfig, image_size: int, labels: np.ndarray, rows: KeyedRows) -> AugmentPlan | None:
     """What is done to rows of a training step beyond crop and flip; None where nothing is.
 
     Raises:
         ValueError: images are mixed in pairs and the rows are not pairs.
     """
-    num_rows = len(labels)
     parts: dict[str, np.ndarray] = {}
-
-    def draws(stream: Stream, num_columns: int) -> np.ndarray:
-        return keyed.uniform(seed, stream, step, first_row=first_row, num_rows=num_rows, num_columns=num_columns)
-
     if augment.auto is not None:
-        drawn = draws(Stream.AUTO_AUGMENT, num_auto_draws(augment.auto))
+        drawn = rows.uniform(Stream.AUTO_AUGMENT, num_auto_draws(augment.auto))
         parts["auto_ops"], parts["auto_bins"], parts["auto_signs"] = plan_auto(drawn, augment.auto)
     if augment.color_jitter > 0:
-        parts["jitter"] = 1 + np.float32(augment.color_jitter) * (2 * draws(Stream.COLOR_JITTER, 3) - 1)
+        parts["jitter"] = 1 + np.float32(augment.color_jitter) * (2 * rows.uniform(Stream.COLOR_JITTER, 3) - 1)
     if augment.mixes:
-        check_pairs(num_rows, "rows a rank")
-        drawn = keyed.uniform(
-            seed,
-            Stream.MIX,
-            step,
-            first_row=first_row // 2,
-            num_rows=num_rows // 2,
-            num_columns=NUM_MIX_DRAWS,
-        )
-        weights, boxes = plan_pairs(drawn, augment, image_size)
+        check_pairs(rows.count, "rows a rank")
+        weights, boxes = plan_pairs(rows.pairs.uniform(Stream.MIX, NUM_MIX_DRAWS), augment, image_size)
         parts["mix_weights"], parts["cut_boxes"] = np.repeat(weights, 2), np.repeat(boxes, 2, axis=0)
-        parts["mix_labels"] = labels[partners(first_row, num_rows)]
+        parts["mix_labels"] = labels[partners(rows.first, rows.count)]
     if augment.erase_probability > 0:
-        drawn = draws(Stream.ERASE, NUM_ERASE_DRAWS)
+        drawn = rows.uniform(Stream.ERASE, NUM_ERASE_DRAWS)
         parts["erase_boxes"] = plan_boxes(drawn, augment.erase_probability, image_size)
         if augment.erase_mode == "pixel":
-            parts["erase_keys"] = keyed.words(seed, Stream.ERASE_NOISE, step, num_rows, first_row)
+            parts["erase_keys"] = rows.words(Stream.ERASE_NOISE)
     return AugmentPlan(**parts) if parts else None
 
 
@@ -176,7 +189,8 @@ def plan_auto(draws: np.ndarray, auto: AutoAugmentConfig) -> tuple[np.ndarray, n
 
 def magnitude_of(op: str, magnitude_bin: int, sign: int) -> float | None:
     """The magnitude that a bin stands for, -10 to 10; None for an operation that knows none."""
-    if op in PLAIN_OPS:
+    operation = OPERATIONS[op]
+    if not operation.has_magnitude:
         return None
     magnitude = magnitude_bin * MAX_MAGNITUDE / (NUM_MAGNITUDE_BINS - 1)
-    return -magnitude if sign and op in SIGNED_OPS else magnitude
+    return -magnitude if sign and operation.goes_either_way else magnitude

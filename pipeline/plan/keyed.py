@@ -5,6 +5,7 @@ generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
 be lost or that could depend on the number of ranks, threads or prefetched batches.
 """
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -68,3 +69,33 @@ def uniform(seed: int, stream: Stream, counter: int, *, first_row: int, num_rows
         halves >>= np.uint32(8)
         np.multiply(halves[:, :num_columns], np.float32(2.0**-24), out=rows, dtype=np.float32, casting="unsafe")
     return numbers
+
+
+@dataclass(frozen=True)
+class KeyedRows:
+    """Some rows of a table of random numbers: those of one step that one rank plans.
+
+    Attributes:
+        counter: which table of a stream; in training the step.
+        first, count: the rows, as they are numbered in the global batch.
+    """
+
+    seed: int
+    counter: int
+    first: int
+    count: int
+
+    def uniform(self, stream: Stream, num_columns: int) -> np.ndarray:
+        """float32 [count, num_columns] in [0, 1)."""
+        return uniform(
+            self.seed, stream, self.counter, first_row=self.first, num_rows=self.count, num_columns=num_columns
+        )
+
+    def words(self, stream: Stream) -> np.ndarray:
+        """One word for each row: uint64 [count]."""
+        return words(self.seed, stream, self.counter, self.count, self.first)
+
+    @property
+    def pairs(self) -> "KeyedRows":
+        """A row for every two of these, which begin at an even one."""
+        return KeyedRows(self.seed, self.counter, self.first // 2, self.count // 2)

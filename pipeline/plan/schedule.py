@@ -1,20 +1,67 @@
 """The patch sampling schedule: a pure map from a training step to the share of patches kept.
 
-The arithmetic of linear, cosine and cyclic is that of McDanel & Huynh, "Accelerating Vision Transformer Training via a
-Patch Sampling Schedule" (arXiv 2208.09520): a *drop* ratio runs from 0.8 to -0.1, is clamped to [0, 1] and rounded to
-the nearest 0.2. A step stands for the middle of its stretch of the ramp, so that a cycle falls as it rose. The ramp
-overshoots 0 by half a rounding step so that full patches get as long a stage as the others.
+What each kind of schedule does stands in ``pipeline/plan/ramps.py``.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from pipeline.config import ScheduleConfig
-from pipeline.plan import keyed
-from pipeline.plan.keyed import Stream
+from pipeline.config import Duration, DurationField, Settings, one_of
+from pipeline.plan.ramps import KINDS, Kind, Laid
+
+_FORMS = "; ".join(f"{name}: {kind.form.text}, {kind.about}" for name, kind in KINDS.items())
+
+
+class ScheduleConfig(Settings):
+    """The share of patches kept at every step. What ``keep_rate`` holds depends on ``kind``, one of ``ramps.KINDS``."""
+
+    kind: Annotated[str, one_of(KINDS)] = "constant"
+    keep_rate: float | list[float] | list[tuple[float, float]] = Field(1.0, description=_FORMS)
+    rounding: float | None = Field(
+        0.2, description="grid that linear, cosine and cyclic are rounded to; null turns rounding off"
+    )
+    cooldown: DurationField = Field(
+        Duration.parse("0epochs"), description="length at the end of the run at full patches"
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> "ScheduleConfig":
+        for rate in self.rates():
+            if not 0 < rate <= 1:
+                raise ValueError(f"a keep rate lies in (0, 1], got {rate:g} for schedule kind {self.kind!r}")
+        if self.rounding is not None and not 0 < self.rounding <= 1:
+            raise ValueError(f"rounding is a grid in (0, 1] or null, got {self.rounding:g}")
+        self.of_kind.form.check(self.keep_rate, self.rounding, self.kind)
+        return self
+
+    @property
+    def of_kind(self) -> Kind:
+        return KINDS[self.kind]
+
+    def rates(self) -> list[float]:
+        """Every keep rate the configuration names.
+
+        Raises:
+            ValueError: ``keep_rate`` is not of the form that the kind asks for.
+        """
+        form = self.of_kind.form
+        try:
+            return form.rates(self.keep_rate)
+        except (ValueError, TypeError):
+            raise ValueError(f"keep_rate for {self.kind!r} is {form.text}; got {self.keep_rate}") from None
+
+    def keep_rates(self, laid: Laid) -> np.ndarray:
+        """Keep rate at each of some steps before the cooldown: float64, of their shape."""
+        return self.of_kind.keep_rates(self.keep_rate, laid)
+
+
+def nums_kept_at(keep_rates: np.ndarray | np.float64, num_patches: int) -> np.ndarray:
+    """``num_kept_at`` of many rates at once, unchecked: int64, of the same shape."""
+    return np.round(keep_rates * (num_patches + 1)).astype(np.int64) - 1
 
 
 def num_kept_at(keep_rate: float, num_patches: int) -> int:
@@ -25,7 +72,7 @@ def num_kept_at(keep_rate: float, num_patches: int) -> int:
     """
     if not 0 < keep_rate <= 1:
         raise ValueError(f"a keep rate lies in (0, 1], got {keep_rate:g}")
-    num_kept = round(keep_rate * (num_patches + 1)) - 1
+    num_kept = int(nums_kept_at(np.float64(keep_rate), num_patches))
     if num_kept < 1:
         smallest = 1.5 / (num_patches + 1)
         raise ValueError(
@@ -98,61 +145,17 @@ class PatchSchedule:
         steps = np.asarray(steps, dtype=np.int64)
         if steps.size and (steps.min() < 0 or steps.max() >= self.total_steps):
             raise ValueError(f"steps of this run are 0 to {self.total_steps - 1}, got {steps.min()} to {steps.max()}")
-        kind = self.config.kind
-        if kind == "constant":
-            rates = np.full(steps.shape, self.config.rates()[0])
-        elif kind == "steps":
-            rates = self._listed(steps)
-        elif kind == "choice":
-            rates = self._chosen(steps)
-        else:
-            rates = self._ramp(steps)
-        return np.where(steps < self.ramp_steps, rates, 1.0)
+        laid = Laid(steps, self.ramp_steps, self.steps_per_epoch, self.config.rounding, self.seed)
+        return np.where(steps < self.ramp_steps, self.config.keep_rates(laid), 1.0)
 
-    def _ramp(self, steps: np.ndarray) -> np.ndarray:
-        low, high = self.config.rates()
-        rounding = self.config.rounding
-        start, end = 1 - low, 1 - high - (rounding / 2 if rounding and low < high else 0)
-        if self.config.kind == "cyclic":
-            phase = (steps % self.steps_per_epoch + 0.5) / self.steps_per_epoch
-            progress = 1 - np.abs(2 * phase - 1)
-        else:
-            progress = (steps + 0.5) / max(self.ramp_steps, 1)
-        if self.config.kind == "cosine":
-            progress = (1 - np.cos(math.pi * progress)) / 2
-        drop = np.clip((1 - progress) * start + progress * end, 1 - high, 1 - low)
-        if rounding:
-            # Halves go to the smaller drop: then a ramp of 900 steps has stages of 100, 200, 200, 200 and 200 steps,
-            # and no stage depends on the last bit of a sum.
-            nearest = np.ceil(drop / rounding - 0.5 - 1e-9) * rounding
-            drop = np.clip(nearest, 1 - high, 1 - low)
-        return np.round(1 - drop, 9)
-
-    def _listed(self, steps: np.ndarray) -> np.ndarray:
-        fractions, rates = np.array(self.config.pairs()).T
-        first_steps = np.ceil(fractions * self.ramp_steps - 1e-9)
-        return rates[np.searchsorted(first_steps, steps, side="right") - 1]
-
-    def _chosen(self, steps: np.ndarray) -> np.ndarray:
-        rates, weights = np.array(self.config.pairs()).T
-        edges = np.cumsum(weights) / weights.sum()
-        flat = steps.reshape(-1)
-        runs = np.split(flat, np.flatnonzero(np.diff(flat) != 1) + 1) if flat.size else []
-        draws = [
-            keyed.uniform(self.seed, Stream.KEEP_RATE, 0, first_row=int(run[0]), num_rows=len(run), num_columns=1)
-            for run in runs
-        ]
-        drawn = np.concatenate(draws)[:, 0] if draws else np.empty(0)
-        return rates[np.searchsorted(edges[:-1], drawn, side="right")].reshape(steps.shape)
+    def nums_kept(self, steps: np.ndarray) -> np.ndarray:
+        """Patches kept at each of ``steps``: int64, of the same shape."""
+        return nums_kept_at(self.keep_rates(steps), self.num_patches)
 
     def stage(self, step: int) -> Stage:
         """The stage of one step, counted from 0."""
         keep_rate = float(self.keep_rates(np.array([step]))[0])
         return Stage(keep_rate, num_kept_at(keep_rate, self.num_patches))
-
-    def _chunks(self, size: int = 1 << 20) -> Iterator[tuple[int, np.ndarray]]:
-        for first in range(0, self.total_steps, size):
-            yield first, self.keep_rates(np.arange(first, min(first + size, self.total_steps)))
 
     def stages(self) -> list[StageSummary]:
         """The distinct stages of the run, fewest patches first. Known before the run, so every shape can be warmed up.
@@ -161,18 +164,21 @@ class PatchSchedule:
         few patches), the stage's ``keep_rate`` is their mean.
         """
         found: dict[int, StageSummary] = {}
-        for first, rates in self._chunks():
-            tokens = np.round(rates * (self.num_patches + 1))
-            order = np.argsort(tokens, kind="stable")
-            for at in np.split(order, np.flatnonzero(np.diff(tokens[order])) + 1):
-                new = self._summary(first + at, rates[at])
+        for steps in self._chunks():
+            rates, nums_kept = self.keep_rates(steps), self.nums_kept(steps)
+            order = np.argsort(nums_kept, kind="stable")
+            for at in np.split(order, np.flatnonzero(np.diff(nums_kept[order])) + 1):
+                new = self._summary(steps[at], rates[at], int(nums_kept[at[0]]))
                 old = found.get(new.num_kept)
                 found[new.num_kept] = self._merged(old, new) if old else new
         return [found[num_kept] for num_kept in sorted(found)]
 
-    def _summary(self, steps: np.ndarray, rates: np.ndarray) -> StageSummary:
+    def _chunks(self, size: int = 1 << 20) -> Iterator[np.ndarray]:
+        for first in range(0, self.total_steps, size):
+            yield np.arange(first, min(first + size, self.total_steps))
+
+    def _summary(self, steps: np.ndarray, rates: np.ndarray, num_kept: int) -> StageSummary:
         num_steps, rate = len(steps), float(rates[0])
-        num_kept = num_kept_at(rate, self.num_patches)
         mean = rate if rates.min() == rates.max() else float(rates.mean())
         return StageSummary(mean, num_kept, num_steps / self.total_steps, num_steps, int(steps[0]), int(steps[-1]))
 

@@ -10,12 +10,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from pipeline.config import DataConfig, SelectionConfig
+from pipeline.config import DataConfig
 from pipeline.plan import keyed
 from pipeline.plan.augmentation import AugmentPlan, check_repeats, order_positions, plan_augment
 from pipeline.plan.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
 from pipeline.plan.echo import plain_steps, views_left
-from pipeline.plan.keyed import Stream
+from pipeline.plan.keyed import KeyedRows, Stream
 from pipeline.plan.order import SampleOrder
 from pipeline.plan.schedule import PatchSchedule, Stage, num_kept_at
 
@@ -37,6 +37,16 @@ class Samples(Protocol):
         """Ids (rows of ``label``, ``width``, ``height``) of the samples at these places, 0 to num_samples - 1."""
 
 
+class Selection(Protocol):
+    """What a plan needs to know of how patches are selected."""
+
+    def noise_columns(self, num_patches: int) -> int:
+        """How many random numbers are taken for one image."""
+
+
+CropKind = Literal["resized", "pad", "centre"]
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """One rank's rows of one step.
@@ -48,9 +58,8 @@ class StepPlan:
         first_row: position of row 0 in the global batch (validation: in the data set).
         sample_ids: int64 [B].
         labels: int64 [B].
-        crop: how the crops were made: at random (``resized``, ``pad``) or for validation (``centre``).
-        crops: float32 [B, 4], (top, left, bottom, right) in pixels of the stored image; under ``pad`` in pixels of the
-            image resized to ``image_size``, and it may reach beyond the border.
+        crops: float32 [B, 4], (top, left, bottom, right) in pixels of the stored image; of the planner's ``crop`` kind
+            ``pad`` in pixels of the image resized to ``image_size``, and it may reach beyond the border.
         flips: bool [B], True for the mirror image.
         noise: float32 [B, C] in [0, 1), the selection's random numbers.
         counted: bool [B], False for rows that only fill up a validation batch.
@@ -62,7 +71,6 @@ class StepPlan:
     epoch: int
     stage: Stage
     first_row: int
-    crop: Literal["resized", "pad", "centre"]
     sample_ids: np.ndarray
     labels: np.ndarray
     crops: np.ndarray
@@ -109,16 +117,13 @@ def rank_rows(global_batch_size: int, rank: int, world_size: int) -> tuple[int, 
     return rank * num_rows, num_rows
 
 
-def noise_columns(selection: SelectionConfig, num_patches: int) -> int:
-    """How many random numbers a rule takes for one image."""
-    if selection.rule == "random" or selection.temperature > 0:
-        return num_patches
-    return 1 if selection.rule == "grid" else 0
-
-
 @dataclass(frozen=True)
 class TrainPlanner:
     """Plans training steps. Holds no state: any step of any rank may be asked for at any time.
+
+    Attributes:
+        crop: how crops are made, at random: ``resized`` or ``pad``.
+        training: images are augmented beyond crop and flip, where the configuration says so.
 
     Raises:
         ValueError: the global batch is larger than the data set, or holds too few samples for its repeats.
@@ -126,7 +131,7 @@ class TrainPlanner:
 
     samples: Samples
     data: DataConfig
-    selection: SelectionConfig
+    selection: Selection
     schedule: PatchSchedule
     global_batch_size: int
     seed: int
@@ -136,6 +141,14 @@ class TrainPlanner:
         check_repeats(self.data.augment.repeats, self.global_batch_size)
         order = SampleOrder(self.samples.shard_sizes, self.seed, self.data.shuffle, self.data.window_shards)
         object.__setattr__(self, "_order", order)
+
+    @property
+    def crop(self) -> CropKind:
+        return self.data.augment.crop
+
+    @property
+    def training(self) -> bool:
+        return True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -151,24 +164,22 @@ class TrainPlanner:
         stage = self.schedule.stage(step)
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
         rows, echo, echo_gap = first_row + np.arange(num_rows), self.data.echo, self.data.echo_gap
+        keyed_rows = KeyedRows(self.seed, step, first_row, num_rows)
         ids = self._sample_ids(plain_steps(step, rows, echo, echo_gap), rows)
         labels = self.samples.label[ids].astype(np.int64)
-        flips = self._draws(Stream.FLIP, step, first_row, num_rows, 1)[:, 0] < self.data.augment.flip_probability
-        num_columns = noise_columns(self.selection, self.data.num_patches)
         augment, image_size = self.data.augment, self.data.image_size
         return StepPlan(
             step=step,
             epoch=step // self.steps_per_epoch,
             stage=stage,
             first_row=first_row,
-            crop=self.data.augment.crop,
             sample_ids=ids,
             labels=labels,
-            crops=self._crops(step, first_row, ids),
-            flips=flips,
-            noise=self._draws(Stream.SELECTION, step, first_row, num_rows, num_columns),
+            crops=self._crops(keyed_rows, ids),
+            flips=keyed_rows.uniform(Stream.FLIP, 1)[:, 0] < augment.flip_probability,
+            noise=keyed_rows.uniform(Stream.SELECTION, self.selection.noise_columns(self.data.num_patches)),
             counted=np.ones(num_rows, dtype=bool),
-            augment=plan_augment(augment, image_size, labels, seed=self.seed, step=step, first_row=first_row),
+            augment=plan_augment(augment, image_size, labels, keyed_rows),
             views_left=views_left(step, rows, echo, echo_gap) if echo > 1 else None,
         )
 
@@ -189,7 +200,7 @@ class TrainPlanner:
             plan,
             sample_ids=ids,
             labels=labels,
-            crops=self._crops(plan.step, plan.first_row, ids),
+            crops=self._crops(KeyedRows(self.seed, plan.step, plan.first_row, len(ids)), ids),
             augment=None if plan.augment is None else plan.augment.with_labels(labels, plan.first_row),
         )
 
@@ -204,15 +215,12 @@ class TrainPlanner:
             ids[here] = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
         return ids
 
-    def _draws(self, stream: Stream, step: int, first_row: int, num_rows: int, num_columns: int) -> np.ndarray:
-        return keyed.uniform(self.seed, stream, step, first_row=first_row, num_rows=num_rows, num_columns=num_columns)
-
-    def _crops(self, step: int, first_row: int, ids: np.ndarray) -> np.ndarray:
-        augment, num_rows = self.data.augment, len(ids)
+    def _crops(self, rows: KeyedRows, ids: np.ndarray) -> np.ndarray:
+        augment = self.data.augment
         if augment.crop == "pad":
-            draws = self._draws(Stream.CROP, step, first_row, num_rows, 2)
-            return pad_crops(draws, self.data.image_size, augment.pad_pixels)
-        draws = self._draws(Stream.CROP, step, first_row, num_rows, NUM_CROP_DRAWS)
+            return pad_crops(rows.uniform(Stream.CROP, 2), self.data.image_size, augment.pad_pixels)
+        assert augment.crop == "resized"
+        draws = rows.uniform(Stream.CROP, NUM_CROP_DRAWS)
         return resized_crops(self.samples.height[ids], self.samples.width[ids], draws, augment)
 
 
@@ -222,14 +230,26 @@ class ValidationPlanner:
 
     All ranks take the same number of batches, so that collective operations inside the model match; rows past the end
     of the data set repeat its first sample and are not counted.
+
+    Attributes:
+        crop: how crops are made: the ``centre`` of the whole image resized.
+        training: False: images are never augmented.
     """
 
     samples: Samples
     data: DataConfig
-    selection: SelectionConfig
+    selection: Selection
     keep_rate: float
     micro_batch_size: int
     seed: int
+
+    @property
+    def crop(self) -> CropKind:
+        return "centre"
+
+    @property
+    def training(self) -> bool:
+        return False
 
     def num_batches(self, world_size: int = 1) -> int:
         """Batches that each rank takes."""
@@ -241,25 +261,17 @@ class ValidationPlanner:
         positions = first + np.arange(self.micro_batch_size)
         counted = positions < self.samples.num_samples
         ids = self.samples.sample_ids(np.where(counted, positions, 0))
-        noise = keyed.uniform(
-            self.seed,
-            Stream.VALIDATION_SELECTION,
-            0,
-            first_row=first,
-            num_rows=self.micro_batch_size,
-            num_columns=noise_columns(self.selection, self.data.num_patches),
-        )
+        rows = KeyedRows(self.seed, 0, first, self.micro_batch_size)
         return StepPlan(
             step=batch,
             epoch=0,
             stage=Stage(self.keep_rate, num_kept_at(self.keep_rate, self.data.num_patches)),
             first_row=first,
-            crop="centre",
             sample_ids=ids,
             labels=self.samples.label[ids].astype(np.int64),
             crops=self._crops(ids),
             flips=np.zeros(self.micro_batch_size, dtype=bool),
-            noise=noise,
+            noise=rows.uniform(Stream.VALIDATION_SELECTION, self.selection.noise_columns(self.data.num_patches)),
             counted=counted,
         )
 

@@ -9,18 +9,30 @@ pipeline saves. Two estimates of it read fewer numbers: ``rows`` sums over some 
 takes the L2 norm in the few directions of pixel space in which natural images vary and the embedding looks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 
-from pipeline.config import SelectionConfig
-from pipeline.plan import keyed
-from pipeline.plan.keyed import Stream
+from pipeline.plan.keyed import KeyedRows, Stream
+
+# Every estimate of the score, with what its size counts.
+ESTIMATES = {"sketch": "directions", "rows": "rows"}
 
 # Natural images as the first-order Markov field that transform coding assumes (Jain, "Fundamentals of Digital Image
 # Processing", 1989, section 2.9): correlation between neighbouring pixels, and between the channels of one pixel.
 _NEIGHBOUR_CORRELATION, _CHANNEL_CORRELATION = 0.95, 0.9
+
+
+class Estimated(Protocol):
+    """How the score is estimated; a ``SelectionConfig`` says it."""
+
+    @property
+    def estimate(self) -> str: ...
+    @property
+    def estimate_size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -66,13 +78,13 @@ class EmbeddingSnapshot:
         return cls(step, *(a.astype(np.float32) for a in (raw_kernel, offsets, mean_patch)))
 
 
-def check_estimate(selection: SelectionConfig, kernel: np.ndarray) -> None:
+def check_estimate(selection: Estimated, kernel: np.ndarray) -> None:
     """Raise ValueError for an estimate larger than the embedding, whose kernel is [D, P*P*3]."""
     limit = {"rows": kernel.shape[0], "sketch": min(kernel.shape), "none": None}[selection.estimate]
     if limit is not None and selection.estimate_size > limit:
         raise ValueError(
             f"selection.estimate_size is {selection.estimate_size}, but the embedding has no more than {limit} "
-            f"{'rows' if selection.estimate == 'rows' else 'directions'}; give a smaller size, or estimate: none"
+            f"{ESTIMATES[selection.estimate]}; give a smaller size, or estimate: none"
         )
 
 
@@ -90,7 +102,7 @@ class MagnitudeScorer:
         ValueError: an estimate larger than the embedding.
     """
 
-    def __init__(self, snapshot: EmbeddingSnapshot, selection: SelectionConfig, grid_size: int, seed: int) -> None:
+    def __init__(self, snapshot: EmbeddingSnapshot, selection: Estimated, grid_size: int, seed: int) -> None:
         self.grid_size = grid_size
         self._rest = np.zeros(1, dtype=np.float32)
         kernel, offsets = snapshot.kernel, snapshot.offsets
@@ -98,7 +110,7 @@ class MagnitudeScorer:
         self.is_squared = selection.estimate == "sketch"
         self.scale = 1.0
         if selection.estimate == "rows":
-            draws = keyed.uniform(seed, Stream.EMBEDDING_ROWS, 0, first_row=0, num_rows=kernel.shape[0], num_columns=1)
+            draws = KeyedRows(seed, 0, 0, kernel.shape[0]).uniform(Stream.EMBEDDING_ROWS, 1)
             rows = np.sort(np.argsort(draws[:, 0], kind="stable")[: selection.estimate_size])
             self.scale = kernel.shape[0] / len(rows)
             kernel, offsets = kernel[rows], offsets[:, rows]
@@ -129,7 +141,7 @@ class MagnitudeScorer:
         """What the score is computed from, float32: kernel [R, P*P*3], offsets [N, R] or [1, R], rest [N] or [1]."""
         return self._kernel_t.T, self._offsets, self._rest
 
-    def scores(self, images: list[np.ndarray]) -> np.ndarray:
+    def scores(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """float32 [B, N] from B images uint8 [S, S, 3]."""
         return np.stack([self.score(image) for image in images])
 

@@ -1,87 +1,52 @@
-"""Which patches of an image are kept.
+"""The rules by which patches are kept, in one table that everyone asks.
 
-A rule gives every patch a score; the ``num_kept`` best are kept and handed on in raster order, ties going to the lower
-patch index. These rules see only pixels or random numbers, never the model.
+A rule chooses patches from planned random numbers alone, or gives every patch a score, of which the ``num_kept`` best
+are kept; they are handed on in raster order, ties going to the lower patch index. A new rule is an entry of ``RULES``.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
 
-from pipeline.config import SelectionConfig
+from pipeline.selection.magnitude import EmbeddingSnapshot, Estimated, MagnitudeScorer
 
-RULE_FORMS = "random, grid, contrast, magnitude, magnitude:sketch:SIZE or magnitude:rows:SIZE"
+LooksAt = Literal["plan", "pixels", "model"]
+Scores = Callable[[Sequence[np.ndarray]], np.ndarray]  # B images uint8 [S, S, 3] to float32 [B, N]
 
 
-def rule_from_text(text: str) -> SelectionConfig:
-    """A rule by its name: one of ``RULE_FORMS``, such as ``contrast`` or ``magnitude:sketch:32``.
+@dataclass(frozen=True)
+class Rule:
+    """What everyone else has to know of a rule.
 
-    Raises:
-        ValueError: it is none of them.
+    Attributes:
+        about: what it keeps, in a line.
+        looks_at: what its choice follows from: planned random numbers alone, the finished image's pixels, or these and
+            the model's embedding.
+        num_noise: random numbers for one image, by the number of patches.
+        choose: under ``plan``: (noise float32 [B, C], num_kept, grid_size) to ids int32 [B, K], ascending.
+        scores: under ``pixels``: (images, grid_size) to float32 [B, N]; the images are uint8 [S, S, 3] each.
+        scorer: under ``model``: (snapshot, estimate, grid_size, seed) to an object whose ``scores`` does the same.
+        kernel: name under which compiled kernels score it, in the graph and on images that are not resampled yet; None
+            where ``scores`` is all there is.
+        estimates: whether ``selection.estimate`` applies.
     """
-    rule, *estimate = text.split(":")
-    if len(estimate) not in (0, 2):
-        raise ValueError(f"a rule is {RULE_FORMS}; got {text!r}")
-    values = dict(zip(("estimate", "estimate_size"), estimate, strict=False))
-    try:
-        return SelectionConfig.model_validate({"rule": rule, **values})
-    except ValidationError:
-        raise ValueError(f"a rule is {RULE_FORMS}; got {text!r}") from None
 
+    about: str
+    looks_at: LooksAt
+    num_noise: Callable[[int], int] = lambda num_patches: 0
+    choose: Callable[[np.ndarray, int, int], np.ndarray] | None = None
+    scores: Callable[[Sequence[np.ndarray], int], np.ndarray] | None = None
+    scorer: Callable[[EmbeddingSnapshot, Estimated, int, int], MagnitudeScorer] | None = None
+    kernel: str | None = None
+    estimates: bool = False
 
-def rule_name(selection: SelectionConfig) -> str:
-    """A rule as ``rule_from_text`` reads it; a temperature, which it does not read, follows behind."""
-    name: str = selection.rule
-    if selection.estimate != "none":
-        name = f"{name}:{selection.estimate}:{selection.estimate_size}"
-    return f"{name}, temperature {selection.temperature:g}" if selection.temperature else name
-
-
-def patchify(images: np.ndarray, patch_size: int) -> np.ndarray:
-    """Images uint8 [B, S, S, 3] as patches uint8 [B, N, P*P*3], raster order, (row, column, channel) within a patch."""
-    batch, size = images.shape[:2]
-    grid = size // patch_size
-    tiles = images.reshape(batch, grid, patch_size, grid, patch_size * 3)
-    return tiles.transpose(0, 1, 3, 2, 4).reshape(batch, grid * grid, -1)
-
-
-def unpatchify(patches: np.ndarray, patch_size: int) -> np.ndarray:
-    """All N patches of images, uint8 [B, N, P*P*3], back as images uint8 [B, S, S, 3]."""
-    batch, num_patches = patches.shape[:2]
-    grid = round(num_patches**0.5)
-    tiles = patches.reshape(batch, grid, grid, patch_size, patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
-    return tiles.reshape(batch, grid * patch_size, grid * patch_size, 3)
-
-
-def gather_patches(image: np.ndarray, ids_keep: np.ndarray, patch_size: int) -> np.ndarray:
-    """The kept patches of one image: uint8 [S, S, 3] and int [K] to uint8 [K, P*P*3]. Only kept pixels are copied."""
-    grid = image.shape[0] // patch_size
-    rows, columns = np.divmod(ids_keep, grid)
-    tiles = image.reshape(grid, patch_size, grid, patch_size * 3)
-    return tiles[rows, :, columns].reshape(len(ids_keep), -1)
-
-
-def patch_contrast(images: np.ndarray, patch_size: int) -> np.ndarray:
-    """Standard deviation of each patch's pixels around its mean colour, over 255: uint8 [B, S, S, 3] to float32 [B, N].
-
-    What the graph's node of the same name computes with DALI, up to the last bit of a float32. Sums are whole numbers
-    here, so patches of one colour score 0 exactly, and patches with the same pixels in another order score alike.
-    """
-    num_pixels = patch_size**2
-    scores = []
-    for image in images:  # one by one, for the 64-bit copy is eight times as large
-        pixels = patchify(image[None], patch_size)[0].reshape(-1, num_pixels, 3).astype(np.int64)
-        spread = num_pixels * (pixels**2).sum(axis=1) - pixels.sum(axis=1) ** 2
-        scores.append(np.sqrt(spread.mean(axis=1)) / (num_pixels * 255))
-    return np.stack(scores).astype(np.float32)
-
-
-def ids_dropped(ids_keep: np.ndarray, num_patches: int) -> np.ndarray:
-    """The patches that are not kept, ascending: int [B, K], each once, to int32 [B, N - K]."""
-    dropped = np.ones((len(ids_keep), num_patches), dtype=bool)
-    np.put_along_axis(dropped, ids_keep.astype(np.int64), False, axis=1)
-    return np.nonzero(dropped)[1].reshape(len(ids_keep), -1).astype(np.int32)
+    @property
+    def is_scored(self) -> bool:
+        """Whether patches have scores, which a temperature could soften."""
+        return self.choose is None
 
 
 def top_k(scores: np.ndarray, num_kept: int) -> np.ndarray:
@@ -112,6 +77,11 @@ def perturbed(scores: np.ndarray, noise: np.ndarray, temperature: float) -> np.n
     # The middle of each cell of the 2**-24 grid: never 0, never 1.
     centred = noise.astype(np.float64) + 2.0**-25
     return scores.astype(np.float64) / temperature - np.log(-np.log(centred))
+
+
+def random_ids(noise: np.ndarray, num_kept: int, grid_size: int) -> np.ndarray:
+    """The patches with the largest random numbers: int32 [B, K] from float32 [B, N]."""
+    return top_k(noise, num_kept)
 
 
 @cache
@@ -151,22 +121,34 @@ def grid_ids(phase: np.ndarray, num_kept: int, grid_size: int) -> np.ndarray:
     return np.sort(curve[cells], axis=1)
 
 
-def select(
-    scores: np.ndarray | None, noise: np.ndarray, num_kept: int, grid_size: int, selection: SelectionConfig
-) -> np.ndarray:
-    """The kept patches of a batch under a rule.
+def contrast_scores(images: Sequence[np.ndarray], grid_size: int) -> np.ndarray:
+    """Standard deviation of each patch's pixels around its mean colour, over 255: float32 [B, N]."""
+    from pipeline.selection.kernels.contrast import patch_contrast  # numba takes long to import
 
-    Args:
-        scores: float32 [B, N] from the images where the rule has a score (``contrast``: the standard deviation of the
-            patch's pixels around its mean colour, over 255), else None.
-        noise: float32 [B, N], [B, 1] (``grid``) or [B, 0], uniform in [0, 1).
+    whole = (np.ascontiguousarray(image) for image in images)
+    return np.stack([patch_contrast(image, len(image) // grid_size) for image in whole]).astype(np.float32)
 
-    Returns:
-        int32 [B, K], ascending patch indices.
-    """
-    if selection.rule == "random":
-        return top_k(noise, num_kept)
-    if selection.rule == "grid":
-        return grid_ids(noise[:, 0], num_kept, grid_size)
-    assert scores is not None
-    return top_k(perturbed(scores, noise, selection.temperature), num_kept)
+
+RULES: dict[str, Rule] = {
+    "random": Rule(
+        "any patches, each as likely as the others",
+        "plan",
+        num_noise=lambda num_patches: num_patches,
+        choose=random_ids,
+    ),
+    "grid": Rule(
+        "evenly spread patches from a random start",
+        "plan",
+        num_noise=lambda _: 1,
+        choose=lambda noise, num_kept, grid_size: grid_ids(noise[:, 0], num_kept, grid_size),
+    ),
+    "contrast": Rule(
+        "patches whose pixels differ most from their mean colour", "pixels", scores=contrast_scores, kernel="contrast"
+    ),
+    "magnitude": Rule(
+        "the paper's: patches with the largest L1 norm as the model embeds them",
+        "model",
+        scorer=MagnitudeScorer,
+        estimates=True,
+    ),
+}

@@ -60,9 +60,7 @@ class SnapshotMoments:
 
     def _changes(self, start: int, stop: int) -> np.ndarray:
         """Those of the steps ``start + 1`` to ``stop - 1`` that keep another number of patches than the one before."""
-        rates = self._schedule.keep_rates(np.arange(start, stop))
-        tokens = np.round(rates * (self._schedule.num_patches + 1))
-        return start + 1 + np.flatnonzero(np.diff(tokens))
+        return start + 1 + np.flatnonzero(np.diff(self._schedule.nums_kept(np.arange(start, stop))))
 
 
 class SnapshotBoard:

@@ -15,10 +15,11 @@ from shard_files import write_tar
 from engine.checkpoints.state_files import write_state
 from engine.models.build import build_model
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, restore_snapshot, snapshot_state, take_snapshot
-from pipeline.config import DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.config import DataConfig
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import TrainPlanner
+from pipeline.selection.config import SelectionConfig
 from pipeline.selection.snapshots import SnapshotBoard, fixed_board
 from pipeline.shards.index import ShardIndex, build_index
 
@@ -70,11 +71,8 @@ def test_the_pipeline_keeps_the_patches_that_the_papers_definition_keeps_in_the_
     planner = planner_of_every_stage(photos, data)
     plans = train_plans(planner, first_step=0, stop_step=5, micro_batch_size=BATCH)
     with PatchLoader(
-        photos,
+        planner,
         plans,
-        data=data,
-        selection=MAGNITUDE,
-        crop="resized",
         batch_size=BATCH,
         num_threads=1,
         snapshots=fixed_board(take_snapshot(model, 0)),

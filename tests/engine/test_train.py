@@ -121,16 +121,8 @@ def test_accumulation_and_activation_checkpointing_change_nothing_but_rounding(
 def test_the_loss_is_that_of_mixed_and_smoothed_labels(toy: Path, two_ranks: tuple[dict[str, int], str]) -> None:
     assert two_ranks[0]["augmented"] == 0
     prepared = prepare(arguments(toy, "nothing", *AUGMENTED), World(0, 1, 0, 1, torch.device("cpu"), ("here",)))
-    config, plan = prepared.config, prepared.planner.plan(0)
-    with PatchLoader(
-        prepared.train_index,
-        iter([plan]),
-        data=config.data,
-        selection=config.selection,
-        crop="pad",
-        batch_size=16,
-        num_threads=1,
-    ) as loader:
+    plan = prepared.planner.plan(0)
+    with PatchLoader(prepared.planner, iter([plan]), batch_size=16, num_threads=1) as loader:
         batch = next(loader)
     assert batch.mix_labels is not None
     assert batch.mix_weights is not None

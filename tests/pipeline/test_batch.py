@@ -7,9 +7,10 @@ from pixels import at_keep_rate, train_planner
 from shard_files import write_tar
 
 from pipeline.batch import Batch
-from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
+from pipeline.config import AugmentConfig, DataConfig
 from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import num_kept_at
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import build_index
 
 
@@ -21,11 +22,9 @@ def batch_at_224(folder: Path, keep_rate: float, **augment: float) -> Batch:
     mixing = AugmentConfig(**augment)  # type: ignore[arg-type]
     data = DataConfig(train=folder, val=folder, num_classes=2, image_size=224, patch_size=16, augment=mixing)
     selection = SelectionConfig(rule="random")
-    plan = train_planner(index, data, selection=selection, global_batch_size=4).plan(0)
-    plan = at_keep_rate(plan, num_kept_at(keep_rate, data.num_patches), keep_rate)
-    with PatchLoader(
-        index, iter([plan]), data=data, selection=selection, crop="resized", batch_size=4, num_threads=1
-    ) as loader:
+    planner = train_planner(index, data, selection=selection, global_batch_size=4)
+    plan = at_keep_rate(planner.plan(0), num_kept_at(keep_rate, data.num_patches), keep_rate)
+    with PatchLoader(planner, iter([plan]), batch_size=4, num_threads=1) as loader:
         return next(loader)
 
 

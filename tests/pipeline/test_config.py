@@ -4,15 +4,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import (
-    AugmentConfig,
-    AutoAugmentConfig,
-    DataConfig,
-    Duration,
-    ScheduleConfig,
-    SelectionConfig,
-    Settings,
-)
+from pipeline.config import AugmentConfig, AutoAugmentConfig, DataConfig, Duration, Settings
+from pipeline.plan.schedule import ScheduleConfig
+from pipeline.selection.config import SelectionConfig
 
 
 def data_config(**settings: Any) -> DataConfig:

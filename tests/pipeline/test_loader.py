@@ -1,6 +1,7 @@
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,12 @@ from photographs import photograph
 from pixels import train_planner
 
 from pipeline.batch import Batch
-from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.config import AugmentConfig, DataConfig
 from pipeline.loader import PatchLoader, gather_on_device, train_plans, validation_plans
+from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
-from pipeline.selection.rules import gather_patches
+from pipeline.selection.config import SelectionConfig
+from pipeline.selection.patches import gather_patches
 from pipeline.shards.index import ShardIndex, StaleIndexError, open_index
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
@@ -57,16 +60,8 @@ def planner(garments: ShardIndex) -> TrainPlanner:
 def load(
     index: ShardIndex, plans: Iterator[StepPlan], batch_size: int, *, num_threads: int = 1, **data: Any
 ) -> PatchLoader:
-    settings = garment_data(index.folder, **data)
-    return PatchLoader(
-        index,
-        plans,
-        data=settings,
-        selection=SELECTION,
-        crop=settings.augment.crop,
-        batch_size=batch_size,
-        num_threads=num_threads,
-    )
+    planner = train_planner(index, garment_data(index.folder, **data), selection=SELECTION)
+    return PatchLoader(planner, plans, batch_size=batch_size, num_threads=num_threads)
 
 
 def in_order(index: ShardIndex, batch_size: int) -> Iterator[StepPlan]:
@@ -356,11 +351,8 @@ def test_a_loader_on_a_gpu_gives_what_the_cpu_gives(
 ) -> None:
     def run() -> list[tuple[int, int, bytes, bytes, bytes]]:
         loader = PatchLoader(
-            garments,
+            replace(planner, data=garment_data(garments.folder, device="gpu")),
             train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8),
-            data=garment_data(garments.folder, device="gpu"),
-            selection=SELECTION,
-            crop="pad",
             batch_size=8,
             num_threads=1,
             device_id=0,

@@ -13,7 +13,7 @@ from engine.config import load_config
 from engine.run_plan import build_schedule
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner
-from pipeline.selection.rules import patchify
+from pipeline.selection.patches import patchify
 from pipeline.shards.index import open_index
 from tools.inspect.__main__ import inspect_step, main, row_label
 from tools.inspect.picture import greyed_out
@@ -114,9 +114,7 @@ def test_the_samples_are_those_that_a_run_trains_on(capsys: pytest.CaptureFixtur
     index = open_index(run.data.train, "train")
     planner = TrainPlanner(index, run.data, run.selection, build_schedule(run, index.num_samples), 8, run.seed)
     plans = train_plans(planner, first_step=20, stop_step=21, micro_batch_size=4)
-    with PatchLoader(
-        index, plans, data=run.data, selection=run.selection, crop="pad", batch_size=4, num_threads=1
-    ) as loader:
+    with PatchLoader(planner, plans, batch_size=4, num_threads=1) as loader:
         trained = [
             (index.key(sample_id), int(label), batch.ids_keep.shape[1])
             for batch in loader

@@ -6,8 +6,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.config import ScheduleConfig
-from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from tools.schedule.__main__ import main
 
 BASE: dict[str, Any] = {

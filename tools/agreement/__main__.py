@@ -30,13 +30,13 @@ from engine.command_line import Parser
 from engine.evaluation.trained import Trained, load_trained, validation_images
 from engine.ranks.hardware import describe_hardware
 from engine.snapshots import take_snapshot
-from pipeline.config import SelectionConfig
 from pipeline.graph import nodes
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
 from pipeline.plan.schedule import num_kept_at
+from pipeline.selection.config import SelectionConfig, select
 from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
-from pipeline.selection.rules import patch_contrast, select
+from pipeline.selection.rules import patch_contrast
 from tools.command import add_picture_argument, bar_interval_s, show
 
 KEEP_RATES = (0.8, 0.6, 0.4, 0.2)

@@ -14,7 +14,7 @@ from pipeline.batch import Batch
 from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan
-from pipeline.selection.rules import unpatchify
+from pipeline.selection.patches import unpatchify
 from pipeline.shards.index import ShardIndex
 
 MAX_IMAGES = 64

@@ -21,20 +21,20 @@ from torch.profiler import record_function
 
 from engine.average import WeightAverage, trained_weights
 from engine.bad_data import read_batches
+from engine.loading import open_loader
 from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.optim import set_learning_rate
 from engine.ranks.world import World
 from engine.snapshots import take_snapshot
 from engine.task import training_loss
 from engine.train import Prepared, build_engine
-from engine.trainer import patch_loader
 from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
 from pipeline.graph.graph import GraphSettings, LastPart
 from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
-from pipeline.selection.magnitude import MagnitudeScorer
+from pipeline.selection.config import open_scores
 from pipeline.selection.snapshots import fixed_board
 from tools.profile.loader import time_loader_until
 from tools.profile.trace import chrome_trace, communication_s, profiled
@@ -100,12 +100,13 @@ class Bench:
         self._prepared, self._world = prepared, world
         self._next_step = 0  # every measurement goes on in the data where the one before it stopped
         config, model = prepared.config, prepared.model
-        self._board = self._scorer = None
+        self._board = None
+        snapshot = None
         if config.selection.needs_model:
             # The model is fresh, so this is what the first batches of a run are selected by.
             snapshot = take_snapshot(model.encoder if isinstance(model, MaskedAutoencoder) else model, 0)
             self._board = fixed_board(snapshot)
-            self._scorer = MagnitudeScorer(snapshot, config.selection, config.data.grid_size, config.seed)
+        self._scores = open_scores(config.selection, config.data.grid_size, snapshot=snapshot, seed=config.seed)
         self._average: WeightAverage | None = None
         if trains:
             model = model.to(world.device)
@@ -145,7 +146,7 @@ class Bench:
             index=prepared.train_index,
             settings=settings,
             substitutes=prepared.planner if prepared.config.data.on_bad_sample == "skip" else None,
-            scorer=None if self._scorer is None else self._scorer.scores,
+            scorer=self._scores,
         )
         return self._slowest(elapsed_s)
 
@@ -239,13 +240,12 @@ class Bench:
 
     def _open(self, stage: Stage, num_steps: int) -> PatchLoader:
         prepared = self._prepared
-        return patch_loader(
+        return open_loader(
+            prepared.planner,
             self._plans(stage, num_steps),
-            config=prepared.config,
-            largest_micro_batch=prepared.plan.micro_batches.size(stage.num_kept),
-            world=self._world,
-            index=prepared.train_index,
-            planner=prepared.planner,
+            prepared.config,
+            self._world,
+            batch_size=prepared.plan.micro_batches.size(stage.num_kept),
             snapshots=self._board,
         )
 

@@ -12,7 +12,8 @@ from engine.config import RunConfig
 from engine.evaluation.inference import Classifier
 from engine.evaluation.trained import build_run_model, load_trained, validation_images
 from pipeline.plan.schedule import num_kept_at
-from pipeline.selection.rules import gather_patches, patchify, rule_from_text, rule_name
+from pipeline.selection.config import rule_from_text, rule_name
+from pipeline.selection.patches import gather_patches, patchify
 from tools.inspect.picture import greyed_out
 from tools.report.page import Picture
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.command_line import Parser
-from pipeline.selection.rules import RULE_FORMS, rule_from_text
+from pipeline.selection.config import rule_forms, rule_from_text
 from tools.command import show
 
 KEEP_RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
@@ -71,7 +71,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--keep-rates", type=float, nargs="+", default=list(KEEP_RATES), metavar="RATE", help="default: 1 to 0.2"
     )
-    parser.add_argument("--rules", nargs="+", default=[], metavar="RULE", help=f"{RULE_FORMS} (default: the run's own)")
+    parser.add_argument(
+        "--rules", nargs="+", default=[], metavar="RULE", help=f"{rule_forms()} (default: the run's own)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one key of the runs")
     parser.add_argument("--out", type=Path, help="folder of the results (default, for one run: RUN/sweep)")
     parser.add_argument("--json", action="store_true", help="print the results for programs")

@@ -22,10 +22,10 @@ from engine.models.build import training_flops_per_image
 from engine.ranks.world import World, on_first_rank, one_clear_error
 from engine.snapshots import take_snapshot
 from engine.train import check_labels
-from pipeline.config import DataConfig, SelectionConfig
+from pipeline.config import DataConfig
 from pipeline.plan.schedule import num_kept_at
+from pipeline.selection.config import SelectionConfig, rule_from_text, rule_name
 from pipeline.selection.magnitude import check_estimate
-from pipeline.selection.rules import rule_from_text, rule_name
 from pipeline.shards.index import ShardIndex, open_index
 from tools.command import bar_interval_s
 from tools.shards.files import write_atomically

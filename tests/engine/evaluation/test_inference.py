@@ -11,10 +11,9 @@ from engine.evaluation.inference import Classifier
 from engine.evaluation.trained import load_trained, validation_images
 from engine.snapshots import take_snapshot
 from pipeline.batch import Batch
-from pipeline.config import SelectionConfig
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.step import ValidationPlanner
-from pipeline.selection.rules import rule_from_text
+from pipeline.selection.config import SelectionConfig, rule_from_text
 from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import open_index
 
@@ -43,15 +42,11 @@ def validation_batches(run: Path, selection: SelectionConfig, keep_rate: float) 
     index = open_index(config.data.val, "val")
     planner = ValidationPlanner(index, config.data, selection, keep_rate, 16, config.seed)
     with PatchLoader(
-        index,
+        planner,
         validation_plans(planner),
-        data=config.data,
-        selection=selection,
-        crop="centre",
         batch_size=16,
         num_threads=1,
         snapshots=fixed_board(take_snapshot(trained.model, 0)) if selection.needs_model else None,
-        seed=config.seed,
     ) as loader:
         yield from loader
 

@@ -11,15 +11,16 @@ from nvidia.dali import backend_impl, fn, pipeline_def
 from pixels import at_keep_rate, expected_image, full_images, run_graph, train_planner
 
 from pipeline.batch import Batch
-from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
+from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph import augmentation, nodes
 from pipeline.graph.augmentation import INPUTS, augment_arrays, mean_color
 from pipeline.graph.graph import GraphSettings, define_graph, input_names
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan.augmentation import AUTO_OPS, PLAIN_OPS, SIGNED_OPS, AugmentPlan
+from pipeline.plan.augmentation import AUTO_OPS, OPERATIONS, AugmentPlan
 from pipeline.plan.erasing import box_noise, noise_tables
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
-from pipeline.selection.rules import patchify, select
+from pipeline.selection.config import SelectionConfig, select
+from pipeline.selection.patches import patchify
 from pipeline.shards.index import ShardIndex, open_index
 
 pytestmark = pytest.mark.timeout(120)
@@ -66,8 +67,8 @@ def before(index: ShardIndex, plan: StepPlan, **augment: Any) -> np.ndarray:
 def test_the_operations_are_those_of_dalis_suite_in_its_order(kind: str) -> None:
     suite = nodes.auto_suite(kind)
     assert tuple(one.name for one in suite) == AUTO_OPS
-    assert tuple(one.name for one in suite if one.randomly_negate) == SIGNED_OPS
-    assert tuple(one.name for one in suite if one.mag_range is None) == PLAIN_OPS
+    assert [one.randomly_negate for one in suite] == [OPERATIONS[op].goes_either_way for op in AUTO_OPS]
+    assert [one.mag_range is not None for one in suite] == [OPERATIONS[op].has_magnitude for op in AUTO_OPS]
 
 
 @pytest.mark.parametrize("magnitude_bin", [0, 7, 27, 30])
@@ -75,9 +76,10 @@ def test_the_operations_are_those_of_dalis_suite_in_its_order(kind: str) -> None
 def test_every_operation_does_what_it_does_in_pillow(photos: ShardIndex, kind: str, magnitude_bin: int) -> None:
     auto = {"kind": kind, **({"num_ops": 1} if kind == "randaugment" else {})}
     plan, data = planned(photos, auto=auto)
-    ops = np.concatenate([np.arange(14), np.arange(14), [0, 2, 4, 10]])
-    signs = np.repeat([0, 1, 1], [14, 14, 4])
-    chosen = AugmentPlan(*(np.asarray(x, np.int32)[:, None] for x in (ops, np.full(32, magnitude_bin), signs)))
+    turns, ops = np.divmod(np.arange(plan.num_rows), len(AUTO_OPS))
+    assert turns.max() >= 2, "every operation goes either way"
+    signs = turns % 2
+    chosen = AugmentPlan(*(np.asarray(x, np.int32)[:, None] for x in (ops, np.full(len(ops), magnitude_bin), signs)))
     images = before(photos, plan)
     for row, got in enumerate(full_images(photos, replace(plan, augment=chosen), data)):
         name = AUTO_OPS[ops[row]]
@@ -193,8 +195,9 @@ def test_patches_are_selected_from_the_augmented_mixed_and_erased_image(
 def test_validation_images_are_left_alone(photos: ShardIndex) -> None:
     data, plain = photo_data(photos, **augmenting.EVERYTHING), photo_data(photos)
     plan = ValidationPlanner(photos, data, SelectionConfig(), 1.0, 8, 0).plan(0)
-    np.testing.assert_array_equal(full_images(photos, plan, data), full_images(photos, plan, plain))
-    settings = GraphSettings(data, SelectionConfig(), "centre", 8, 1)
+    shown = [full_images(photos, plan, one, crop="centre") for one in (data, plain)]
+    np.testing.assert_array_equal(*shown)
+    settings = GraphSettings(data, SelectionConfig(), "centre", 8, 1, training=False)
     assert not set(input_names(settings)) & set(INPUTS)
 
 
@@ -224,11 +227,8 @@ def load(planner: TrainPlanner, index: ShardIndex, micro_batch_size: int, **how:
     )
     data = planner.data.model_copy(update={"prefetch_batches": how.get("prefetch_batches", 4)})
     with PatchLoader(
-        index,
+        replace(planner, data=data),
         plans,
-        data=data,
-        selection=planner.selection,
-        crop="resized",
         batch_size=micro_batch_size,
         num_threads=how.get("num_threads", 1),
     ) as loader:

@@ -22,10 +22,11 @@ from nvidia.dali.pipeline import Pipeline
 from photographs import jpeg_bytes
 from pixels import train_planner
 
-from pipeline.config import AugmentConfig, SelectionConfig
+from pipeline.config import AugmentConfig
 from pipeline.graph.bad_samples import MAX_ATTEMPTS, BadRow, BadSampleError
 from pipeline.loader import PatchLoader, train_plans, validation_plans
 from pipeline.plan.step import TrainPlanner, ValidationPlanner
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex, StaleIndexError
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
@@ -52,8 +53,9 @@ def load(
     num_threads: int = 1,
     prefetch_batches: int = 4,
 ) -> PatchLoader:
+    skipping = {"prefetch_batches": prefetch_batches, "on_bad_sample": "skip" if skip else "fail"}
     return PatchLoader(
-        index,
+        replace(planner, data=planner.data.model_copy(update=skipping)),
         train_plans(
             planner,
             first_step=first_step,
@@ -62,12 +64,8 @@ def load(
             rank=rank,
             world_size=world_size,
         ),
-        data=planner.data.model_copy(update={"prefetch_batches": prefetch_batches}),
-        selection=SELECTION,
-        crop=planner.data.augment.crop,
         batch_size=micro_batch_size,
         num_threads=num_threads,
-        substitutes=planner if skip else None,
     )
 
 
@@ -308,18 +306,9 @@ def test_an_error_that_no_image_explains_is_passed_on(tmp_path: Path, monkeypatc
 
 
 def validation_loader(index: ShardIndex, *, keep_rate: float, skip: bool, batch: int = 8) -> PatchLoader:
-    data = photo_data(index.folder)
+    data = photo_data(index.folder, on_bad_sample="skip" if skip else "fail")
     planner = ValidationPlanner(index, data, SELECTION, keep_rate, batch, 0)
-    return PatchLoader(
-        index,
-        validation_plans(planner),
-        data=data,
-        selection=SELECTION,
-        crop="resized",
-        batch_size=batch,
-        num_threads=1,
-        substitutes=planner if skip else None,
-    )
+    return PatchLoader(planner, validation_plans(planner), batch_size=batch, num_threads=1)
 
 
 def test_validation_leaves_bad_samples_uncounted_and_counts_every_other_one_once(damaged: ShardIndex) -> None:

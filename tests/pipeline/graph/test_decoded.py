@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from bad_images import HEIGHT, SOUND_OUTSIDE, WIDTH, Row, rising_planner, rows_o
 from photographs import jpeg_bytes, photograph
 from PIL import Image
 
-from pipeline.config import AugmentConfig, SelectionConfig
+from pipeline.config import AugmentConfig
 from pipeline.graph.bad_samples import BadSampleError
 from pipeline.graph.decoded import DecodedRows, ImageDecoder
 from pipeline.graph.pixel_cache import MemoryCache, PixelCache
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
@@ -48,15 +50,12 @@ def load(
 ) -> PatchLoader:
     """as_planned: every image is decoded anew for every row, by the graph itself."""
     plans = {"first_step": 0, "stop_step": NUM_STEPS, "micro_batch_size": micro_batch_size} | of_plans
+    changed = ({"echo": 1} if as_planned else {}) | ({"on_bad_sample": "skip"} if skip else {})
     return PatchLoader(
-        index,
+        replace(planner, data=planner.data.model_copy(update=changed)),
         train_plans(planner, **plans),  # type: ignore[arg-type]
-        data=planner.data.model_copy(update={"echo": 1}) if as_planned else planner.data,
-        selection=planner.selection,
-        crop=planner.data.augment.crop,
         batch_size=micro_batch_size,
         num_threads=1,
-        substitutes=planner if skip else None,
         cache=cache,
         targets=targets,
     )

@@ -6,10 +6,12 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import SelectionConfig
 from pipeline.graph.compiled import sampling_rows
-from pipeline.graph.kernels import resampling
-from pipeline.selection.rules import gather_patches, patch_contrast, patchify, select
+from pipeline.graph.kernels import gathering, resampling, sampling, thumbnail
+from pipeline.selection.config import SelectionConfig, select
+from pipeline.selection.kernels.contrast import patch_contrast
+from pipeline.selection.kernels.ranking import keep_best
+from pipeline.selection.patches import gather_patches, patchify
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Case:
     def sampling(self, *, scored: bool = False) -> np.ndarray:
         mixing = np.array([1, 0]), np.full(2, self.weight, np.float32), np.array([self.box, self.box])
         windows = np.array([[0, 0, *window.shape[:2]] for window in self.windows])
-        return sampling_rows(self.regions, windows, self.flips, (self.grid, 0.0, scored), mixing)[0]
+        return sampling_rows(
+            self.regions, windows, self.flips, (self.grid, 0.0, "contrast" if scored else None), mixing
+        )[0]
 
     def expected(self) -> np.ndarray:
         """The first window's mixture before it is rounded: float64 [S, S, 3]."""
@@ -119,11 +123,11 @@ def test_what_lies_around_the_window_is_as_if_it_were_not_there(case: Case, data
         image[top : top + height, left : left + width] = window
         images.append(image)
         corners.append((top, left, top + height, left + width))
-    sampling = case.sampling(scored=scored)
-    sampling[resampling.OWN_WINDOW : resampling.OWN_WINDOW + 4] = corners[0]
-    sampling[resampling.PARTNER_WINDOW : resampling.PARTNER_WINDOW + 4] = corners[1]
+    planned = case.sampling(scored=scored)
+    planned[sampling.OWN_WINDOW : sampling.OWN_WINDOW + 4] = corners[0]
+    planned[sampling.PARTNER_WINDOW : sampling.PARTNER_WINDOW + 4] = corners[1]
     kept, patches = np.empty(num_kept, np.int32), np.empty((num_kept, *[case.patch_size] * 2, 3), np.uint8)
-    resampling.select_then_resample(ids, *images, sampling, np.zeros(0, np.float32), kept, patches)
+    resampling.select_then_resample(ids, *images, planned, np.zeros(0, np.float32), kept, patches)
     expected_kept, expected = run(case, ids, scored=scored)
     np.testing.assert_array_equal(kept, expected_kept)
     np.testing.assert_array_equal(patches.reshape(num_kept, -1), expected)
@@ -153,7 +157,7 @@ def test_a_thumbnail_scores_flat_patches_zero_and_keeps_the_lower_index_among_th
     window = np.kron(colours, np.ones((20, 20, 1), dtype=np.uint8))
     window[40:60, 60:80] = np.random.default_rng(1).integers(0, 256, (20, 20, 3))
     case = Case([window] * 2, np.array([[0, 0, 80, 80]] * 2, np.float32), np.zeros(2, bool), 1.0, (0, 0, 0, 0), 4, 16)
-    scores = resampling.thumbnail_contrast(window, window, case.sampling(), 16)
+    scores = thumbnail.thumbnail_contrast(window, window, case.sampling(), 16)
     inside = np.delete(scores, 11)
     assert scores.argmax() == 11
     assert (inside < 0.5 * scores[11]).all()
@@ -171,7 +175,7 @@ def test_what_is_mixed_in_shows_in_the_thumbnail() -> None:
     regions = np.array([[0, 0, 64, 64]] * 2, dtype=np.float32)
     blended = Case([flat, striped], regions, np.zeros(2, bool), 0.5, (0, 0, 0, 0), 4, 16)
     pure = Case([striped, flat], regions, np.zeros(2, bool), 1.0, (0, 0, 0, 0), 4, 16)
-    scores = [resampling.thumbnail_contrast(*case.windows, case.sampling(), 16) for case in (blended, pure)]
+    scores = [thumbnail.thumbnail_contrast(*case.windows, case.sampling(), 16) for case in (blended, pure)]
     np.testing.assert_allclose(scores[0], scores[1] / 2, rtol=0.02)
     cut = Case([flat, striped], regions, np.zeros(2, bool), 1.0, (32, 0, 64, 64), 4, 16)
     kept, _ = run(cut, np.zeros(8, dtype=np.int32), scored=True)
@@ -187,16 +191,16 @@ def test_the_choice_on_whole_images_is_numpys_to_the_last_tie(
 ) -> None:
     rng, side = np.random.default_rng(seed), grid * patch_size
     image = rng.integers(0, data.draw(st.sampled_from([2, 256])), (side, side, 3), dtype=np.uint8)
-    scores = resampling.patch_contrast(image, patch_size)
-    np.testing.assert_array_equal(scores.astype(np.float32), patch_contrast(image[None], patch_size)[0])
+    scores = patch_contrast(image, patch_size)
+    np.testing.assert_array_equal(scores.astype(np.float32), reference.exact_contrast(image, patch_size))
     num_kept = data.draw(st.integers(1, grid**2))
     noise = rng.random(grid**2, dtype=np.float32)
     selection = SelectionConfig(rule="contrast", temperature=temperature)
     expected = select(scores[None].astype(np.float32), noise[None], num_kept, grid, selection)[0]
     kept = np.zeros(num_kept, dtype=np.int32)
-    resampling.keep_best(scores.copy(), noise, np.float32(temperature), kept)
+    keep_best(scores.copy(), noise, np.float32(temperature), kept)
     # Through a logarithm the last bit may differ; without it nothing does.
     assert (kept != expected).sum() == 0 if temperature == 0 else (kept != expected).mean() <= 0.5
     patches = np.zeros((num_kept, patch_size, patch_size, 3), dtype=np.uint8)
-    resampling.gather(expected, image, patches)
+    gathering.gather(expected, image, patches)
     np.testing.assert_array_equal(patches.reshape(num_kept, -1), gather_patches(image, expected, patch_size))

@@ -6,9 +6,10 @@ from bad_images import LATER_DAMAGE, SOUND_OUTSIDE, overwrite, write_photo_shard
 from pixels import run_graph, train_planner
 
 from pipeline.batch import Batch
-from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
+from pipeline.config import AugmentConfig, DataConfig
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex
 
 pytestmark = pytest.mark.timeout(120)
@@ -20,7 +21,13 @@ BAD = (10, 17, 31)
 def planner_of(index: ShardIndex) -> TrainPlanner:
     augment = AugmentConfig(mixup=0.8, cutmix=1.0, erase_probability=0.3)
     data = DataConfig(
-        train=index.folder, val=index.folder, num_classes=100, image_size=32, patch_size=8, augment=augment
+        train=index.folder,
+        val=index.folder,
+        num_classes=100,
+        image_size=32,
+        patch_size=8,
+        augment=augment,
+        on_bad_sample="skip",
     )
     return train_planner(index, data, global_batch_size=BATCH, total_steps=NUM_STEPS)
 
@@ -36,14 +43,10 @@ def run(index: ShardIndex, micro_batch_size: int = BATCH, rank: int = 0, world_s
         world_size=world_size,
     )
     with PatchLoader(
-        index,
+        planner,
         plans,
-        data=planner.data,
-        selection=planner.selection,
-        crop="resized",
         batch_size=micro_batch_size,
         num_threads=1,
-        substitutes=planner,
     ) as loader:
         return list(loader)
 

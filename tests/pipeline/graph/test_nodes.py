@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reference
 from nvidia.dali import fn, pipeline_def, types
 from photographs import photograph
 from PIL import Image
@@ -144,25 +143,3 @@ def test_a_shifted_window_is_torchvisions_pad_and_crop(start: tuple[int, int]) -
 def test_an_image_is_mirrored_where_it_should_be(mirrored: int) -> None:
     got = run(lambda node: nodes.flip(node, np.array(mirrored, np.int32)), np.asarray(PHOTO))
     np.testing.assert_array_equal(got, np.asarray(PHOTO)[:, ::-1] if mirrored else np.asarray(PHOTO))
-
-
-# Contrast
-
-
-@pytest.mark.parametrize(("image_size", "patch_size"), [(28, 4), (32, 16), (32, 1), (32, 32)])
-def test_contrast_is_numpys_standard_deviation(image_size: int, patch_size: int) -> None:
-    image = photograph(5, image_size, image_size)
-    got = run(lambda node: nodes.patch_contrast(node, image_size, patch_size), image)
-    np.testing.assert_allclose(got.reshape(-1), reference.contrast(image, patch_size), atol=1e-6)
-
-
-def test_patches_of_one_colour_have_no_contrast_at_all() -> None:
-    for colour in ((0, 0, 0), (1, 1, 1), (255, 255, 255), (255, 0, 77), (12, 130, 250)):
-        image = np.tile(np.array(colour, np.uint8), (224, 224, 1))
-        assert not run(lambda node: nodes.patch_contrast(node, 224, 16), image).any()
-
-
-def test_equal_patches_have_equal_contrast_wherever_they_are() -> None:
-    patch = photograph(1, 16, 16)
-    scores = run(lambda node: nodes.patch_contrast(node, 224, 16), np.tile(patch, (14, 14, 1)))
-    assert (scores == scores[0, 0]).all()

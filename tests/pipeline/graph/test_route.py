@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
+from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph.route import check_route, route_of, why_not_select_first
+from pipeline.selection.config import SelectionConfig
 
 
 def data_of(route: str = "auto", device: str = "cpu", **augment: Any) -> DataConfig:

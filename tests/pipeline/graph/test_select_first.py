@@ -8,10 +8,11 @@ import pytest
 from pixels import at_keep_rate, expected_image, expected_validation_image, full_images, run_graph, train_planner
 
 from pipeline.batch import Batch
-from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
+from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph.graph import GraphSettings, input_names
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner, ValidationPlanner
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex, open_index
 
 ROUTES = ("resample_first", "select_first")
@@ -55,7 +56,7 @@ def test_validation_images_are_those_of_the_other_route_and_torchvisions(photos:
     for route in ROUTES:
         data = photo_data(photos, route)
         plan = ValidationPlanner(photos, data, SelectionConfig(), 1.0, 16, 0).plan(0)
-        images.append(full_images(photos, plan, data))
+        images.append(full_images(photos, plan, data, crop="centre"))
     assert_close(*images)
     for row, got in enumerate(images[1]):
         difference = np.abs(got.astype(int) - expected_validation_image(photos, row, data))
@@ -126,8 +127,7 @@ def content(batches: list[Batch]) -> list[tuple]:
 def load(planner: TrainPlanner, index: ShardIndex, rank: int = 0, ranks: int = 1, threads: int = 1) -> list[tuple]:
     rows = 16 // ranks // 2
     plans = train_plans(planner, first_step=0, stop_step=2, micro_batch_size=rows, rank=rank, world_size=ranks)
-    how: dict[str, Any] = {"data": planner.data, "selection": planner.selection, "crop": "resized"}
-    with PatchLoader(index, plans, batch_size=rows, num_threads=threads, **how) as loader:
+    with PatchLoader(planner, plans, batch_size=rows, num_threads=threads) as loader:
         return content(list(loader))
 
 
@@ -141,7 +141,8 @@ def test_ranks_micro_batches_and_threads_do_not_change_a_byte(photos: ShardIndex
 
 def test_only_what_the_route_uses_enters_the_graph(photos: ShardIndex) -> None:
     def names(selection: SelectionConfig, crop: str = "resized", **mix: Any) -> set[str]:
-        return set(input_names(GraphSettings(photo_data(photos, "auto", **mix), selection, crop, 8, 1)))
+        data, training = photo_data(photos, "auto", **mix), crop != "centre"
+        return set(input_names(GraphSettings(data, selection, crop, 8, 1, training=training)))
 
     plain = {"encoded", "start", "shape", "sampling", "ids_keep"}
     assert names(SelectionConfig(rule="random")) == plain

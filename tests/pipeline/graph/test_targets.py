@@ -1,5 +1,6 @@
 """The dropped patches, where a reconstruction is trained on them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 from pixels import full_images, train_planner
 
 from pipeline.batch import Batch
-from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.config import AugmentConfig, DataConfig
 from pipeline.loader import PatchLoader, gather_on_device, train_plans
+from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import TrainPlanner
-from pipeline.selection.rules import ids_dropped, patchify
+from pipeline.selection.config import SelectionConfig
+from pipeline.selection.patches import ids_dropped, patchify
 from pipeline.shards.index import ShardIndex, open_index
 
 RANDOM = SelectionConfig(rule="random")
@@ -59,9 +62,7 @@ def batches_of(
     plans = train_plans(
         planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=rows, rank=rank, world_size=world_size
     )
-    with PatchLoader(
-        index, plans, data=data, selection=RANDOM, crop="pad", batch_size=rows, num_threads=1, targets=True
-    ) as loader:
+    with PatchLoader(replace(planner, data=data), plans, batch_size=rows, num_threads=1, targets=True) as loader:
         return list(loader)
 
 
@@ -118,8 +119,6 @@ def test_targets_gathered_on_a_device_are_those_gathered_in_the_graph(
 
 def test_a_classifier_gets_no_targets(planner: TrainPlanner, garments: ShardIndex, data: DataConfig) -> None:
     plans = train_plans(planner, first_step=0, stop_step=1, micro_batch_size=GLOBAL_BATCH)
-    with PatchLoader(
-        garments, plans, data=data, selection=RANDOM, crop="pad", batch_size=GLOBAL_BATCH, num_threads=1
-    ) as loader:
+    with PatchLoader(replace(planner, data=data), plans, batch_size=GLOBAL_BATCH, num_threads=1) as loader:
         batch = next(loader)
     assert batch.target_patches is batch.ids_target is None

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_tables import samples
 
-from pipeline.config import AugmentConfig, CacheConfig, DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.config import AugmentConfig, CacheConfig, DataConfig
 from pipeline.plan.echo import plain_steps, views_left
-from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner
+from pipeline.selection.config import SelectionConfig
 
 ECHOES, GAPS, BATCHES = st.integers(1, 5), st.integers(1, 4), st.integers(1, 40)
 

@@ -110,3 +110,10 @@ def test_a_large_table_holds_the_same_numbers_as_its_rows_one_by_one() -> None:
 def test_a_seed_out_of_range_is_named(seed: int) -> None:
     with pytest.raises(ValueError, match=rf"a seed is an integer from 0 to 2\*\*64 - 1, got {seed}"):
         keyed.words(seed, Stream.ORDER, 0, 1)
+
+
+def test_keyed_rows_draw_their_part_of_the_table() -> None:
+    whole, part = keyed.KeyedRows(7, 5, 0, 12), keyed.KeyedRows(7, 5, 4, 6)
+    assert np.array_equal(part.uniform(Stream.CROP, 3), table(4, 6))
+    assert np.array_equal(part.words(Stream.CROP), whole.words(Stream.CROP)[4:10])
+    assert np.array_equal(part.pairs.uniform(Stream.MIX, 2), whole.pairs.uniform(Stream.MIX, 2)[2:5])

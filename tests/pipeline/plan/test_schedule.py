@@ -1,3 +1,4 @@
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -7,8 +8,8 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import ScheduleConfig
-from pipeline.plan.schedule import PatchSchedule, Stage, num_kept_at
+from pipeline.plan.ramps import KINDS
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage, num_kept_at
 
 PAPER_RATES = [0.2, 0.4, 0.6, 0.8, 1.0]
 
@@ -278,3 +279,26 @@ def test_a_run_without_steps_is_refused() -> None:
 def test_a_schedule_that_would_keep_no_patch_is_refused_before_the_run() -> None:
     with pytest.raises(ValueError, match=r"keep rate 0.2 keeps none of 4 patches"):
         schedule("linear", num_patches=4)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "cyclic"])
+@pytest.mark.parametrize("rounding", [0.2, None])
+def test_many_steps_keep_as_many_patches_as_each_of_them_alone(kind: str, rounding: float | None) -> None:
+    made = schedule(kind, [0.2, 1.0], total_steps=230, rounding=rounding)
+    steps = np.arange(230)
+    assert made.nums_kept(steps).tolist() == [num_kept_at(rate, 196) for rate in made.keep_rates(steps).tolist()]
+    assert made.nums_kept(steps).tolist() == [made.stage(step).num_kept for step in steps.tolist()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_says_what_it_is_and_what_it_takes(kind: str) -> None:
+    assert f"{kind}: {KINDS[kind].form.text}, {KINDS[kind].about}" in (
+        ScheduleConfig.model_fields["keep_rate"].description or ""
+    )
+    with pytest.raises(ValueError, match=f"keep_rate for '{kind}' is {re.escape(KINDS[kind].form.text)}; got"):
+        ScheduleConfig(kind=kind, keep_rate=[])
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="'constant', 'linear', 'cosine', 'cyclic', 'steps' or 'choice'"):
+        ScheduleConfig(kind="sawtooth")

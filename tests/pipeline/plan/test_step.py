@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_tables import SampleTable, samples
 
-from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
-from pipeline.plan.schedule import PatchSchedule, Stage
+from pipeline.config import AugmentConfig, DataConfig
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner, rank_rows, steps_per_epoch
+from pipeline.selection.config import SelectionConfig
 
 WORLD_SIZES = (1, 2, 3, 4, 6, 8, 12)
 
@@ -151,8 +152,9 @@ def test_every_step_and_every_seed_has_its_own_randomness() -> None:
 
 
 def test_a_training_plan_has_the_stated_types_and_shapes() -> None:
-    plan = train_planner().plan(5, rank=1, world_size=3)
-    assert (plan.step, plan.epoch, plan.first_row, plan.num_rows, plan.crop) == (5, 1, 8, 8, "resized")
+    planner = train_planner()
+    plan = planner.plan(5, rank=1, world_size=3)
+    assert (plan.step, plan.epoch, plan.first_row, plan.num_rows, planner.crop) == (5, 1, 8, 8, "resized")
     assert plan.stage == Stage(0.6, 9)
     described = {name: (getattr(plan, name).dtype, getattr(plan, name).shape) for name in ARRAYS}
     assert described == {
@@ -191,8 +193,9 @@ def test_images_are_mirrored_as_often_as_asked(probability: float) -> None:
 
 
 def test_a_pad_crop_is_planned_in_pixels_of_the_output() -> None:
-    plan = train_planner(augment=AugmentConfig(crop="pad", pad_pixels=3)).plan(0)
-    assert plan.crop == "pad"
+    planner = train_planner(augment=AugmentConfig(crop="pad", pad_pixels=3))
+    plan = planner.plan(0)
+    assert planner.crop == "pad"
     assert (plan.crops[:, 2:] - plan.crops[:, :2] == 32).all()
     assert set(plan.crops[:, :2].ravel()) <= set(range(-3, 4))
 

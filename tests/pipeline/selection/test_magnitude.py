@@ -7,8 +7,8 @@ import torch
 from photographs import photograph
 from PIL import Image
 
-from pipeline.config import SelectionConfig
-from pipeline.graph.on_device import score_on_device
+from pipeline.graph.on_device import magnitude_on_device
+from pipeline.selection.config import SelectionConfig
 from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -112,7 +112,7 @@ def test_scores_in_torch_are_the_same_within_rounding(estimate: str) -> None:
     images = [photo(seed) for seed in range(3)]
     config = SelectionConfig(rule="magnitude", estimate=estimate, estimate_size=20)
     scorer = MagnitudeScorer(snapshot_of(*random_embedding()), config, GRID, 0)
-    on_device = score_on_device(torch.from_numpy(np.stack(images)), scorer)
+    on_device = magnitude_on_device(torch.from_numpy(np.stack(images)), scorer)
     np.testing.assert_allclose(on_device.numpy(), scorer.scores(images), rtol=1e-4)
 
 

@@ -7,20 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.config import SelectionConfig
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
-from pipeline.selection.rules import (
-    gather_patches,
-    grid_ids,
-    patch_contrast,
-    patchify,
-    perturbed,
-    rule_from_text,
-    rule_name,
-    select,
-    top_k,
-)
+from pipeline.selection.config import SelectionConfig, rule_from_text, rule_name, select
+from pipeline.selection.patches import gather_patches, patchify
+from pipeline.selection.rules import contrast_scores, grid_ids, perturbed, top_k
 
 
 def noise(num_rows: int, num_columns: int, seed: int = 0) -> np.ndarray:
@@ -90,7 +81,7 @@ def test_a_temperature_is_part_of_the_name() -> None:
 @pytest.mark.parametrize(("size", "patch_size"), [(12, 4), (15, 5), (6, 1), (16, 16)])
 def test_contrast_equals_the_reference(size: int, patch_size: int) -> None:
     batch = images(3, size)
-    scores = patch_contrast(batch, patch_size)
+    scores = contrast_scores(batch, size // patch_size)
     assert scores.dtype == np.float32
     expected = np.stack([reference.contrast(image, patch_size) for image in batch])
     np.testing.assert_allclose(scores, expected, atol=1e-6)
@@ -98,8 +89,8 @@ def test_contrast_equals_the_reference(size: int, patch_size: int) -> None:
 
 def test_patches_of_one_colour_have_no_contrast_and_shuffled_ones_have_the_same() -> None:
     (image,) = images(1, 6)
-    assert not patch_contrast(np.broadcast_to(image[:1, :1], (1, 6, 6, 3)), 3).any()
-    assert patch_contrast(image[None, ::-1, ::-1], 6) == patch_contrast(image[None], 6)
+    assert not contrast_scores(np.broadcast_to(image[:1, :1], (1, 6, 6, 3)), 2).any()
+    assert contrast_scores(image[None, ::-1, ::-1], 1) == contrast_scores(image[None], 1)
 
 
 # The best k

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from pixels import full_images, train_planner
 
 from pipeline.batch import Batch
-from pipeline.config import AugmentConfig, DataConfig, ScheduleConfig, SelectionConfig
+from pipeline.config import AugmentConfig, DataConfig
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner
+from pipeline.selection.config import SelectionConfig, select
 from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
-from pipeline.selection.rules import select
 from pipeline.selection.snapshots import SnapshotBoard, SnapshotMoments, fixed_board
 from pipeline.shards.index import ShardIndex, open_index
 
@@ -104,16 +104,8 @@ def planner(garments: ShardIndex, data: DataConfig) -> TrainPlanner:
 def load(
     index: ShardIndex, data: DataConfig, plans: Iterator[StepPlan], board: SnapshotBoard, batch_size: int = 8
 ) -> PatchLoader:
-    return PatchLoader(
-        index,
-        plans,
-        data=data,
-        selection=MAGNITUDE,
-        crop="pad",
-        batch_size=batch_size,
-        num_threads=1,
-        snapshots=board,
-    )
+    planner = train_planner(index, data, selection=MAGNITUDE)
+    return PatchLoader(planner, plans, batch_size=batch_size, num_threads=1, snapshots=board)
 
 
 def expected_ids(index: ShardIndex, plan: StepPlan, data: DataConfig, of_step: int) -> np.ndarray:

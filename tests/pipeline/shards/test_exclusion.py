@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from pixels import train_planner
 from shard_files import image_bytes, write_shard, write_tar
 
-from pipeline.config import DataConfig, SelectionConfig
+from pipeline.config import DataConfig
 from pipeline.plan.step import ValidationPlanner
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, known_samples, read_exclusion
 from pipeline.shards.index import BadShardsError, ShardIndex, StaleIndexError, build_index, open_index
 

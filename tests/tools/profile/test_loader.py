@@ -7,9 +7,10 @@ from bad_images import SOUND_OUTSIDE, write_photo_shards
 from pixels import train_planner
 
 from engine.bad_data import DataError
-from pipeline.config import AugmentConfig, DataConfig, SelectionConfig
+from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph.graph import GraphSettings, LastPart
 from pipeline.plan.step import TrainPlanner
+from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex
 from tools.profile.loader import augments, time_loader_until
 from tools.profile.result import LoaderParts
@@ -26,7 +27,7 @@ def settings(index: ShardIndex, augment: AugmentConfig | None = None, crop: str 
         patch_size=16,
         augment=augment or AugmentConfig(),
     )
-    return GraphSettings(data, SelectionConfig(), crop, BATCH_SIZE, num_threads=1)
+    return GraphSettings(data, SelectionConfig(), crop, BATCH_SIZE, num_threads=1, training=crop != "centre")
 
 
 def seconds(index: ShardIndex, last_part: LastPart | None, substitutes: TrainPlanner | None) -> float:

@@ -13,8 +13,7 @@ from toy_data import write_toy_config, write_toy_shards
 from engine.config import load_config
 from engine.ranks.world import World
 from engine.train import prepare
-from pipeline.config import ScheduleConfig
-from pipeline.plan.schedule import PatchSchedule, Stage
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
 from tools.profile.__main__ import command, parse_arguments
 from tools.profile.bench import plans_at
 from tools.profile.measure import stages_to_profile

@@ -1,0 +1,189 @@
+"""The kinds of schedules: what ``keep_rate`` holds under each, and the keep rate that each gives a step.
+
+A new kind is an entry of ``KINDS``. The arithmetic of linear, cosine and cyclic is that of McDanel & Huynh,
+"Accelerating Vision Transformer Training via a Patch Sampling Schedule" (arXiv 2208.09520): a *drop* ratio runs from
+0.8 to -0.1, is clamped to [0, 1] and rounded to the nearest 0.2. A step stands for the middle of its stretch of the
+ramp, so that a cycle falls as it rose. The ramp overshoots 0 by half a rounding step so that full patches get as long a
+stage as the others.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.plan.keyed import KeyedRows, Stream
+
+Pairs = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Steps of a run, with all that a kind of schedule may look at.
+
+    Attributes:
+        steps: int64, any shape.
+        ramp_steps: steps of the run before its cooldown.
+        rounding: grid of the drop ratios, None for none.
+    """
+
+    steps: np.ndarray
+    ramp_steps: int
+    steps_per_epoch: int
+    rounding: float | None
+    seed: int
+
+    @property
+    def of_run(self) -> np.ndarray:
+        """How far into the run each step's middle is, 0 to 1 before the cooldown."""
+        return (self.steps + 0.5) / max(self.ramp_steps, 1)
+
+    @property
+    def of_epoch(self) -> np.ndarray:
+        """How far into its epoch each step's middle is, 0 to 1."""
+        return (self.steps % self.steps_per_epoch + 0.5) / self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Form:
+    """What ``keep_rate`` holds.
+
+    Attributes:
+        text: in words, for error messages.
+        rates: every keep rate that a value names; ValueError where it is not of this form.
+        check: raises ValueError for values of this form that make no schedule. Called with the rounding, too.
+    """
+
+    text: str
+    rates: Callable[[Any], list[float]]
+    check: Callable[[Any, float | None, str], None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of schedule.
+
+    Attributes:
+        about: what it does, in a line.
+        keep_rates: float64, of the shape of the steps, from the value of ``keep_rate`` and the steps.
+    """
+
+    about: str
+    form: Form
+    keep_rates: Callable[[Any, Laid], np.ndarray]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _one_rate(value: Any) -> list[float]:
+    if not _is_number(value):
+        raise ValueError
+    return [float(value)]
+
+
+def _low_and_high(value: Any) -> list[float]:
+    if not (isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))):
+        raise ValueError
+    return [float(one) for one in value]
+
+
+def _pairs(value: Any) -> Pairs:
+    if not (isinstance(value, list) and value and all(isinstance(one, tuple | list) for one in value)):
+        raise ValueError
+    return [(float(a), float(b)) for a, b in value]
+
+
+def _check_ramp(value: Any, rounding: float | None, kind: str) -> None:
+    low, high = _low_and_high(value)
+    if low > high:
+        raise ValueError(f"keep_rate for {kind!r} is [low, high], got [{low:g}, {high:g}]")
+    if rounding is None:
+        return
+    for rate in (low, high):
+        on_grid = round((1 - rate) / rounding) * rounding
+        if abs(on_grid - (1 - rate)) > 1e-9:
+            raise ValueError(
+                f"keep rate {rate:g} is not on the rounding grid of {rounding:g} (drop ratios 0, "
+                f"{rounding:g}, {2 * rounding:g}, ...); choose another rate, another rounding, "
+                "or rounding: null"
+            )
+
+
+def _check_steps(value: Any, _: float | None, kind: str) -> None:
+    fractions = [fraction for fraction, _ in _pairs(value)]
+    if fractions[0] != 0 or fractions != sorted(set(fractions)) or fractions[-1] >= 1:
+        raise ValueError(
+            f"{kind} are [fraction of the run, rate] pairs whose fractions rise from 0 and stay below 1; "
+            f"got {fractions}"
+        )
+
+
+def _check_weights(value: Any, _: float | None, kind: str) -> None:
+    weights = [weight for _, weight in _pairs(value)]
+    if not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
+        raise ValueError(f"{kind} weights are finite, at least 0 and not all 0, got {weights}")
+
+
+ONE_RATE = Form("one number, such as 0.6", _one_rate, lambda value, rounding, kind: None)
+LOW_AND_HIGH = Form("[low, high], such as [0.2, 1.0]", _low_and_high, _check_ramp)
+RATE_FROM = Form("[[fraction of the run, rate], ...]", lambda value: [rate for _, rate in _pairs(value)], _check_steps)
+WEIGHTED = Form("[[rate, weight], ...]", lambda value: [rate for rate, _ in _pairs(value)], _check_weights)
+
+
+def ramp(about: str, progress: Callable[[Laid], np.ndarray]) -> Kind:
+    """A kind that goes between two rates.
+
+    Args:
+        progress: how far each step is on its way from low to high, 0 to 1.
+    """
+
+    def keep_rates(value: Any, laid: Laid) -> np.ndarray:
+        low, high = _low_and_high(value)
+        return _ramp(low, high, laid.rounding, progress(laid))
+
+    return Kind(about, LOW_AND_HIGH, keep_rates)
+
+
+def _ramp(low: float, high: float, rounding: float | None, progress: np.ndarray) -> np.ndarray:
+    start, end = 1 - low, 1 - high - (rounding / 2 if rounding and low < high else 0)
+    drop = np.clip((1 - progress) * start + progress * end, 1 - high, 1 - low)
+    if rounding:
+        # Halves go to the smaller drop: then a ramp of 900 steps has stages of 100, 200, 200, 200 and 200 steps,
+        # and no stage depends on the last bit of a sum.
+        nearest = np.ceil(drop / rounding - 0.5 - 1e-9) * rounding
+        drop = np.clip(nearest, 1 - high, 1 - low)
+    return np.round(1 - drop, 9)
+
+
+def _listed(value: Any, laid: Laid) -> np.ndarray:
+    fractions, rates = np.array(_pairs(value)).T
+    first_steps = np.ceil(fractions * laid.ramp_steps - 1e-9)
+    return rates[np.searchsorted(first_steps, laid.steps, side="right") - 1]
+
+
+def _chosen(value: Any, laid: Laid) -> np.ndarray:
+    rates, weights = np.array(_pairs(value)).T
+    edges = np.cumsum(weights) / weights.sum()
+    flat = laid.steps.reshape(-1)
+    runs = np.split(flat, np.flatnonzero(np.diff(flat) != 1) + 1) if flat.size else []
+    draws = [KeyedRows(laid.seed, 0, int(run[0]), len(run)).uniform(Stream.KEEP_RATE, 1) for run in runs]
+    drawn = np.concatenate(draws)[:, 0] if draws else np.empty(0)
+    return rates[np.searchsorted(edges[:-1], drawn, side="right")].reshape(laid.steps.shape)
+
+
+KINDS: dict[str, Kind] = {
+    "constant": Kind("one rate", ONE_RATE, lambda value, laid: np.full(laid.steps.shape, float(value))),
+    "linear": ramp("from low to high over the run", lambda laid: laid.of_run),
+    "cosine": ramp(
+        "from low to high over the run, slower at both ends", lambda laid: (1 - np.cos(math.pi * laid.of_run)) / 2
+    ),
+    "cyclic": ramp(
+        "up from low to high and down again within every epoch", lambda laid: 1 - np.abs(2 * laid.of_epoch - 1)
+    ),
+    "steps": Kind("each rate from its fraction of the run on, the first fraction 0", RATE_FROM, _listed),
+    "choice": Kind("a keyed random choice at every step", WEIGHTED, _chosen),
+}
