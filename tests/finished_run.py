@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from toy_data import write_toy_config, write_toy_shards
-
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.config import dump_config, load_config
 from engine.evaluation.trained import build_run_model
 from engine.models.weights import export_model

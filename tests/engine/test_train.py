@@ -7,8 +7,8 @@ import pytest
 import torch
 from launching import deepspeed, python_module, run_jobs
 from run_results import lines, summary
-from toy_data import NUM_VAL, top1_of_plain_timm, write_toy_config, write_toy_shards
 
+from benchmarks.shared.toy_data import NUM_VAL, top1_of_plain_timm, write_toy_config, write_toy_shards
 from engine.ranks.world import World
 from engine.train import prepare
 from pipeline.loader import PatchLoader

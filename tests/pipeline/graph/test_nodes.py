@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import reference
 from nvidia.dali import fn, pipeline_def, types
-from photographs import photograph
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from benchmarks.shared.photographs import photograph
 from pipeline.graph import nodes
 
 WIDTH, HEIGHT = 61, 47

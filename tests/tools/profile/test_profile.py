@@ -8,8 +8,8 @@ import pytest
 import torch
 from launching import deepspeed, python_module
 from PIL import Image
-from toy_data import write_toy_config, write_toy_shards
 
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.config import load_config
 from engine.ranks.world import World
 from engine.train import prepare
