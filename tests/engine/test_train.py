@@ -9,8 +9,9 @@ from launching import deepspeed, python_module, run_jobs
 from run_results import lines, summary
 
 from benchmarks.shared.toy_data import NUM_VAL, top1_of_plain_timm, write_toy_config, write_toy_shards
+from engine.prepare import prepare
 from engine.ranks.world import World
-from engine.train import prepare
+from engine.train import read_request
 from pipeline.loader import PatchLoader
 
 ZERO_STAGES = (0, 1, 2, 3)
@@ -120,8 +121,9 @@ def test_accumulation_and_activation_checkpointing_change_nothing_but_rounding(
 
 def test_the_loss_is_that_of_mixed_and_smoothed_labels(toy: Path, two_ranks: tuple[dict[str, int], str]) -> None:
     assert two_ranks[0]["augmented"] == 0
-    prepared = prepare(arguments(toy, "nothing", *AUGMENTED), World(0, 1, 0, 1, torch.device("cpu"), ("here",)))
-    config, plan = prepared.config, prepared.planner.plan(0)
+    config = read_request(arguments(toy, "nothing", *AUGMENTED)).config
+    prepared = prepare(config, World(0, 1, 0, 1, torch.device("cpu"), ("here",)))
+    plan = prepared.planner.plan(0)
     with PatchLoader(
         prepared.train_index,
         iter([plan]),

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.prepare import Prepared
 from engine.ranks.world import World
-from engine.train import Prepared
 from pipeline.batch import Batch
 from pipeline.graph.graph import LastPart
 from pipeline.plan.schedule import PatchSchedule, Stage
