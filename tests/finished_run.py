@@ -20,10 +20,7 @@ def write_finished_run(folder: Path, overrides: list[str] | None = None) -> Path
         folder / "run" / "model",
         timm_name=model.timm_name,
         model_args=model.timm_args,
-        num_classes=config.data.num_classes,
+        data=config.data,
         class_names=None,
-        mean=config.data.mean,
-        std=config.data.std,
-        image_size=config.data.image_size,
     )
     return folder / "run"
