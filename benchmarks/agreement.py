@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from benchmarks.seeded_runs import run_with_seed
-from benchmarks.toy_runs import ROOT, environment, write_image_folder
+from benchmarks.shared.photographs import write_image_folder
+from benchmarks.shared.shell import ROOT, environment
 
 PHOTOS = Path("runs/photographs")
 NUM_PHOTOGRAPHS = 600

@@ -16,36 +16,35 @@ import logging
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-import yaml
 from torch import nn
 from tqdm import tqdm
 
 from benchmarks.loader_peers import Setting, stopped_workers, timm_webdataset_loader
 from benchmarks.measuring import benchmark_parser, fork_workers_safely, keep_to_cores, spread, write_result
 from benchmarks.photographs import write_photographs
+from engine.config import RunConfig
+from engine.deepspeed_engine import build_engine, quiet
 from engine.loading import open_loader
 from engine.optim import build_optimizer, param_groups
+from engine.prepare import Prepared, prepare
 from engine.ranks.world import World, join_world, leave_world
 from engine.task import training_loss
-from engine.train import Prepared, build_engine, prepare, quiet
 from pipeline.loader import train_plans
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import TrainPlanner
 
 MODEL, NUM_CLASSES, NUM_PATCHES = "vit_tiny_patch16_224", 10, 196
-FULL: dict[str, Any] = {"schedule.kind": "constant", "schedule.keep_rate": 1.0}
-CYCLIC: dict[str, Any] = {"schedule.kind": "cyclic", "schedule.keep_rate": [0.2, 1.0]}
-# Our contenders by name, as settings of the run's configuration. One line for each further one.
+FULL: dict[str, Any] = {"schedule": {"kind": "constant", "keep_rate": 1.0}}
+CYCLIC: dict[str, Any] = {"schedule": {"kind": "cyclic", "keep_rate": [0.2, 1.0]}}
+# Our contenders by name, as sections of the run's configuration. One line for each further one.
 OURS: dict[str, dict[str, Any]] = {
     "ours, full patches": FULL,
     "ours, cyclic": CYCLIC,
@@ -87,13 +86,9 @@ def config_values(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def prepared_run(settings: dict[str, Any], options: argparse.Namespace, world: World) -> Prepared:
-    """A run's configuration with these settings, looked at as training does."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "epoch.yaml"
-        path.write_text(yaml.safe_dump(config_values(options)))
-        overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-        return prepare(["--config", str(path), *overrides], world)
+def prepared_run(sections: dict[str, Any], options: argparse.Namespace, world: World) -> Prepared:
+    """A run's configuration with these sections, looked at as training does."""
+    return prepare(RunConfig.model_validate(config_values(options) | sections), world)
 
 
 def shortened(prepared: Prepared, num_steps: int) -> TrainPlanner:
@@ -127,7 +122,7 @@ class OurSide:
 
     def __init__(self, options: argparse.Namespace, world: World) -> None:
         self._world = world
-        self.runs = {name: prepared_run(settings, options, world) for name, settings in OURS.items()}
+        self.runs = {name: prepared_run(sections, options, world) for name, sections in OURS.items()}
         self.planners = {name: shortened(run, options.steps) for name, run in self.runs.items()}
         first = next(iter(self.runs.values()))
         self._engine = build_engine(first.config, first.plan, first.model.to(world.device))

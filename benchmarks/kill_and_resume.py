@@ -21,7 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.toy_runs import ToyRun, everything, settings, wait_until, write_toy_config, write_toy_shards
+from benchmarks.shared.everything import everything
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
+from benchmarks.toy_runs import ToyRun, settings, wait_until
 from engine.metrics import read_metrics
 from engine.ranks.hardware import describe_hardware
 

@@ -12,20 +12,16 @@ import argparse
 import colorsys
 import io
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.shared.photographs import photograph
 from tools.shards.convert import Settings, convert
 from tools.shards.images import Encoding
 from tools.shards.sources import Source, SourceSplit
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # the generator is that of the tests
-
-from photographs import photograph
 
 NUM_CLASSES = 10
 QUALITY = 87

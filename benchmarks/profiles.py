@@ -24,10 +24,9 @@ from typing import Any
 
 from benchmarks.measuring import RESULTS, spread, write_result
 from benchmarks.photographs import write_photographs
-from benchmarks.toy_runs import ROOT, environment, settings
+from benchmarks.shared.shell import ROOT, command_of, environment
+from benchmarks.toy_runs import settings
 from engine.metrics import read_metrics, stage_table
-
-from launching import command_of  # isort: skip
 
 PHOTOGRAPHS, NUM_PHOTOGRAPHS = Path("data/photographs"), 2000
 TOLERANCE = 0.1

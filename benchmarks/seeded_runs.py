@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.toy_runs import free_port
+from benchmarks.shared.shell import free_port
 
 
 def run_with_seed(config: str, seed: int, ranks: int, *overrides: str) -> dict[str, Any]:

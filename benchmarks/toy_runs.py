@@ -14,28 +14,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks.shared.shell import ROOT, command_of, environment
 from engine.metrics import read_metrics
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests"))  # the toy data set and the launcher's environment are those of the tests
-
-from everything import everything  # noqa: E402
-from launching import environment, free_port  # noqa: E402
-from photographs import write_image_folder  # noqa: E402
-from toy_data import write_toy_config, write_toy_shards  # noqa: E402
-
-__all__ = [
-    "ROOT",
-    "ToyRun",
-    "environment",
-    "everything",
-    "free_port",
-    "settings",
-    "wait_until",
-    "write_image_folder",
-    "write_toy_config",
-    "write_toy_shards",
-]
 
 _MARK = "TOY_RUN"
 _LOOK_EVERY_S = 0.02
@@ -81,8 +61,7 @@ class ToyRun:
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         command = [sys.executable, "-m", module]
         if ranks is not None:
-            command = ["deepspeed", "--quiet", "--no_local_rank", "--num_accelerators", str(ranks)]
-            command += ["--master_port", str(free_port()), "--module", module]
+            command = command_of(ranks, "--module", module)
         command += ["--config", str(config), "--out", str(out), *arguments]
         self.started = time.monotonic()
         with self.log.open("ab") as log:

@@ -27,9 +27,8 @@ def check_monitors(config: MonitorConfig) -> None:
     """Raise ValueError if the package of a monitor that is switched on is missing."""
     for package in [*["tensorboard"] * config.tensorboard, *["wandb"] * (config.wandb is not None)]:
         spec = importlib.util.find_spec(package)
-        if (
-            spec is None or spec.origin is None
-        ):  # a mere folder of that name, such as one that W&B has left, has no origin
+        # A mere folder of that name, such as one that W&B has left, is found too, but has no origin.
+        if spec is None or spec.origin is None:
             raise ValueError(
                 f"{_PACKAGES[package]} needs the package {package}, which is not installed; install it with "
                 f"pip install '.[{package}]', or leave monitor.{package} out"

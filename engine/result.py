@@ -26,11 +26,8 @@ def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
         run.folder / "model",
         timm_name=model.timm_name,
         model_args=model.timm_args,
-        num_classes=config.data.num_classes,
+        data=config.data,
         class_names=_class_names(run.train_index.folder, config.data.num_classes),
-        mean=config.data.mean,
-        std=config.data.std,
-        image_size=config.data.image_size,
     )
     lines = read_metrics(run.folder / "metrics.jsonl")
     summary = summarise(lines, evaluations, steps, config.train.global_batch_size, weights_digest(weights))

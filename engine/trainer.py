@@ -20,6 +20,7 @@ from engine.loading import open_loader
 from engine.metrics import IntervalClock, MetricsFile, read_metrics
 from engine.monitor import Monitor
 from engine.optim import learning_rate, set_learning_rate
+from engine.prepare import Prepared
 from engine.progress import Progress
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, agree
@@ -40,19 +41,38 @@ from pipeline.shards.index import ShardIndex
 class Run:
     """All that the loop works with."""
 
-    config: RunConfig
-    plan: RunPlan
+    prepared: Prepared
+    folder: Path
     world: World
     engine: DeepSpeedEngine
-    planner: TrainPlanner
-    train_index: ShardIndex
-    val_index: ShardIndex
-    folder: Path
-    identity: dict[str, Any]
     watch: Watch
     average: WeightAverage | None = None
     snapshots: SnapshotBoard | None = None
     monitors: Sequence[Monitor] = ()
+
+    @property
+    def config(self) -> RunConfig:
+        return self.prepared.config
+
+    @property
+    def plan(self) -> RunPlan:
+        return self.prepared.plan
+
+    @property
+    def planner(self) -> TrainPlanner:
+        return self.prepared.planner
+
+    @property
+    def train_index(self) -> ShardIndex:
+        return self.prepared.train_index
+
+    @property
+    def val_index(self) -> ShardIndex:
+        return self.prepared.val_index
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.prepared.identity
 
     @property
     def evaluated_model(self) -> nn.Module:

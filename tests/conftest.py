@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photographs import photograph
 from PIL import Image
-from shard_files import write_tar
 
+from benchmarks.shared.photographs import photograph
+from benchmarks.shared.shard_files import write_tar
 from pipeline.shards.index import build_index
 
 # (width, height): landscape, portrait, odd, square, smaller than 64 pixels, long and thin.

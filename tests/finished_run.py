@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from toy_data import write_toy_config, write_toy_shards
-
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.config import dump_config, load_config
 from engine.evaluation.trained import build_run_model
 from engine.models.weights import export_model
@@ -21,10 +20,7 @@ def write_finished_run(folder: Path, overrides: list[str] | None = None) -> Path
         folder / "run" / "model",
         timm_name=model.timm_name,
         model_args=model.timm_args,
-        num_classes=config.data.num_classes,
+        data=config.data,
         class_names=None,
-        mean=config.data.mean,
-        std=config.data.std,
-        image_size=config.data.image_size,
     )
     return folder / "run"

@@ -4,7 +4,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,25 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.shared.shell import ROOT, command_of, environment
+
 RUNS_IN_ONE_LAUNCH = Path(__file__).parent / "engine" / "runs_in_one_launch.py"
-
-
-def environment() -> dict[str, str]:
-    """The environment of a shell in which the project's virtual environment is active."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def command_of(ranks: int, *arguments: str | Path) -> list[str]:
-    command = ["deepspeed", "--quiet", "--no_local_rank", "--num_accelerators", str(ranks)]
-    return [*command, "--master_port", str(free_port()), *map(str, arguments)]
 
 
 def deepspeed(ranks: int, *arguments: str | Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:

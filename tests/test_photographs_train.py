@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 from launching import python_module
-from photographs import jpeg_bytes
+
+from benchmarks.shared.photographs import jpeg_bytes
 
 NUM_GOOD = 240
 BROKEN = {

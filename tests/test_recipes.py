@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from launching import ROOT
-from photographs import jpeg_bytes
-from shard_files import write_tar
 
+from benchmarks.shared.photographs import jpeg_bytes
+from benchmarks.shared.shard_files import write_tar
+from benchmarks.shared.shell import ROOT
 from engine.config import RunConfig, load_config
 from engine.evaluation.trained import build_run_model
 from engine.models.masked_autoencoder import masked_autoencoder

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.one_rank import OneRankRuns
-from benchmarks.toy_runs import ROOT, ToyRun, environment, free_port, settings, write_toy_config, write_toy_shards
+from benchmarks.shared.shell import ROOT, environment, free_port
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
+from benchmarks.toy_runs import ToyRun, settings
 from engine.checkpoints.manifest import newest_valid, read_manifest
 from engine.metrics import read_metrics
 from pipeline.shards.index import build_index

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.faults.case import Bench, Case, Checks, tool
 from benchmarks.faults.photo_runs import BAD_ID, NUM_VAL, PhotoSet, on_bad, photo_set
-
-from bad_images import LATER_DAMAGE, SOUND_OUTSIDE  # isort: skip
+from benchmarks.shared.bad_images import LATER_DAMAGE, SOUND_OUTSIDE
 
 GROUP = "bad data"
 BAD_DATA = 3

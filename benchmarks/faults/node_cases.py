@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.case import Bench, Case, Checks
-from benchmarks.toy_runs import ROOT, settings, wait_until, write_toy_config, write_toy_shards
+from benchmarks.shared.hosts import Host, deepspeed_command, two_hosts, why_impossible
+from benchmarks.shared.shell import ROOT
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
+from benchmarks.toy_runs import settings, wait_until
 from engine.metrics import read_metrics
 from pipeline.shards.index import build_index
-
-from multinode.hosts import Host, deepspeed_command, two_hosts, why_impossible  # isort: skip
 
 GROUP = "several hosts"
 _ENDS_WITHIN_S = 300.0
 _PORT = 29500
 _NUM_STEPS = 60
-_JOBS = ROOT / "tests" / "multinode" / "runs_on_two_hosts.py"
+_JOBS = ROOT / "benchmarks" / "shared" / "runs_on_two_hosts.py"
 _FAST_CLOCK = """
 import time
 true_time, true_time_ns = time.time, time.time_ns

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.toy_runs import ROOT, environment
+from benchmarks.shared.shell import ROOT, environment
 
 _WITHIN_S = 150.0
 _ENDED_FROM_OUTSIDE = 124

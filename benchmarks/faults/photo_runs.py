@@ -10,14 +10,12 @@ from typing import Any
 import yaml
 
 from benchmarks.faults.case import Bench
+from benchmarks.shared.bad_images import HEIGHT, WIDTH, overwrite, write_photo_shards
+from benchmarks.shared.photographs import jpeg_bytes
+from benchmarks.shared.shard_files import write_tar
 from benchmarks.toy_runs import settings, wait_until
 from engine.metrics import read_metrics
 from pipeline.shards.index import ShardIndex, build_index, open_index
-
-# After toy_runs, which puts the tests' helpers on the path.
-from bad_images import HEIGHT, WIDTH, overwrite, write_photo_shards  # isort: skip
-from photographs import jpeg_bytes  # isort: skip
-from shard_files import write_tar  # isort: skip
 
 NUM_TRAIN, NUM_VAL = 48, 16
 BAD_ID = 17  # of the training set's samples, in the second of three shards

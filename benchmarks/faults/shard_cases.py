@@ -7,10 +7,9 @@ from pathlib import Path
 
 from benchmarks.faults.case import Bench, Case, Checks, tool
 from benchmarks.faults.photo_runs import PhotoSet, on_bad, photo_set
+from benchmarks.shared.photographs import jpeg_bytes
+from benchmarks.shared.shard_files import write_tar
 from benchmarks.toy_runs import settings
-
-from photographs import jpeg_bytes  # isort: skip
-from shard_files import write_tar  # isort: skip
 
 GROUP = "shards"
 BAD_DATA = 3

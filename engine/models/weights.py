@@ -15,6 +15,7 @@ from timm.models._hub import save_for_hf
 from torch import Tensor, nn
 
 from engine.models.weight_files import read_weights
+from pipeline.config import DataConfig
 
 # What may stay at its initialisation: the parts behind the blocks, which a new task may bring anew.
 CLASSIFIER_PREFIXES = ("head.", "head_dist.")
@@ -160,11 +161,8 @@ def export_model(
     *,
     timm_name: str,
     model_args: Mapping[str, Any],
-    num_classes: int,
+    data: DataConfig,
     class_names: Sequence[str] | None,
-    mean: Sequence[float],
-    std: Sequence[float],
-    image_size: int,
 ) -> None:
     """Write `model.safetensors` and `config.json`, from which plain timm builds the same classifier.
 
@@ -175,17 +173,18 @@ def export_model(
         folder: made where it does not exist; the two files in it are replaced, each in one move, weights
             first.
         timm_name, model_args: `PatchModel.timm_name` and `PatchModel.timm_args`.
+        data: its number of classes, and the preprocessing that the weights were trained with: `mean`, `std` and
+            `image_size`.
         class_names: one for each class, in the order of the labels, or None.
-        mean, std, image_size: the preprocessing that the weights were trained with.
 
     Raises:
         ValueError: if the state dict is not that of the described model, or names and classes differ in
             number.
     """
-    if class_names is not None and len(class_names) != num_classes:
-        raise ValueError(f"{len(class_names)} class names for {num_classes} classes: give one for each")
+    if class_names is not None and len(class_names) != data.num_classes:
+        raise ValueError(f"{len(class_names)} class names for {data.num_classes} classes: give one for each")
     with torch.device("meta"):
-        vit = timm.create_model(timm_name, num_classes=num_classes, **model_args)
+        vit = timm.create_model(timm_name, num_classes=data.num_classes, **model_args)
     pretrained_cfg = cast(dict[str, Any], vit.pretrained_cfg)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
     try:
@@ -203,9 +202,9 @@ def export_model(
             model_config={"label_names": list(class_names)} if class_names is not None else None,
             safe_serialization=True,
             data_config={
-                "input_size": (3, image_size, image_size),
-                "mean": tuple(mean),
-                "std": tuple(std),
+                "input_size": (3, data.image_size, data.image_size),
+                "mean": tuple(data.mean),
+                "std": tuple(data.std),
             },
         )
         for name in ("model.safetensors", "config.json"):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bad_images import overwrite
 from launching import deepspeed, run_jobs
 from PIL import Image
-from toy_data import IMAGE_SIZE, NUM_TRAIN, NUM_VAL, write_toy_config, write_toy_shards
 
+from benchmarks.shared.bad_images import overwrite
+from benchmarks.shared.toy_data import IMAGE_SIZE, NUM_TRAIN, NUM_VAL, write_toy_config, write_toy_shards
 from engine.config import load_config
 from engine.run_plan import plan_run
 from pipeline.plan.step import TrainPlanner

@@ -4,11 +4,11 @@ rule that looks through the model, relative positions, averaging, drop path and 
 from pathlib import Path
 
 import pytest
-from everything import everything
 from launching import run_jobs
 from run_results import lines, summary
-from toy_data import write_toy_config, write_toy_shards
 
+from benchmarks.shared.everything import everything
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.checkpoints.state_files import read_state
 from engine.snapshots import SNAPSHOT_FILE
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from launching import run_jobs
-from toy_data import top1_of_plain_timm, write_toy_config, write_toy_shards
+
+from benchmarks.shared.toy_data import top1_of_plain_timm, write_toy_config, write_toy_shards
 
 MODELS = {
     "beit": "beit_base_patch16_224",

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from launching import python_module, run_jobs
 from run_results import lines, summary
-from toy_data import write_toy_config, write_toy_shards
+
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 
 ZERO_STAGES = (0, 1, 2, 3)
 GROWING = ["--set", "train.tokens_per_micro_batch=34", "--set", "schedule.kind=cyclic"]

@@ -8,8 +8,8 @@ import pytest
 from launching import run_jobs
 from run_results import lines
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy_data import write_toy_config, write_toy_shards
 
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.checkpoints.manifest import MANIFEST
 from engine.config import MonitorConfig, RunConfig, load_config
 from engine.metrics import MetricsFile

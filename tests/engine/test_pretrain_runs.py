@@ -7,8 +7,8 @@ import pytest
 import torch
 from launching import run_jobs
 from run_results import lines, summary
-from toy_data import NUM_VAL, write_toy_config, write_toy_shards
 
+from benchmarks.shared.toy_data import NUM_VAL, write_toy_config, write_toy_shards
 from engine.checkpoints.manifest import step_folder, verify_manifest
 
 pytestmark = pytest.mark.timeout(600)

@@ -8,10 +8,10 @@ import pytest
 import reference
 import timm
 import torch
-from photographs import jpeg_bytes
 from pixels import full_images
-from shard_files import write_tar
 
+from benchmarks.shared.photographs import jpeg_bytes
+from benchmarks.shared.shard_files import write_tar
 from engine.checkpoints.state_files import write_state
 from engine.models.build import build_model
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, restore_snapshot, snapshot_state, take_snapshot

@@ -7,10 +7,12 @@ import pytest
 import torch
 from launching import deepspeed, python_module, run_jobs
 from run_results import lines, summary
-from toy_data import NUM_VAL, top1_of_plain_timm, write_toy_config, write_toy_shards
 
+from benchmarks.shared.toy_data import NUM_VAL, top1_of_plain_timm, write_toy_config, write_toy_shards
+from engine.prepare import prepare
 from engine.ranks.world import World
-from engine.train import prepare
+from engine.run_plan import plan_run
+from engine.train import read_request
 from pipeline.loader import PatchLoader
 
 ZERO_STAGES = (0, 1, 2, 3)
@@ -76,6 +78,27 @@ def two_ranks(toy: Path) -> tuple[dict[str, int], str]:
     return dict(zip(jobs, codes, strict=True)), printed
 
 
+def test_a_command_line_becomes_a_configuration_and_what_it_says_besides(toy: Path) -> None:
+    more = ["--max-steps", "9", "--resume", "never", "--allow-change", "seed", "--set", "optim.lr=0.1"]
+    request = read_request(arguments(toy, "run", *more))
+    assert (request.config.name, request.config.optim.lr) == ("toy", 0.1)
+    assert (request.folder, request.resume, request.allowed) == (toy / "run", "never", ("seed",))
+    plan = plan_run(request.config, 200, 1)
+    assert request.stop_step(plan) == 9
+    assert read_request(arguments(toy, "run", "--max-steps", "99")).stop_step(plan) == 24
+
+
+def test_without_out_and_max_steps_a_run_has_a_folder_by_its_name_and_all_of_its_steps(toy: Path) -> None:
+    request = read_request(["--config", str(toy / "toy.yaml"), "--set", "name=mine"])
+    assert (request.folder, request.resume, request.allowed) == (Path("runs/mine"), "auto", ())
+    assert request.stop_step(plan_run(request.config, 200, 1)) == 24
+
+
+def test_a_run_of_no_step_is_refused(toy: Path) -> None:
+    with pytest.raises(ValueError, match="--max-steps is at least 1, got 0"):
+        read_request(arguments(toy, "run", "--max-steps", "0"))
+
+
 @pytest.mark.parametrize("stage", ZERO_STAGES)
 def test_each_zero_stage_learns(toy: Path, two_ranks: tuple[dict[str, int], str], stage: int) -> None:
     assert two_ranks[0][f"zero{stage}"] == 0
@@ -120,7 +143,8 @@ def test_accumulation_and_activation_checkpointing_change_nothing_but_rounding(
 
 def test_the_loss_is_that_of_mixed_and_smoothed_labels(toy: Path, two_ranks: tuple[dict[str, int], str]) -> None:
     assert two_ranks[0]["augmented"] == 0
-    prepared = prepare(arguments(toy, "nothing", *AUGMENTED), World(0, 1, 0, 1, torch.device("cpu"), ("here",)))
+    config = read_request(arguments(toy, "nothing", *AUGMENTED)).config
+    prepared = prepare(config, World(0, 1, 0, 1, torch.device("cpu"), ("here",)))
     plan = prepared.planner.plan(0)
     with PatchLoader(prepared.planner, iter([plan]), batch_size=16, num_threads=1) as loader:
         batch = next(loader)

@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from launching import ROOT
-from multinode.hosts import Host, deepspeed_command, two_hosts, wait_until, why_impossible, write_program
-from shard_files import write_tar
-from toy_data import write_toy_config, write_toy_shards
 
+from benchmarks.shared.hosts import Host, deepspeed_command, two_hosts, wait_until, why_impossible, write_program
+from benchmarks.shared.shard_files import write_tar
+from benchmarks.shared.shell import ROOT
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from pipeline.shards.index import build_index
 
 START_S = 400  # on a machine that does other things as well, two ranks take a while to start
@@ -168,7 +168,7 @@ def runs(
         jobs.append({"argv": train(toy, out), "before": before.format(**places), "after": after.format(**places)})
     (toy / "jobs.json").write_text(json.dumps(jobs))
     with two_hosts(tmp_path_factory.mktemp("hosts") / "runs") as (first, second):
-        script = ROOT / "tests" / "multinode" / "runs_on_two_hosts.py"
+        script = ROOT / "benchmarks" / "shared" / "runs_on_two_hosts.py"
         code, printed = finish(first.start(*deepspeed_command(first.folder, script, toy / "jobs.json", toy)))
         assert code == 0, printed
         leaves_nothing(first, second)

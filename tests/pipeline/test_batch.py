@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from photographs import jpeg_bytes
 from pixels import at_keep_rate, train_planner
-from shard_files import write_tar
 
+from benchmarks.shared.photographs import jpeg_bytes
+from benchmarks.shared.shard_files import write_tar
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.loader import PatchLoader

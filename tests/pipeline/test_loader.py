@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from nvidia.dali.pipeline import Pipeline
-from photographs import photograph
 from pixels import train_planner
 
+from benchmarks.shared.photographs import photograph
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.loader import PatchLoader, gather_on_device, train_plans, validation_plans

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from finished_run import write_finished_run
-from photographs import photograph
 from PIL import Image
 
+from benchmarks.shared.photographs import photograph
 from engine.evaluation.trained import load_trained, validation_images
 from pipeline.selection.magnitude import EmbeddingSnapshot
 from tools.agreement.__main__ import Scoring, compare, main, overlap, rank_correlation, rules_to_compare

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from deepspeed.launcher.runner import fetch_hostfile
-from launching import ROOT, environment
+
+from benchmarks.shared.shell import ROOT, environment
 
 CLUSTER = ROOT / "tools" / "cluster"
 NODE, SLURM, HOSTS, BOUND_SSH = (CLUSTER / name for name in ("node.sh", "slurm.sbatch", "hosts.sh", "bound/ssh"))

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from launching import ROOT, environment, python_module
-from toy_data import write_toy_config, write_toy_shards
+from launching import python_module
 
+from benchmarks.shared.shell import ROOT, environment
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from tools.study.__main__ import main
 from tools.study.spec import jobs_of, jobs_of_machine, load_study
 

@@ -28,11 +28,13 @@ from tqdm import tqdm
 
 from engine.bad_data import one_data_error
 from engine.command_line import Parser
+from engine.config import load_config
+from engine.deepspeed_engine import quiet
+from engine.prepare import prepare
 from engine.progress import say
 from engine.ranks.hardware import describe_hardware
 from engine.ranks.preflight import check_same_inputs, check_same_software
 from engine.ranks.world import World, join_world, leave_world, on_first_rank, one_clear_error
-from engine.train import Prepared, prepare, quiet
 from tools.command import add_picture_argument
 from tools.profile.measure import profile_run, stages_to_profile
 from tools.profile.plot import draw
@@ -71,12 +73,6 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _read_inputs(argv: Sequence[str], world: World) -> tuple[argparse.Namespace, Prepared]:
-    options = parse_arguments(argv)
-    overrides = [part for override in options.set for part in ("--set", override)]
-    return options, prepare(["--config", str(options.config), *overrides], world)
-
-
 def _profile(argv: Sequence[str], world: World) -> None:
     """One profile from its command line to its table. Collective.
 
@@ -85,9 +81,9 @@ def _profile(argv: Sequence[str], world: World) -> None:
     """
     check_same_software(world)
     with one_clear_error(world):
-        options, prepared = _read_inputs(argv, world)
-    indexes = {"data.train": prepared.train_index, "data.val": prepared.val_index}
-    check_same_inputs(world, prepared.config, indexes, stop_step=prepared.stop_step)
+        options = parse_arguments(argv)
+        prepared = prepare(load_config(options.config, options.set), world)
+    check_same_inputs(world, prepared.config, prepared.indexes, stop_step=prepared.plan.total_steps)
     num_stages = len(stages_to_profile(prepared.plan.schedule, full_patches=prepared.config.task != "pretrain"))
     total = num_stages * (1 + options.repeats)
     bar = tqdm(total=total, unit="stage", disable=not (world.is_first and sys.stderr.isatty()))

@@ -21,13 +21,14 @@ from torch.profiler import record_function
 
 from engine.average import WeightAverage, trained_weights
 from engine.bad_data import read_batches
+from engine.deepspeed_engine import build_engine
 from engine.loading import open_loader
 from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.optim import set_learning_rate
+from engine.prepare import Prepared
 from engine.ranks.world import World
 from engine.snapshots import take_snapshot
 from engine.task import training_loss
-from engine.train import Prepared, build_engine
 from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
 from pipeline.graph.graph import GraphSettings, LastPart

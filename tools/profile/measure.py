@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.prepare import Prepared
 from engine.ranks.world import World
-from engine.train import Prepared
 from pipeline.batch import Batch
 from pipeline.graph.graph import LastPart
 from pipeline.plan.schedule import PatchSchedule, Stage
@@ -32,15 +32,9 @@ def stages_to_profile(schedule: PatchSchedule, *, full_patches: bool) -> list[tu
 
 
 @dataclass
-class Measured:
-    """One stage's repeats, and how many steps each of them takes. Rates are images per second over all ranks."""
+class Repeats:
+    """What was measured of a stage, repeat by repeat. Rates are images per second over all ranks."""
 
-    stage: Stage
-    share: float
-    batch: Batch
-    loader_steps: int
-    train_steps: int
-    both_steps: int
     loader: list[float] = field(default_factory=list)
     step: list[float] = field(default_factory=list)
     both: list[float] = field(default_factory=list)
@@ -50,31 +44,47 @@ class Measured:
     wait_shares: list[float] = field(default_factory=list)
     peak_device_memory_bytes: int | None = None
 
-    def profile(self, flops: int, unselected: "Unselected | None", global_batch_size: int) -> StageProfile:
-        def part_ms(name: str) -> float | None:
-            return statistics.median(parts[name] for parts in self.parts_ms) if self.parts_ms else None
+    def part_ms(self, name: str) -> float | None:
+        """The median of a part of the training step; None where steps were not measured."""
+        return statistics.median(parts[name] for parts in self.parts_ms) if self.parts_ms else None
 
+
+@dataclass(frozen=True)
+class Measured:
+    """One stage, how many steps each of its repeats takes, and what they found."""
+
+    stage: Stage
+    share: float
+    batch: Batch
+    loader_steps: int
+    train_steps: int
+    both_steps: int
+    repeats: Repeats = field(default_factory=Repeats)
+
+    def profile(self, flops: int, unselected: "Unselected | None", global_batch_size: int) -> StageProfile:
+        """The stage's line of the profile."""
+        found = self.repeats
         return StageProfile(
             keep_rate=self.stage.keep_rate,
             num_kept=self.stage.num_kept,
             share=self.share,
-            loader=Rate.of(self.loader),
-            step=Rate.of(self.step),
-            end_to_end=Rate.of(self.both),
-            forward_ms=part_ms("forward"),
-            backward_ms=part_ms("backward"),
-            optimizer_ms=part_ms("optimizer"),
-            communication_ms=statistics.median(self.communication_ms) if self.communication_ms else None,
+            loader=Rate.of(found.loader),
+            step=Rate.of(found.step),
+            end_to_end=Rate.of(found.both),
+            forward_ms=found.part_ms("forward"),
+            backward_ms=found.part_ms("backward"),
+            optimizer_ms=found.part_ms("optimizer"),
+            communication_ms=statistics.median(found.communication_ms) if found.communication_ms else None,
             loader_parts=None if unselected is None else self._loader_parts(unselected, global_batch_size),
-            loader_wait_share=statistics.median(self.wait_shares) if self.wait_shares else None,
+            loader_wait_share=statistics.median(found.wait_shares) if found.wait_shares else None,
             bytes_per_image=self.batch.num_bytes / self.batch.num_images,
             flops_per_image=flops,
-            peak_device_memory_bytes=self.peak_device_memory_bytes,
+            peak_device_memory_bytes=found.peak_device_memory_bytes,
         )
 
     def _loader_parts(self, unselected: "Unselected", global_batch_size: int) -> LoaderParts:
-        whole_ms = 1000 * global_batch_size / statistics.median(self.loader)
-        return LoaderParts.of(*unselected.ends_ms(), statistics.median(self.selected_ms), whole_ms)
+        whole_ms = 1000 * global_batch_size / statistics.median(self.repeats.loader)
+        return LoaderParts.of(*unselected.ends_ms(), statistics.median(self.repeats.selected_ms), whole_ms)
 
 
 class Unselected:
@@ -174,19 +184,20 @@ def _steps_in(seconds: float, taken_s: float) -> int:
 
 
 def _measure(bench: Bench, measured: Measured, global_batch_size: int, *, loads: bool, trains: bool) -> None:
+    found = measured.repeats
     if loads:
         loader_s, _ = bench.time_loader(measured.stage, measured.loader_steps)
-        measured.loader.append(measured.loader_steps * global_batch_size / loader_s)
+        found.loader.append(measured.loader_steps * global_batch_size / loader_s)
         selected_s = bench.time_loader_until("select", measured.stage, measured.loader_steps)
-        measured.selected_ms.append(1000 * selected_s / measured.loader_steps)
+        found.selected_ms.append(1000 * selected_s / measured.loader_steps)
     if trains:
         bench.peak_device_memory_bytes()  # from here on
         step_s, parts_s = bench.time_steps(measured.batch, measured.train_steps)
-        measured.step.append(measured.train_steps * global_batch_size / step_s)
-        measured.parts_ms.append({part: 1000 * taken_s / measured.train_steps for part, taken_s in parts_s.items()})
-        measured.peak_device_memory_bytes = bench.peak_device_memory_bytes()
-        measured.communication_ms.append(1000 * bench.time_communication(measured.batch))
+        found.step.append(measured.train_steps * global_batch_size / step_s)
+        found.parts_ms.append({part: 1000 * taken_s / measured.train_steps for part, taken_s in parts_s.items()})
+        found.peak_device_memory_bytes = bench.peak_device_memory_bytes()
+        found.communication_ms.append(1000 * bench.time_communication(measured.batch))
     if loads and trains:
         both_s, wait_share = bench.time_both(measured.stage, measured.both_steps)
-        measured.both.append(measured.both_steps * global_batch_size / both_s)
-        measured.wait_shares.append(wait_share)
+        found.both.append(measured.both_steps * global_batch_size / both_s)
+        found.wait_shares.append(wait_share)

@@ -19,9 +19,9 @@ from engine.evaluation.inference import load_classifier_run
 from engine.evaluation.trained import Trained
 from engine.metrics import read_metrics
 from engine.models.build import training_flops_per_image
+from engine.prepare import check_labels
 from engine.ranks.world import World, on_first_rank, one_clear_error
 from engine.snapshots import take_snapshot
-from engine.train import check_labels
 from pipeline.config import DataConfig
 from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.config import SelectionConfig, rule_from_text, rule_name

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_data import write_toy_config, write_toy_shards
 
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.checkpoints.manifest import MANIFEST, file_facts, files_in, step_folder, steps_in, write_manifest
 from engine.checkpoints.resume import (
     FIXED_KEYS,

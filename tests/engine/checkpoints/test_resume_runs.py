@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from launching import run_jobs
 from run_results import lines, summary
-from toy_data import write_toy_config, write_toy_shards
 
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.checkpoints.manifest import MANIFEST, steps_in, verify_manifest
 from engine.config import load_config
 from engine.run_plan import plan_run

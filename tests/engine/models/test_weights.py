@@ -16,6 +16,7 @@ from engine.models import weights
 from engine.models.build import build_model
 from engine.models.patch_embed import PatchModel
 from engine.models.weights import export_model, load_pretrained
+from pipeline.config import DataConfig
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 SMALL: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -35,17 +36,27 @@ def snapshot(model: PatchModel) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+def data_of(model: PatchModel) -> DataConfig:
+    """Data such as the model was made for."""
+    return DataConfig(
+        train="shards",
+        val="shards",
+        num_classes=model.num_classes,
+        image_size=model.patch_embed.img_size[0],
+        patch_size=model.patch_embed.patch_size[0],
+        mean=model.mean,
+        std=model.std,
+    )
+
+
 def export(model: PatchModel, folder: Path, class_names: list[str] | None = None) -> None:
     export_model(
         model.state_dict(),
         folder,
         timm_name=model.timm_name,
         model_args=model.timm_args,
-        num_classes=model.num_classes,
+        data=data_of(model),
         class_names=class_names,
-        mean=model.mean,
-        std=model.std,
-        image_size=model.patch_embed.img_size[0],
     )
 
 
@@ -293,11 +304,8 @@ def test_an_export_of_another_models_weights_is_refused(tmp_path: Path) -> None:
             tmp_path / "model",
             timm_name=model.timm_name,
             model_args=model.timm_args,
-            num_classes=5,
+            data=data_of(model),
             class_names=None,
-            mean=MEAN,
-            std=STD,
-            image_size=16,
         )
     assert not (tmp_path / "model").exists()
 

@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
-from toy_data import write_toy_config
 
+from benchmarks.shared.toy_data import write_toy_config
 from engine.config import load_config
 from engine.ranks.preflight import PLACES, clocks_apart, differences, flat, name_ranks, software, sources_digest
 

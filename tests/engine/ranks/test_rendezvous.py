@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from launching import ROOT, environment
 
+from benchmarks.shared.shell import ROOT, environment
 from engine.ranks.rendezvous import explain, meeting
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from launching import ROOT, BackgroundRun, environment, free_port, run_jobs
-from toy_data import write_toy_config, write_toy_shards
+from launching import BackgroundRun, run_jobs
 
+from benchmarks.shared.shell import ROOT, environment, free_port
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.metrics import read_metrics
 from engine.ranks.stopping import Deadline, Stopping, describe_wish, encode_wish
 from engine.ranks.world import World

@@ -6,22 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_images import (
-    HEIGHT,
-    LATER_DAMAGE,
-    SOUND_OUTSIDE,
-    WIDTH,
-    Row,
-    overwrite,
-    photo_data,
-    rising_planner,
-    rows_of,
-    write_photo_shards,
-)
 from nvidia.dali.pipeline import Pipeline
-from photographs import jpeg_bytes
+from photo_plans import Row, photo_data, rising_planner, rows_of
 from pixels import train_planner
 
+from benchmarks.shared.bad_images import HEIGHT, LATER_DAMAGE, SOUND_OUTSIDE, WIDTH, overwrite, write_photo_shards
+from benchmarks.shared.photographs import jpeg_bytes
 from pipeline.config import AugmentConfig
 from pipeline.graph.bad_samples import MAX_ATTEMPTS, BadRow, BadSampleError
 from pipeline.loader import PatchLoader, train_plans, validation_plans

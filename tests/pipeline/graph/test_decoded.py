@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bad_images import HEIGHT, SOUND_OUTSIDE, WIDTH, Row, rising_planner, rows_of, write_photo_shards
-from photographs import jpeg_bytes, photograph
+from photo_plans import Row, rising_planner, rows_of
 from PIL import Image
 
+from benchmarks.shared.bad_images import HEIGHT, SOUND_OUTSIDE, WIDTH, write_photo_shards
+from benchmarks.shared.photographs import jpeg_bytes, photograph
 from pipeline.config import AugmentConfig
 from pipeline.graph.bad_samples import BadSampleError
 from pipeline.graph.decoded import DecodedRows, ImageDecoder

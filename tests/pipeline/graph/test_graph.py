@@ -6,7 +6,6 @@ import pytest
 import reference
 import torch
 from nvidia.dali import backend_impl
-from photographs import jpeg_bytes
 from pixels import (
     assemble,
     at_keep_rate,
@@ -16,8 +15,9 @@ from pixels import (
     run_graph,
     train_planner,
 )
-from shard_files import write_tar
 
+from benchmarks.shared.photographs import jpeg_bytes
+from benchmarks.shared.shard_files import write_tar
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph.graph import GraphSettings, define_graph, input_names
 from pipeline.loader import gather_on_device

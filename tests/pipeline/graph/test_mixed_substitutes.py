@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from bad_images import LATER_DAMAGE, SOUND_OUTSIDE, overwrite, write_photo_shards
 from pixels import run_graph, train_planner
 
+from benchmarks.shared.bad_images import LATER_DAMAGE, SOUND_OUTSIDE, overwrite, write_photo_shards
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.loader import PatchLoader, train_plans

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from nvidia.dali import fn, pipeline_def, types
-from photographs import photograph
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from benchmarks.shared.photographs import photograph
 from pipeline.graph import nodes
 
 WIDTH, HEIGHT = 61, 47

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_images import HEIGHT, WIDTH, write_photo_shards
 
+from benchmarks.shared.bad_images import HEIGHT, WIDTH, write_photo_shards
 from pipeline.config import CacheConfig
 from pipeline.graph.pixel_cache import DiskCache, PixelCache, open_cache
 from pipeline.shards.index import ShardIndex

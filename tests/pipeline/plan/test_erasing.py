@@ -4,8 +4,8 @@ import augmenting
 import numpy as np
 import pytest
 import reference
-from photographs import photograph
 
+from benchmarks.shared.photographs import photograph
 from pipeline.config import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.plan import keyed
 from pipeline.plan.erasing import NUM_ERASE_DRAWS, box_noise, erased_images, noise_tables, plan_boxes

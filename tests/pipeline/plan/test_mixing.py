@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from photographs import photograph
 
+from benchmarks.shared.photographs import photograph
 from pipeline.config import AugmentConfig
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import reference
 import torch
-from photographs import photograph
 from PIL import Image
 
+from benchmarks.shared.photographs import photograph
 from pipeline.graph.on_device import magnitude_on_device
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pixels import train_planner
-from shard_files import image_bytes, write_shard, write_tar
 
+from benchmarks.shared.shard_files import image_bytes, write_shard, write_tar
 from pipeline.config import DataConfig
 from pipeline.plan.step import ValidationPlanner
 from pipeline.selection.config import SelectionConfig

@@ -2,12 +2,12 @@ import io
 
 import numpy as np
 import pytest
-from bad_images import LATER_DAMAGE, SOUND_OUTSIDE
 from hypothesis import given
 from hypothesis import strategies as st
-from photographs import photograph
 from PIL import Image
 
+from benchmarks.shared.bad_images import LATER_DAMAGE, SOUND_OUTSIDE
+from benchmarks.shared.photographs import photograph
 from pipeline.shards.image_header import image_size, is_parsable, why_undecodable
 
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from shard_files import image_bytes, write_shard, write_tar
 
+from benchmarks.shared.shard_files import image_bytes, write_shard, write_tar
 from pipeline.shards.index import (
     BadShardsError,
     ShardIndex,

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shard_files import image_bytes, write_shard
 
+from benchmarks.shared.shard_files import image_bytes, write_shard
 from pipeline.shards.index import ShardIndex, StaleIndexError, build_index
 from pipeline.shards.reader import SampleReader
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from bad_images import SOUND_OUTSIDE, write_photo_shards
 from pixels import train_planner
 
+from benchmarks.shared.bad_images import SOUND_OUTSIDE, write_photo_shards
 from engine.bad_data import DataError
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph.graph import GraphSettings, LastPart

@@ -8,11 +8,11 @@ import pytest
 import torch
 from launching import deepspeed, python_module
 from PIL import Image
-from toy_data import write_toy_config, write_toy_shards
 
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.config import load_config
+from engine.prepare import prepare
 from engine.ranks.world import World
-from engine.train import prepare
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
 from tools.profile.__main__ import command, parse_arguments
 from tools.profile.bench import plans_at
@@ -128,7 +128,7 @@ def test_full_patches_are_profiled_once_and_only_where_they_may_be() -> None:
 
 
 def test_plans_are_the_runs_own_but_for_the_stage_and_never_end(config: Path) -> None:
-    planner = prepare(["--config", str(config)], HERE).planner
+    planner = prepare(load_config(config), HERE).planner
     plans = plans_at(planner, Stage(0.6, 9), 22, 8, HERE)
     for step in (22, 23, 0, 1):
         own = planner.plan(step)

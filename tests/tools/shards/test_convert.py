@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from photographs import jpeg_bytes, write_image_folder
 from PIL import Image
-from shard_files import image_bytes
 
+from benchmarks.shared.photographs import jpeg_bytes, write_image_folder
+from benchmarks.shared.shard_files import image_bytes
 from pipeline.shards.index import open_index
 from pipeline.shards.reader import SampleReader
 from tools.shards.__main__ import main

@@ -2,9 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
-from bad_images import LATER_DAMAGE, SOUND_OUTSIDE, write_photo_shards
-from shard_files import image_bytes, write_tar
 
+from benchmarks.shared.bad_images import LATER_DAMAGE, SOUND_OUTSIDE, write_photo_shards
+from benchmarks.shared.shard_files import image_bytes, write_tar
 from pipeline.shards.exclusion import read_exclusion
 from pipeline.shards.index import open_index
 from tools.shards.__main__ import main

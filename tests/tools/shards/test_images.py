@@ -3,8 +3,8 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from shard_files import image_bytes
 
+from benchmarks.shared.shard_files import image_bytes
 from tools.shards.images import Encoding, prepare
 
 

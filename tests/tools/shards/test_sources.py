@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torchvision
 from PIL import Image
-from shard_files import image_bytes
 
+from benchmarks.shared.shard_files import image_bytes
 from tools.shards import fashion_mnist
 from tools.shards.fashion_mnist import FILES, find_fashion_mnist, read_fashion_mnist
 from tools.shards.images import Encoding, prepare

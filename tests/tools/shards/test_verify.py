@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photographs import jpeg_bytes, write_image_folder
-from shard_files import write_shard, write_tar
 
+from benchmarks.shared.photographs import jpeg_bytes, write_image_folder
+from benchmarks.shared.shard_files import write_shard, write_tar
 from pipeline.shards.index import build_index, open_index
 from tools.shards.__main__ import main
 from tools.shards.verify import verify_folder

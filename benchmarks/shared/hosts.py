@@ -3,7 +3,7 @@
 Each has an sshd, and an eth0 that a cable (a veth pair) joins to a switch (a bridge in a network of its own). They see
 this machine's files, so that /tmp is a folder that both share; what is mounted on one of them is seen there alone.
 Nothing of it is left on this machine once the three processes that hold them are gone, and these do not outlive the
-tests.
+process that started them.
 """
 
 import os
@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.shared.shell import ROOT
+
 ADDRESSES = {"host-a": "10.77.0.1", "host-b": "10.77.0.2"}
 PROGRAMS = ("ip", "nsenter", "unshare", "setpriv", "mount", "ssh", "ssh-keygen", "sshd", "pdsh", "deepspeed")
 
@@ -77,7 +78,7 @@ class Host:
 
     Attributes:
         folder: of the settings that all hosts share.
-        holder: the process that holds the namespaces, as a child of the tests.
+        holder: the process that holds the namespaces, as a child of this one.
         init: the first process within; they end with it.
         switch: the process whose network is the switch.
     """
@@ -150,7 +151,7 @@ def two_hosts(folder: Path, time_limit_min: int = 5) -> Iterator[tuple[Host, Hos
     folder.mkdir(parents=True, exist_ok=True)
     _write_settings(folder, time_limit_min)
     hosts: list[Host] = []
-    # Should the tests be killed, the kernel ends the switch and the hosts.
+    # Should this process be killed, the kernel ends the switch and the hosts.
     switch = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"])
     try:
         wait_until(lambda: _is_apart(switch.pid), 10)

@@ -1,6 +1,6 @@
 """Several runs one after another in the same ranks on two hosts, the second host prepared for each one.
 
-    deepspeed ... tests/multinode/runs_on_two_hosts.py JOBS RESULTS
+    deepspeed ... benchmarks/shared/runs_on_two_hosts.py JOBS RESULTS
 
 JOBS is a JSON list of {"argv": engine.train's arguments, "before": shell, "after": shell}, the shell commands run on
 host-b around the run; RESULTS/HOST.json gets the list of exit codes as that host's rank saw them.
@@ -24,7 +24,7 @@ def main() -> None:
     preflight.VISIBLE_WITHIN_S = 1.0  # both hosts see the same file system, without any cache in between
     host = socket.gethostname()
     world = join_world()
-    codes = []
+    codes: list[str | int | None] = []
     for job in json.loads(jobs.read_text()):
         if host == "host-b":
             subprocess.run(["bash", "-ec", job["before"]], check=True)

@@ -9,8 +9,8 @@ import timm
 import torch
 import yaml
 from PIL import Image
-from shard_files import write_tar
 
+from benchmarks.shared.shard_files import write_tar
 from pipeline.shards.index import build_index
 
 IMAGE_SIZE, PATCH_SIZE, NUM_CLASSES = 16, 4, 4

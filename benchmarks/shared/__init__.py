@@ -1,0 +1,1 @@
+"""What benchmarks and tests share: data sets made on the spot, images that are broken, launching, two hosts."""

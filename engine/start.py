@@ -1,0 +1,148 @@
+"""How a run starts: what is asked of it, where it goes on, and all that its first step needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepspeed import DeepSpeedEngine
+
+from engine.average import WeightAverage, resume_average
+from engine.checkpoints.checkpoint import load_checkpoint
+from engine.checkpoints.resume import Start, choose_start, set_aside_newer
+from engine.compiled import warm_up
+from engine.config import RunConfig
+from engine.deepspeed_engine import build_engine
+from engine.monitor import open_monitors
+from engine.prepare import Prepared
+from engine.ranks.preflight import check_same_inputs, check_same_run_folder, check_same_start, warn_of_clocks
+from engine.ranks.watch import Watch
+from engine.ranks.world import World, on_first_rank, one_clear_error
+from engine.run_folder import prepare_folder
+from engine.run_plan import RunPlan
+from engine.snapshots import open_board, restore_snapshot
+from engine.trainer import Run
+from pipeline.graph.route import why_not_select_first
+from pipeline.selection.snapshots import SnapshotBoard
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one start of a run is asked for: a configuration, and what the command line says besides.
+
+    Attributes:
+        folder: the run folder.
+        stop_after: the number of steps after which it ends, as a finished run; None: all that are planned.
+        resume: ``auto``, ``never`` or the path of a checkpoint, as ``choose_start`` takes it.
+        allowed: keys whose values may differ from those of the checkpoint.
+    """
+
+    config: RunConfig
+    folder: Path
+    stop_after: int | None = None
+    resume: str = "auto"
+    allowed: tuple[str, ...] = ()
+
+    def stop_step(self, plan: RunPlan) -> int:
+        """The number of steps that are trained when the run is done."""
+        return min(plan.total_steps, self.stop_after or plan.total_steps)
+
+
+def find_start(request: Request, prepared: Prepared, world: World) -> Start:
+    """Where all ranks start, once they have found that they are about to do the same. Collective.
+
+    Raises:
+        SystemExit: with code 2, on every rank, if they are not, or for a checkpoint or a folder that cannot be used.
+    """
+    check_same_inputs(world, request.config, prepared.indexes, stop_step=request.stop_step(prepared.plan))
+    check_same_run_folder(world, request.folder)
+    warn_of_clocks(world)
+    with one_clear_error(world):
+        start = on_first_rank(world, lambda: _take_up(request, prepared, world.size))
+    check_same_start(world, start.checkpoint, start.step)
+    return start
+
+
+def _take_up(request: Request, prepared: Prepared, world_size: int) -> Start:
+    """Where the run starts, its folder made ready for that. For the first rank."""
+    checkpoints = request.folder / "checkpoints"
+    start = choose_start(
+        request.resume,
+        checkpoints,
+        prepared.identity,
+        allowed=request.allowed,
+        stop_step=request.stop_step(prepared.plan),
+        world_size=world_size,
+    )
+    prepare_folder(request.folder, request.config, fresh=start.checkpoint is None)
+    start.notes.extend(set_aside_newer(checkpoints, start.step))
+    return start
+
+
+def open_run(request: Request, prepared: Prepared, start: Start, world: World, watch: Watch) -> Run:
+    """The run as it is before its first step, or before the one that it goes on with. Collective.
+
+    What there is to say about that is added to ``start.notes``.
+
+    Raises:
+        SystemExit: with code 2, on every rank, for a snapshot or a monitor that cannot be used.
+    """
+    config, model = prepared.config, prepared.model.to(world.device)
+    trains = start.step < request.stop_step(prepared.plan)
+    average = None if config.train.ema_decay is None else WeightAverage(model, config.train.ema_decay)
+    board = open_board(config, prepared.plan.schedule)
+    engine = build_engine(config, prepared.plan, model, load_universal=start.is_universal)
+    _load(start, engine, average)
+    if trains:  # a run that only has to finish selects no more patches for training
+        _load_snapshot(start, board, world)
+    with one_clear_error(world):
+        monitors = open_monitors(config, request.folder, start.step) if world.is_first else []
+    run = Run(prepared, request.folder, world, engine, watch, average, board, monitors)
+    if config.engine.compile and trains:
+        _compile(run, start)
+    return run
+
+
+def _load(start: Start, engine: DeepSpeedEngine, average: WeightAverage | None) -> None:
+    if start.checkpoint is None or start.source is None:
+        return
+    load_checkpoint(engine, start.checkpoint)
+    if average is not None:
+        start.notes.extend(resume_average(average, engine, start.source))
+
+
+def _load_snapshot(start: Start, board: SnapshotBoard | None, world: World) -> None:
+    if start.source is not None:
+        with one_clear_error(world):
+            restore_snapshot(board, start.source, start.step)
+
+
+def _compile(run: Run, start: Start) -> None:
+    config, plan = run.config, run.plan
+    run.watch.enter("compile", start.step)
+    run.engine.train()
+    taken_s = warm_up(run.engine.module, plan, config.data.num_patches, 3 * config.data.patch_size**2, run.world.device)
+    start.notes.append(f"compiled for {len(plan.schedule.stages())} stage(s) in {taken_s:.0f} s")
+
+
+def announcement(run: Run, start: Start) -> str:
+    """What a person reads before the first step, a line for each fact."""
+    config, plan, prepared = run.config, run.plan, run.prepared
+    stages = ", ".join(f"{stage.keep_rate:g} ({stage.share:.1%})" for stage in plan.schedule.stages())
+    lines = [
+        f"run {config.name} in {run.folder}: {plan.total_steps} steps of {config.train.global_batch_size} images "
+        f"on {run.world.size} rank(s), {plan.steps_per_epoch} steps an epoch",
+        f"schedule {config.schedule.kind}, rule {config.selection.rule}: keep rates {stages}, "
+        f"mean {plan.schedule.mean_keep_rate:.3f}",
+        f"data.route {config.route}{_why_this_route(config)}",
+    ]
+    if prepared.held_images is not None:
+        lines.append(prepared.held_images)
+    if prepared.model.load_report is not None:
+        lines.append(str(prepared.model.load_report))
+    return "\n".join([*lines, *start.notes])
+
+
+def _why_this_route(config: RunConfig) -> str:
+    if config.data.route != "auto":
+        return ", as configured"
+    reason = why_not_select_first(config.data, config.selection, targets=config.task == "pretrain")
+    return ": only kept patches are resampled" if reason is None else f": {reason}"

@@ -1,0 +1,82 @@
+"""What is looked at before a run begins. No other rank is needed for that, and no command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.shared.toy_data import NUM_TRAIN, NUM_VAL, write_toy_config, write_toy_shards
+from engine.config import RunConfig, load_config
+from engine.models.masked_autoencoder import MaskedAutoencoder
+from engine.models.patch_embed import PatchModel
+from engine.prepare import Prepared, check_labels, check_num_train_samples, prepare
+from engine.ranks.world import World
+from pipeline.shards.index import open_index
+
+HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))
+PRETRAIN = ["task=pretrain", "schedule={kind: constant, keep_rate: 0.4}", "eval.keep_rates=[0.4]"]
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    return write_toy_config(folder / "toy.yaml", write_toy_shards(folder / "shards"))
+
+
+def prepared(config_file: Path, *overrides: str) -> Prepared:
+    return prepare(load_config(config_file, list(overrides)), HERE)
+
+
+def test_a_configuration_made_in_a_program_is_prepared_as_one_from_a_file(config_file: Path) -> None:
+    config = load_config(config_file)
+    made = prepare(RunConfig.model_validate(config.model_dump()), HERE)
+    read = prepare(config, HERE)
+    assert made.identity == read.identity
+    assert (made.plan.total_steps, made.plan.rows_per_rank) == (24, 16)
+    np.testing.assert_array_equal(made.planner.plan(5).sample_ids, read.planner.plan(5).sample_ids)
+    for name, value in read.model.state_dict().items():
+        assert torch.equal(made.model.state_dict()[name], value), name
+
+
+def test_every_data_set_is_known_by_the_key_that_names_it(config_file: Path) -> None:
+    counts = {key: index.num_samples for key, index in prepared(config_file).indexes.items()}
+    assert counts == {"data.train": NUM_TRAIN, "data.val": NUM_VAL}
+
+
+def test_the_task_decides_what_kind_of_model_is_trained(config_file: Path) -> None:
+    assert isinstance(prepared(config_file).model, PatchModel)
+    assert isinstance(prepared(config_file, *PRETRAIN).model, MaskedAutoencoder)
+
+
+def test_images_that_are_held_are_told_of_and_only_those(config_file: Path) -> None:
+    assert prepared(config_file).held_images is None
+    assert prepared(config_file, "data.echo=2").held_images is not None
+
+
+def test_nothing_is_written(config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepared(config_file)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_sample_whose_label_is_outside_the_classes_is_named(config_file: Path) -> None:
+    index = open_index(config_file.parent / "shards", "train")
+    first = int(np.argmax(index.label >= 2))
+    with pytest.raises(ValueError, match=rf"has label {index.label[first]}, .* labels are 0 to 1") as raised:
+        check_labels(index, 2)
+    assert index.describe(first) in str(raised.value)
+    check_labels(index, 4)
+
+
+def test_a_stated_number_of_samples_is_the_data_sets_or_left_out(config_file: Path) -> None:
+    index = open_index(config_file.parent / "shards", "train")
+    with pytest.raises(ValueError, match=rf"data\.num_train_samples says 7, but .* holds {NUM_TRAIN} training samples"):
+        prepared(config_file, "data.num_train_samples=7")
+    check_num_train_samples(index, NUM_TRAIN)
+    check_num_train_samples(index, None)
+
+
+def test_a_gpu_that_is_not_there_is_refused(config_file: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.device is gpu, but no GPU is visible here"):
+        prepared(config_file, "data.device=gpu")
