@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.files import write_atomically
+
 
 class Monitor(Protocol):
     """Somewhere that lines of the metrics go to."""
@@ -34,12 +36,7 @@ class MetricsFile:
     def __init__(self, path: Path, first_step: int, monitors: Sequence[Monitor] = ()) -> None:
         self.path, self._monitors = path, monitors
         kept = [line for line in read_metrics(path) if done_before(line, first_step)]
-        temporary = path.with_suffix(".jsonl.tmp")
-        with temporary.open("w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept), sync=True)
         self._file = path.open("a", buffering=1)
 
     def write(self, line: dict[str, Any]) -> None:

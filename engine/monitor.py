@@ -16,6 +16,7 @@ from typing import Any
 from engine.config import MonitorConfig, RunConfig
 from engine.metrics import Monitor
 from engine.progress import say
+from pipeline.files import write_atomically
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_FOLDER = "wandb"
@@ -145,9 +146,7 @@ class WandbMonitor:
         self._run.finish()
 
     def _keep_state(self) -> None:
-        temporary = self._path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(self._state) + "\n")
-        temporary.replace(self._path)
+        write_atomically(self._path, json.dumps(self._state) + "\n", sync=False)
 
 
 class _Guarded:
