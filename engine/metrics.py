@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from engine.metrics_table import Interval, check_line
 from pipeline.files import write_atomically
 
 
@@ -40,6 +41,8 @@ class MetricsFile:
         self._file = path.open("a", buffering=1)
 
     def write(self, line: dict[str, Any]) -> None:
+        """Add a line; its fields are those of ``engine.metrics_table``."""
+        check_line(line)
         self._file.write(json.dumps(line) + "\n")
         for monitor in self._monitors:
             monitor.write(line)
@@ -87,12 +90,13 @@ class IntervalClock:
         self._wait_at_start = loader_wait_s
         self.num_steps = 0
 
-    def per_step(self, loader_wait_s: float) -> tuple[float, float, float]:
-        """Seconds per step, of these seconds waiting for the loader, and processor seconds of this rank's threads."""
+    def per_step(self, loader_wait_s: float) -> Interval:
+        """What a step has taken since the last ``reset``."""
         elapsed_s = time.perf_counter() - self._start
         cpu_s = time.process_time() - self._cpu_at_start
         waited_s = loader_wait_s - self._wait_at_start
-        return elapsed_s / self.num_steps, waited_s / self.num_steps, cpu_s / self.num_steps
+        steps = self.num_steps
+        return Interval(steps, step_s=elapsed_s / steps, loader_wait_s=waited_s / steps, cpu_s=cpu_s / steps)
 
 
 def stage_table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

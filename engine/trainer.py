@@ -17,6 +17,7 @@ from engine.checkpoints.checkpoint import Checkpoints
 from engine.config import RunConfig
 from engine.evaluation.evaluate import Evaluation, evaluate, evaluation_from_line
 from engine.metrics import IntervalClock, MetricsFile, read_metrics
+from engine.metrics_table import StepFacts, train_line
 from engine.monitor import Monitor
 from engine.optim import learning_rate, set_learning_rate
 from engine.progress import Progress
@@ -91,8 +92,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
                 run.average.update(trained_weights(run.engine))
             clock.num_steps += 1
             if logged:
-                line = _train_line(run, step, loss, grad_norm, batch, clock, loader)
-                line["bad_samples"] = bad_samples.record(loader.take_bad_rows(), run.train_index, "train")
+                line = _train_line(run, step, loss, grad_norm, batch, clock, loader, bad_samples)
                 progress.show(line)
                 if metrics is not None:
                     metrics.write(line)
@@ -283,27 +283,29 @@ def _train_line(
     batch: Batch,
     clock: IntervalClock,
     loader: PatchLoader,
+    bad_samples: BadSampleLog,
 ) -> dict[str, Any]:
+    """The metrics of a step. Collective."""
+    mean_loss = _mean_loss(loss, step, run.world)  # waits for the device, so that the clock is right
+    return train_line(
+        StepFacts(
+            step=step,
+            loss=mean_loss,
+            grad_norm=grad_norm,
+            batch=batch,
+            interval=clock.per_step(loader.wait_s),
+            optimizer=run.engine.optimizer,
+            config=run.config,
+            bad_samples=bad_samples.record(loader.take_bad_rows(), run.train_index, "train"),
+        )
+    )
+
+
+def _mean_loss(loss: torch.Tensor, step: int, world: World) -> float:
+    """The loss of the global batch, from those of the ranks."""
     mean_loss = loss.clone()
     dist.all_reduce(mean_loss)
-    value = mean_loss.item() / run.world.size
+    value = mean_loss.item() / world.size
     if not torch.isfinite(mean_loss):
         raise FloatingPointError(f"the loss is {value} at step {step}; the last checkpoint is from before it")
-    step_s, wait_s, cpu_s = clock.per_step(loader.wait_s)
-    return {
-        "event": "train",
-        "step": step,
-        "epoch": batch.plan.epoch,
-        "loss": value,
-        "lr": max(group["lr"] for group in run.engine.optimizer.param_groups),
-        "grad_norm": grad_norm,
-        "keep_rate": batch.plan.stage.keep_rate,
-        "num_kept": batch.plan.stage.num_kept,
-        "micro_batch_size": batch.num_images,
-        "step_s": step_s,
-        "loader_wait_s": wait_s,
-        "cpu_s": cpu_s,
-        "images_per_s": run.config.train.global_batch_size / step_s,
-        "bytes_per_image": batch.num_bytes / batch.num_images,
-        "interval_steps": clock.num_steps,
-    }
+    return value

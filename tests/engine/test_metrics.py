@@ -3,22 +3,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metric_lines import metrics_line
 
 from engine.metrics import MetricsFile, read_metrics, stage_table, train_wall_s
 
 
 def train_line(step: int, keep_rate: float = 1.0, step_s: float = 0.5, interval_steps: int = 1) -> dict[str, Any]:
-    return {
-        "event": "train",
-        "step": step,
-        "keep_rate": keep_rate,
-        "num_kept": round(49 * keep_rate),
-        "step_s": step_s,
-        "loader_wait_s": 0.1 * step_s,
-        "images_per_s": 128 / step_s,
-        "bytes_per_image": 100.0,
-        "interval_steps": interval_steps,
-    }
+    return metrics_line(
+        "train",
+        step,
+        keep_rate=keep_rate,
+        num_kept=round(49 * keep_rate),
+        step_s=step_s,
+        loader_wait_s=0.1 * step_s,
+        images_per_s=128 / step_s,
+        bytes_per_image=100.0,
+        interval_steps=interval_steps,
+    )
 
 
 def test_a_resumed_file_holds_each_step_once(tmp_path: Path) -> None:
@@ -26,10 +27,10 @@ def test_a_resumed_file_holds_each_step_once(tmp_path: Path) -> None:
     first = MetricsFile(path, 0)
     for step in range(7):
         first.write(train_line(step))
-    first.write({"event": "eval", "step": 5, "top1": 0.5})
-    first.write({"event": "checkpoint", "step": 5, "stall_s": 0.1})
-    first.write({"event": "eval", "step": 7, "top1": 0.6})
-    first.write({"event": "checkpoint", "step": 7, "stall_s": 0.1})
+    first.write(metrics_line("eval", 5, top1=0.5))
+    first.write(metrics_line("checkpoint", 5, stall_s=0.1))
+    first.write(metrics_line("eval", 7, top1=0.6))
+    first.write(metrics_line("checkpoint", 7, stall_s=0.1))
     first.sync()
     first.close()
     second = MetricsFile(path, 5)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from launching import run_jobs
+from metric_lines import metrics_line
 from run_results import lines
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_data import write_toy_config, write_toy_shards
@@ -23,11 +24,11 @@ def config(*overrides: str) -> RunConfig:
 
 
 def train_line(step: int, loss: float) -> dict[str, Any]:
-    return {"event": "train", "step": step, "loss": loss, "grad_norm": None, "keep_rate": 0.4, "num_kept": 19}
+    return metrics_line("train", step, loss=loss, grad_norm=None, keep_rate=0.4, num_kept=19)
 
 
 def eval_line(step: int, keep_rate: float, top1: float) -> dict[str, Any]:
-    return {"event": "eval", "step": step, "keep_rate": keep_rate, "top1": top1, "weights": "ema"}
+    return metrics_line("eval", step, keep_rate=keep_rate, top1=top1, weights="ema")
 
 
 def shown_by_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
