@@ -253,7 +253,7 @@ def _train_prepared(prepared: Prepared, start: Start, world: World, watch: Watch
             with one_clear_error(world):
                 restore_snapshot(board, start.source, start.step)
     with one_clear_error(world):
-        monitors = open_monitors(config, prepared.folder, start.step) if world.is_first else []
+        monitors = open_monitors(config, prepared.folder, start.step, world)
     if config.engine.compile and start.step < prepared.stop_step:
         watch.enter("compile", start.step)
         engine.train()

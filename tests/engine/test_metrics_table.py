@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from launching import ROOT, python_module, run_jobs
 from toy_data import write_toy_config, write_toy_shards
+from worlds import ALONE
 
 from engine.config import load_config
 from engine.metrics import MetricsFile, read_metrics
@@ -66,7 +67,7 @@ def test_pretraining_has_no_accuracy(written: dict[str, list[dict[str, Any]]]) -
 def test_a_line_with_a_field_too_many_or_too_few_is_refused(
     written: dict[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
-    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0, ALONE)
     lines = [line for lines in written.values() for line in lines]
     assert {line["event"] for line in lines} == set(EVENTS)
     for line in lines:
