@@ -90,7 +90,7 @@ def seconds(work: Callable[[], object], world: World) -> float:
 def measure(world: World, zero_stage: int, folder: Path, repeats: int, steps: int) -> dict[str, Any]:
     engine = build_engine(world, zero_stage)
     by_deepspeed = engine.checkpoint_engine
-    record = Record() if world.is_first else None
+    record = Record()
     ours = Checkpoints(
         engine,
         folder / "ours",
@@ -128,9 +128,8 @@ def measure(world: World, zero_stage: int, folder: Path, repeats: int, steps: in
                 "cost_s": stall_s + busy_s - statistics.mean([idle_s, between_s]),
             }
         )
-    if record is not None:
-        for values, line in zip(rounds, record.lines, strict=True):
-            values |= {"until_it_counts_s": line["total_s"], "num_bytes": line["num_bytes"]}
+    for values, line in zip(rounds, record.lines, strict=True):
+        values |= {"until_it_counts_s": line["total_s"], "num_bytes": line["num_bytes"]}
     return {"zero_stage": zero_stage, "steps_per_interval": steps, "rounds": rounds}
 
 

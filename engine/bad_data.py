@@ -16,6 +16,7 @@ from engine.metrics import done_before, read_metrics
 from engine.ranks.world import AgreedExit, World
 from pipeline.batch import Batch
 from pipeline.config import DataConfig
+from pipeline.files import write_atomically
 from pipeline.graph.bad_samples import BadRow, BadSampleError
 from pipeline.loader import PatchLoader
 from pipeline.shards.index import ShardIndex, StaleIndexError
@@ -87,9 +88,7 @@ class BadSampleLog:
         self._lines: list[dict[str, Any]] = []
         if world.is_first and path.exists():
             self._lines = [line for line in read_metrics(path) if done_before(line, first_step)]
-            temporary = path.with_suffix(".jsonl.tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
-            temporary.replace(path)
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in self._lines), sync=False)
 
     def record(self, bad: list[BadRow], index: ShardIndex, event: str, step: int | None = None) -> int:
         """Take note of this rank's bad rows since the last call. Collective.

@@ -7,7 +7,13 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from engine.metrics_table import Interval, check_line
+from pipeline.files import write_atomically
+
+if TYPE_CHECKING:  # whoever only reads metrics needs no torch
+    from engine.ranks.world import World
 
 
 class Monitor(Protocol):
@@ -21,40 +27,46 @@ class Monitor(Protocol):
 
 
 class MetricsFile:
-    """``metrics.jsonl``, written by the first rank alone.
+    """``metrics.jsonl``. Every rank has one; that of the first rank writes, the others' are silent.
 
     A resumed run goes on from its checkpoint; lines of steps that will be trained again are dropped, so that the file
     holds each step once.
 
     Args:
         first_step: the step the run starts or goes on with.
-        monitors: get every line as well, and are closed with the file.
+        monitors: get every line as well, and are closed with the file; none on other ranks than the first.
     """
 
-    def __init__(self, path: Path, first_step: int, monitors: Sequence[Monitor] = ()) -> None:
-        self.path, self._monitors = path, monitors
-        kept = [line for line in read_metrics(path) if done_before(line, first_step)]
-        temporary = path.with_suffix(".jsonl.tmp")
-        with temporary.open("w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        self._file = path.open("a", buffering=1)
+    def __init__(self, path: Path, first_step: int, world: "World", monitors: Sequence[Monitor] = ()) -> None:
+        self._path, self._monitors = path, monitors
+        self._file: TextIO | None = None
+        if world.is_first:
+            kept = [line for line in read_metrics(path) if done_before(line, first_step)]
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept), sync=True)
+            self._file = path.open("a", buffering=1)
+
+    def read(self) -> list[dict[str, Any]]:
+        """The lines so far; none on other ranks than the first."""
+        return [] if self._file is None else read_metrics(self._path)
 
     def write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        """Add a line; its fields are those of ``engine.metrics_table``."""
+        check_line(line)
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
         for monitor in self._monitors:
             monitor.write(line)
 
     def sync(self) -> None:
         """Force what was written to the disk."""
-        os.fsync(self._file.fileno())
+        if self._file is not None:
+            os.fsync(self._file.fileno())
         for monitor in self._monitors:
             monitor.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         for monitor in self._monitors:
             monitor.close()
 
@@ -90,12 +102,13 @@ class IntervalClock:
         self._wait_at_start = loader_wait_s
         self.num_steps = 0
 
-    def per_step(self, loader_wait_s: float) -> tuple[float, float, float]:
-        """Seconds per step, of these seconds waiting for the loader, and processor seconds of this rank's threads."""
+    def per_step(self, loader_wait_s: float) -> Interval:
+        """What a step has taken since the last ``reset``."""
         elapsed_s = time.perf_counter() - self._start
         cpu_s = time.process_time() - self._cpu_at_start
         waited_s = loader_wait_s - self._wait_at_start
-        return elapsed_s / self.num_steps, waited_s / self.num_steps, cpu_s / self.num_steps
+        steps = self.num_steps
+        return Interval(steps, step_s=elapsed_s / steps, loader_wait_s=waited_s / steps, cpu_s=cpu_s / steps)
 
 
 def stage_table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

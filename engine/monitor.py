@@ -16,6 +16,8 @@ from typing import Any
 from engine.config import MonitorConfig, RunConfig
 from engine.metrics import Monitor
 from engine.progress import say
+from engine.ranks.world import World
+from pipeline.files import write_atomically
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_FOLDER = "wandb"
@@ -35,13 +37,15 @@ def check_monitors(config: MonitorConfig) -> None:
             )
 
 
-def open_monitors(config: RunConfig, folder: Path, first_step: int) -> list[Monitor]:
-    """The monitors of a run that starts or goes on with ``first_step``; for the first rank. None that is off.
+def open_monitors(config: RunConfig, folder: Path, first_step: int, world: World) -> list[Monitor]:
+    """The monitors that are switched on, of a run that starts or goes on with ``first_step``; on the first rank alone.
 
     Raises:
         ValueError, OSError: one cannot be opened.
     """
     opened: list[Monitor] = []
+    if not world.is_first:
+        return opened
     if config.monitor.tensorboard:
         opened.append(_Guarded("TensorBoard", TensorBoardMonitor(folder, first_step)))
     if config.monitor.wandb is not None:
@@ -144,9 +148,7 @@ class WandbMonitor:
         self._run.finish()
 
     def _keep_state(self) -> None:
-        temporary = self._path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(self._state) + "\n")
-        temporary.replace(self._path)
+        write_atomically(self._path, json.dumps(self._state) + "\n", sync=False)
 
 
 class _Guarded:

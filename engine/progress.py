@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from engine.evaluation.evaluate import Accuracy, Evaluation
+from engine.ranks.world import World
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -19,13 +20,13 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Progress of the first rank; the others' is silent."""
+    """Every rank has one; that of the first rank speaks, the others' are silent."""
 
-    def __init__(self, first_step: int, stop_step: int, *, enabled: bool) -> None:
-        self._enabled, self._stop = enabled, stop_step
+    def __init__(self, first_step: int, stop_step: int, world: World) -> None:
+        self._speaks, self._stop = world.is_first, stop_step
         self._bar = None
         self._first, self._started_at, self._shown_at = first_step, time.monotonic(), 0.0
-        if enabled and sys.stderr.isatty():
+        if self._speaks and sys.stderr.isatty():
             self._bar = tqdm(total=stop_step, initial=first_step, unit="step", dynamic_ncols=True)
 
     def advance(self) -> None:
@@ -34,7 +35,7 @@ class Progress:
 
     def show(self, line: dict[str, Any]) -> None:
         """The figures of a train line of the metrics."""
-        if not self._enabled:
+        if not self._speaks:
             return
         text = (
             f"keep {line['keep_rate']:.3g} ({line['num_kept']} patches)  loss {line['loss']:.3f}  "
@@ -64,7 +65,7 @@ class Progress:
     def say(self, text: str) -> None:
         if self._bar is not None:
             self._bar.write(text)
-        elif self._enabled:
+        elif self._speaks:
             say(text)
 
     def close(self) -> None:

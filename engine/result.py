@@ -11,6 +11,7 @@ from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.models.weights import export_model
 from engine.ranks.hardware import describe_hardware
 from engine.trainer import Run
+from pipeline.files import write_atomically
 
 
 def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
@@ -34,7 +35,7 @@ def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
     summary |= {"ranks": run.world.size, "hardware": describe_hardware()}  # of the start that ended the run
     if averages is not None:
         summary["ema_digest"] = weights_digest(averages)
-    (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_atomically(run.folder / "summary.json", json.dumps(summary, indent=2) + "\n", sync=True)
     print(table(summary) + f"\nrun folder: {run.folder}", flush=True)
 
 

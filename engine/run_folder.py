@@ -4,6 +4,7 @@ from pathlib import Path
 
 from engine.config import RunConfig, dump_config
 from engine.monitor import TENSORBOARD_FOLDER, WANDB_FILE, WANDB_FOLDER
+from pipeline.files import write_atomically
 
 _OWN_ENTRIES = (
     *("config.yaml", "metrics.jsonl", "bad_samples.jsonl", "checkpoints", "summary.json", "model", "ranks"),
@@ -27,4 +28,4 @@ def prepare_folder(folder: Path, config: RunConfig, *, fresh: bool) -> None:
         aside.mkdir()
         for entry in left:
             entry.rename(aside / entry.name)
-    (folder / "config.yaml").write_text(dump_config(config))
+    write_atomically(folder / "config.yaml", dump_config(config), sync=True)

@@ -94,7 +94,7 @@ def open_run(request: Request, prepared: Prepared, start: Start, world: World, w
     if trains:  # a run that only has to finish selects no more patches for training
         _load_snapshot(start, board, world)
     with one_clear_error(world):
-        monitors = open_monitors(config, request.folder, start.step) if world.is_first else []
+        monitors = open_monitors(config, request.folder, start.step, world)
     run = Run(prepared, request.folder, world, engine, watch, average, board, monitors)
     if config.engine.compile and trains:
         _compile(run, start)

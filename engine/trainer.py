@@ -17,7 +17,8 @@ from engine.checkpoints.checkpoint import Checkpoints
 from engine.config import RunConfig
 from engine.evaluation.evaluate import Evaluation, evaluate, evaluation_from_line
 from engine.loading import open_loader
-from engine.metrics import IntervalClock, MetricsFile, read_metrics
+from engine.metrics import IntervalClock, MetricsFile
+from engine.metrics_table import StepFacts, train_line
 from engine.monitor import Monitor
 from engine.optim import learning_rate, set_learning_rate
 from engine.prepare import Prepared
@@ -92,8 +93,8 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
     When the ranks agree to stop it returns early, with a checkpoint of the last step done and ``run.watch.stopping``.
     """
     config, plan, world = run.config, run.plan, run.world
-    metrics = MetricsFile(run.folder / "metrics.jsonl", first_step, run.monitors) if world.is_first else None
-    progress = Progress(first_step, stop_step, enabled=world.is_first)
+    metrics = MetricsFile(run.folder / "metrics.jsonl", first_step, world, run.monitors)
+    progress = Progress(first_step, stop_step, world)
     clock = IntervalClock()
     bad_samples = BadSampleLog(run.folder / "bad_samples.jsonl", first_step, config.data, world)
     run.engine.train()
@@ -110,11 +111,9 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
                 run.average.update(trained_weights(run.engine))
             clock.num_steps += 1
             if logged:
-                line = _train_line(run, step, loss, grad_norm, batch, clock, loader)
-                line["bad_samples"] = bad_samples.record(loader.take_bad_rows(), run.train_index, "train")
+                line = _train_line(run, step, loss, grad_norm, batch, clock, loader, bad_samples)
                 progress.show(line)
-                if metrics is not None:
-                    metrics.write(line)
+                metrics.write(line)
                 checkpoints.poll()
             progress.advance()
             done = step + 1
@@ -130,12 +129,11 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
             if logged:
                 clock.reset(loader.wait_s)
     progress.close()
-    if metrics is not None:
-        metrics.close()
+    metrics.close()
     return evaluations
 
 
-def open_checkpoints(run: Run, metrics: MetricsFile | None) -> Checkpoints:
+def open_checkpoints(run: Run, metrics: MetricsFile) -> Checkpoints:
     """The run's checkpoints, with all in their manifests that tells whose they are. Collective."""
     return Checkpoints(
         run.engine,
@@ -216,7 +214,7 @@ def seed_model(seed: int, step: int, world: World) -> None:
         torch.cuda.manual_seed(word)
 
 
-def evaluate_all(run: Run, done: int, metrics: MetricsFile | None, bad_samples: BadSampleLog) -> list[Evaluation]:
+def evaluate_all(run: Run, done: int, metrics: MetricsFile, bad_samples: BadSampleLog) -> list[Evaluation]:
     """Validation at every configured keep rate after ``done`` steps; none if the ranks stop meanwhile. Collective."""
 
     def is_interrupted() -> bool:
@@ -231,21 +229,19 @@ def evaluate_all(run: Run, done: int, metrics: MetricsFile | None, bad_samples: 
             return []
         bad_samples.record(bad, run.val_index, "eval", done)
         evaluations.append(evaluation)
-    if metrics is not None:
-        of_average = {} if run.average is None else {"weights": "ema"}
-        for evaluation in evaluations:
-            metrics.write({"event": "eval", "step": done, **asdict(evaluation), **of_average})
+    of_average = {} if run.average is None else {"weights": "ema"}
+    for evaluation in evaluations:
+        metrics.write({"event": "eval", "step": done, **asdict(evaluation), **of_average})
     return evaluations
 
 
 def _evaluation_left_out(
-    run: Run, first_step: int, stop_step: int, metrics: MetricsFile | None, bad_samples: BadSampleLog
+    run: Run, first_step: int, stop_step: int, metrics: MetricsFile, bad_samples: BadSampleLog
 ) -> list[Evaluation]:
     """The evaluation due after ``first_step`` steps, done now if the run stopped before it. Collective."""
     if first_step == 0 or not (_is_due(run.plan.eval_every, first_step) or first_step == stop_step):
         return []
-    recorded = [] if metrics is None else read_metrics(metrics.path)
-    lines = [line for line in recorded if line["event"] == "eval" and line["step"] == first_step]
+    lines = [line for line in metrics.read() if line["event"] == "eval" and line["step"] == first_step]
     if agree(run.world, bool(lines)):
         return [evaluation_from_line(line, run.config) for line in lines]
     return evaluate_all(run, first_step, metrics, bad_samples)
@@ -273,27 +269,29 @@ def _train_line(
     batch: Batch,
     clock: IntervalClock,
     loader: PatchLoader,
+    bad_samples: BadSampleLog,
 ) -> dict[str, Any]:
+    """The metrics of a step. Collective."""
+    mean_loss = _mean_loss(loss, step, run.world)  # waits for the device, so that the clock is right
+    return train_line(
+        StepFacts(
+            step=step,
+            loss=mean_loss,
+            grad_norm=grad_norm,
+            batch=batch,
+            interval=clock.per_step(loader.wait_s),
+            optimizer=run.engine.optimizer,
+            config=run.config,
+            bad_samples=bad_samples.record(loader.take_bad_rows(), run.train_index, "train"),
+        )
+    )
+
+
+def _mean_loss(loss: torch.Tensor, step: int, world: World) -> float:
+    """The loss of the global batch, from those of the ranks."""
     mean_loss = loss.clone()
     dist.all_reduce(mean_loss)
-    value = mean_loss.item() / run.world.size
+    value = mean_loss.item() / world.size
     if not torch.isfinite(mean_loss):
         raise FloatingPointError(f"the loss is {value} at step {step}; the last checkpoint is from before it")
-    step_s, wait_s, cpu_s = clock.per_step(loader.wait_s)
-    return {
-        "event": "train",
-        "step": step,
-        "epoch": batch.plan.epoch,
-        "loss": value,
-        "lr": max(group["lr"] for group in run.engine.optimizer.param_groups),
-        "grad_norm": grad_norm,
-        "keep_rate": batch.plan.stage.keep_rate,
-        "num_kept": batch.plan.stage.num_kept,
-        "micro_batch_size": batch.num_images,
-        "step_s": step_s,
-        "loader_wait_s": wait_s,
-        "cpu_s": cpu_s,
-        "images_per_s": run.config.train.global_batch_size / step_s,
-        "bytes_per_image": batch.num_bytes / batch.num_images,
-        "interval_steps": clock.num_steps,
-    }
+    return value

@@ -25,6 +25,7 @@ HEAVY = ("torch", "nvidia.dali")
 LIGHT_MODULES = (
     "plan.augmentation",
     "config",
+    "files",
     "plan.crops",
     "plan.echo",
     "plan.erasing",

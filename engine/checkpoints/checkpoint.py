@@ -59,7 +59,7 @@ class Checkpoints:
     Args:
         folder: the run's folder of checkpoints, made at the first save.
         facts: what the manifests say beside step, number of ranks and files.
-        metrics: the first rank's metrics, None elsewhere. They are on the disk before a checkpoint counts.
+        metrics: get a line for each checkpoint, and are on the disk before it counts.
         keep_last, keep_every: see ``engine.checkpoints.manifest.superseded``.
     """
 
@@ -70,7 +70,7 @@ class Checkpoints:
         world: World,
         *,
         facts: dict[str, Any],
-        metrics: MetricsFile | None,
+        metrics: MetricsFile,
         keep_last: int,
         keep_every: int | None = None,
     ) -> None:
@@ -130,7 +130,7 @@ class Checkpoints:
         self._thread = None
         if isinstance(self._outcome, Exception):
             raise self._outcome
-        if self._metrics is not None and self._outcome is not None:
+        if self._outcome is not None:
             self._metrics.write(self._outcome)
 
     def __enter__(self) -> "Checkpoints":
@@ -179,8 +179,7 @@ class Checkpoints:
     def _declare(self, step: int, files: dict[str, FileFacts]) -> None:
         if not self._world.is_first:
             return
-        if self._metrics is not None:
-            self._metrics.sync()
+        self._metrics.sync()
         folder = step_folder(self._folder, step)
         write_manifest(folder, {"step": step, "world_size": self._world.size, **self._facts}, files)
         write_json(self._folder / POINTER, {"tag": folder.name})

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import sync_folder, write_atomically
+
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 _STEP_FOLDER = re.compile(r"^step-(\d{8,})$")
@@ -57,24 +59,9 @@ def files_in(folder: Path) -> dict[str, Path]:
     return {str(path.relative_to(folder)): path for path in sorted(paths) if path != folder / MANIFEST}
 
 
-def sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file that is there whole or not at all, whatever happens meanwhile, and survives a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(_rendered(value))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    write_atomically(path, _rendered(value), sync=True)
 
 
 def write_manifest(folder: Path, facts: dict[str, Any], files: dict[str, FileFacts]) -> None:

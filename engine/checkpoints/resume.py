@@ -27,13 +27,21 @@ FIXED_KEYS = (
     *("optim.layer_decay", "engine.zero_stage", "engine.precision"),
     *("task", "pretrain.decoder_dim", "pretrain.decoder_depth", "pretrain.decoder_heads"),
 )
-_MODEL_KEYS = ("name", "options", "drop_path", "drop_rate", "reset_head", "head_init_std")
-_DATA_KEYS = (
-    *("image_size", "patch_size", "num_classes", "mean", "std"),
-    *("augment", "shuffle", "window_shards", "echo", "echo_gap", "device"),
+# What a run may change on its way: where things lie, how the work is divided and done, what is looked at meanwhile.
+# Everything else in the configuration decides the result; a key that is new there does until it is named here.
+NOT_DECIDING = (
+    *("name", "log_every"),
+    *("data.train", "data.val", "data.num_train_samples", "data.val_crop_fraction", "data.cache"),
+    *("data.num_threads", "data.prefetch_batches", "data.on_bad_sample", "data.max_bad_share"),
+    "model.pretrained",
+    *("train.micro_batch_size", "train.tokens_per_micro_batch"),
+    *("engine.checkpoint_activations", "engine.compile", "engine.num_threads"),
+    *("engine.stop_grace_s", "engine.stall_report_s"),
+    *("eval.every", "eval.keep_rates", "eval.micro_batch_size"),
+    *("checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_every"),
+    *("monitor.tensorboard", "monitor.wandb"),
 )
-_OPTIM_KEYS = ("lr", "final_lr", "weight_decay", "betas", "eps", "warmup", "layer_decay")
-_TRAIN_KEYS = ("duration", "global_batch_size", "label_smoothing", "loss", "clip_grad_norm", "ema_decay")
+_WHOLE_SECTIONS = ("schedule", "selection")  # of the others, each key is compared by itself
 
 
 @dataclass(frozen=True)
@@ -61,22 +69,18 @@ class Start:
 
 
 def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
-    """What decides the result of training, by configuration key. How the work is divided over ranks does not."""
-    values = config.model_dump(mode="json")
-    return {
-        "task": values["task"],
-        **{f"model.{key}": values["model"][key] for key in _MODEL_KEYS},
-        **{f"data.{key}": values["data"][key] for key in _DATA_KEYS},
-        "data.route": config.route,
-        "data.train.fingerprint": train_index.fingerprint,
-        "seed": values["seed"],
-        "schedule": values["schedule"],
-        "selection": values["selection"],
-        **{f"train.{key}": values["train"][key] for key in _TRAIN_KEYS},
-        **{f"pretrain.{key}": value for key, value in values["pretrain"].items()},
-        **{f"optim.{key}": values["optim"][key] for key in _OPTIM_KEYS},
-        **{f"engine.{key}": values["engine"][key] for key in ("zero_stage", "precision")},
-    }
+    """What decides the result of training, by configuration key. How the work is divided over ranks does not.
+
+    The training data is known by its fingerprint, and the route by the one that is taken.
+    """
+    values: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json").items():
+        if isinstance(value, dict) and name not in _WHOLE_SECTIONS:
+            values |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            values[name] = value
+    deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
+    return {**deciding, "data.route": config.route, "data.train.fingerprint": train_index.fingerprint}
 
 
 def check_allowed_keys(allowed: Collection[str], this_run: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.ranks.processes import Process, find_process, this_machine
+from pipeline.files import write_atomically
 
 # What a rank says last. One that ends without any of these is gone.
 DONE, STOPPED, FAILED, LOST_A_PEER = "done", "stopped", "failed", "lost a peer"
@@ -87,10 +88,7 @@ def write_beat(folder: Path, beat: Beat) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    path = beat_path(folder, beat.rank)
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(asdict(beat)) + "\n")
-    temporary.replace(path)
+    write_atomically(beat_path(folder, beat.rank), json.dumps(asdict(beat)) + "\n", sync=False)
 
 
 def read_beats(folder: Path, launch: str | None = None) -> dict[int, Beat]:

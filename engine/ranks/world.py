@@ -50,6 +50,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
+        """Whether this rank writes and speaks for all. Who does so gets the world and asks; on others it is silent."""
         return self.rank == 0
 
     @property

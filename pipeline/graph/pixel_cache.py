@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.config import CacheConfig
+from pipeline.files import write_atomically
 from pipeline.shards.index import ShardIndex
 
 _FORMAT_VERSION = 1
@@ -121,9 +122,8 @@ class DiskCache:
         return found == self._facts and (is_whole or ran_on)
 
     def _write_facts(self, *, closed: bool) -> None:
-        temporary = self._facts_path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps({**self._facts, "boot": _boot_id(), "closed": closed}) + "\n", encoding="utf-8")
-        os.replace(temporary, self._facts_path)
+        facts = {**self._facts, "boot": _boot_id(), "closed": closed}
+        write_atomically(self._facts_path, json.dumps(facts) + "\n", sync=False)
 
     def get(self, sample_id: int) -> np.ndarray | None:
         offset = int(self._offsets[sample_id])

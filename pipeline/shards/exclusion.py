@@ -5,13 +5,14 @@ shards by the index's fingerprint.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.files import write_atomically
 
 EXCLUSION_SUFFIX = ".exclude"
 _FORMAT_VERSION = 1
@@ -84,9 +85,4 @@ def _write(path: Path, exclusion: Exclusion) -> None:
     """Replaces the list by a whole new one, a sample a line."""
     lines = ",\n  ".join(json.dumps(asdict(sample)) for sample in exclusion.samples)
     head = json.dumps({"format_version": _FORMAT_VERSION, "fingerprint": exclusion.fingerprint})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(f'{head[:-1]}, "samples": [\n  {lines}\n]}}\n')
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(path, f'{head[:-1]}, "samples": [\n  {lines}\n]}}\n', sync=True)

@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import mmap
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.files import write_atomically
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, read_exclusion
 from pipeline.shards.tars import IMAGE_EXTENSIONS, Fault, Row, Scan, scan_shard
 
@@ -229,7 +229,7 @@ def build_index(
         "shards": [asdict(shard) for shard in shards],
     }
     path = index_path(folder, split)
-    _write_atomically(path, batch, metadata)
+    _write_index(path, batch, metadata)
     if faults:
         left_out = [ExcludedSample(fault.shard, fault.key, fault.reason, None) for fault in faults]
         add_samples(exclusion_path(folder, split), _fingerprint(shards), left_out)
@@ -374,17 +374,9 @@ def _index_command(folder: Path) -> str:
     return f"python -m tools.shards index {folder}"
 
 
-def _write_atomically(path: Path, batch: pa.RecordBatch, metadata: dict[str, Any]) -> None:
+def _write_index(path: Path, batch: pa.RecordBatch, metadata: dict[str, Any]) -> None:
     schema = _SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(batch.replace_schema_metadata(schema.metadata))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(sink.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, sink.getbuffer(), sync=True)

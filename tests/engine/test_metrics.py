@@ -3,36 +3,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metric_lines import metrics_line
+from worlds import ALONE, SECOND_OF_TWO
 
 from engine.metrics import MetricsFile, read_metrics, stage_table, train_wall_s
 
 
 def train_line(step: int, keep_rate: float = 1.0, step_s: float = 0.5, interval_steps: int = 1) -> dict[str, Any]:
-    return {
-        "event": "train",
-        "step": step,
-        "keep_rate": keep_rate,
-        "num_kept": round(49 * keep_rate),
-        "step_s": step_s,
-        "loader_wait_s": 0.1 * step_s,
-        "images_per_s": 128 / step_s,
-        "bytes_per_image": 100.0,
-        "interval_steps": interval_steps,
-    }
+    return metrics_line(
+        "train",
+        step,
+        keep_rate=keep_rate,
+        num_kept=round(49 * keep_rate),
+        step_s=step_s,
+        loader_wait_s=0.1 * step_s,
+        images_per_s=128 / step_s,
+        bytes_per_image=100.0,
+        interval_steps=interval_steps,
+    )
 
 
 def test_a_resumed_file_holds_each_step_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    first = MetricsFile(path, 0)
+    first = MetricsFile(path, 0, ALONE)
     for step in range(7):
         first.write(train_line(step))
-    first.write({"event": "eval", "step": 5, "top1": 0.5})
-    first.write({"event": "checkpoint", "step": 5, "stall_s": 0.1})
-    first.write({"event": "eval", "step": 7, "top1": 0.6})
-    first.write({"event": "checkpoint", "step": 7, "stall_s": 0.1})
+    first.write(metrics_line("eval", 5, top1=0.5))
+    first.write(metrics_line("checkpoint", 5, stall_s=0.1))
+    first.write(metrics_line("eval", 7, top1=0.6))
+    first.write(metrics_line("checkpoint", 7, stall_s=0.1))
     first.sync()
     first.close()
-    second = MetricsFile(path, 5)
+    second = MetricsFile(path, 5, ALONE)
     for step in range(5, 9):
         second.write(train_line(step))
     second.close()
@@ -40,6 +42,18 @@ def test_a_resumed_file_holds_each_step_once(tmp_path: Path) -> None:
     assert [line["step"] for line in lines if line["event"] == "train"] == list(range(9))
     assert [line["step"] for line in lines if line["event"] == "eval"] == [5]
     assert [line["step"] for line in lines if line["event"] == "checkpoint"] == [5]
+
+
+def test_other_ranks_write_no_metrics_and_read_none(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    silent = MetricsFile(path, 0, SECOND_OF_TWO)
+    silent.write(train_line(0))
+    silent.sync()
+    assert not path.exists()
+    MetricsFile(path, 0, ALONE).write(train_line(0))
+    assert silent.read() == []
+    silent.close()
+    assert [line["step"] for line in MetricsFile(path, 1, ALONE).read()] == [0]
 
 
 def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:

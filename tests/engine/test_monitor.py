@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from launching import run_jobs
+from metric_lines import metrics_line
 from run_results import lines
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from worlds import ALONE, SECOND_OF_TWO
 
 from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.checkpoints.manifest import MANIFEST
@@ -23,11 +25,11 @@ def config(*overrides: str) -> RunConfig:
 
 
 def train_line(step: int, loss: float) -> dict[str, Any]:
-    return {"event": "train", "step": step, "loss": loss, "grad_norm": None, "keep_rate": 0.4, "num_kept": 19}
+    return metrics_line("train", step, loss=loss, grad_norm=None, keep_rate=0.4, num_kept=19)
 
 
 def eval_line(step: int, keep_rate: float, top1: float) -> dict[str, Any]:
-    return {"event": "eval", "step": step, "keep_rate": keep_rate, "top1": top1, "weights": "ema"}
+    return metrics_line("eval", step, keep_rate=keep_rate, top1=top1, weights="ema")
 
 
 def shown_by_tensorboard(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -48,7 +50,12 @@ def test_a_step_is_the_number_of_steps_trained_by_then() -> None:
 
 
 def test_nothing_is_opened_unless_asked_for(tmp_path: Path) -> None:
-    assert open_monitors(config(), tmp_path, 0) == []
+    assert open_monitors(config(), tmp_path, 0, ALONE) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_ranks_open_no_monitors(tmp_path: Path) -> None:
+    assert open_monitors(config("monitor.tensorboard=true"), tmp_path, 0, SECOND_OF_TWO) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,15 +81,17 @@ def test_a_folder_is_not_taken_for_the_package(tmp_path: Path, monkeypatch: pyte
 
 
 def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path: Path) -> None:
-    killed = open_monitors(config("monitor.tensorboard=true"), tmp_path, 0)
-    first = MetricsFile(tmp_path / "metrics.jsonl", 0, killed)
+    killed = open_monitors(config("monitor.tensorboard=true"), tmp_path, 0, ALONE)
+    first = MetricsFile(tmp_path / "metrics.jsonl", 0, ALONE, killed)
     for step in range(8):
         first.write(train_line(step, 1.0))
         if step == 4:
             first.write(eval_line(5, 1.0, 0.5))
     first.write(eval_line(8, 1.0, 0.6))
     first.sync()  # what a checkpoint does; then the run is killed
-    resumed = MetricsFile(tmp_path / "metrics.jsonl", 5, open_monitors(config("monitor.tensorboard=true"), tmp_path, 5))
+    resumed = MetricsFile(
+        tmp_path / "metrics.jsonl", 5, ALONE, open_monitors(config("monitor.tensorboard=true"), tmp_path, 5, ALONE)
+    )
     for step in range(5, 9):
         resumed.write(train_line(step, 2.0))
     resumed.write(eval_line(9, 1.0, 0.7))
@@ -147,14 +156,14 @@ WITH_WANDB = config("monitor.wandb={project: patches, entity: us}")
 
 
 def test_weights_and_biases_gets_each_step_of_a_resumed_run_once(tmp_path: Path, wandb: Any) -> None:
-    first = MetricsFile(tmp_path / "metrics.jsonl", 0, open_monitors(WITH_WANDB, tmp_path, 0))
+    first = MetricsFile(tmp_path / "metrics.jsonl", 0, ALONE, open_monitors(WITH_WANDB, tmp_path, 0, ALONE))
     for step in range(8):
         first.write(train_line(step, 1.0))
     first.write(eval_line(4, 1.0, 0.5))
     # Killed here; it goes on from step 5, and is killed again before it comes to where it was.
-    again = MetricsFile(tmp_path / "metrics.jsonl", 5, open_monitors(WITH_WANDB, tmp_path, 5))
+    again = MetricsFile(tmp_path / "metrics.jsonl", 5, ALONE, open_monitors(WITH_WANDB, tmp_path, 5, ALONE))
     again.write(train_line(5, 2.0))
-    third = MetricsFile(tmp_path / "metrics.jsonl", 5, open_monitors(WITH_WANDB, tmp_path, 5))
+    third = MetricsFile(tmp_path / "metrics.jsonl", 5, ALONE, open_monitors(WITH_WANDB, tmp_path, 5, ALONE))
     for step in range(5, 10):
         third.write(train_line(step, 3.0))
         if step == 7:
@@ -174,7 +183,7 @@ def test_weights_and_biases_gets_each_step_of_a_resumed_run_once(tmp_path: Path,
 
 def test_the_run_keeps_its_id_and_where_it_belongs(tmp_path: Path, wandb: Any) -> None:
     for first_step in (0, 4):
-        open_monitors(WITH_WANDB, tmp_path, first_step)
+        open_monitors(WITH_WANDB, tmp_path, first_step, ALONE)
     kept = json.loads((tmp_path / "wandb_run.json").read_text())["id"]
     assert [run.how["id"] for run in wandb.runs] == [kept, kept]
     assert [run.how["resume"] for run in wandb.runs] == ["never", "allow"]
@@ -189,13 +198,13 @@ def test_a_refusal_is_a_users_error(tmp_path: Path, wandb: Any) -> None:
 
     wandb.init = refuse
     with pytest.raises(ValueError, match=r"^monitor\.wandb cannot be opened: no key configured; set WANDB_API_KEY"):
-        open_monitors(WITH_WANDB, tmp_path, 0)
+        open_monitors(WITH_WANDB, tmp_path, 0, ALONE)
 
 
 def test_a_monitor_that_fails_does_not_end_the_run(
     tmp_path: Path, wandb: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0, open_monitors(WITH_WANDB, tmp_path, 0))
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0, ALONE, open_monitors(WITH_WANDB, tmp_path, 0, ALONE))
     metrics.write(train_line(0, 1.0))
     wandb.logged = None
     wandb.runs[0]._log = None

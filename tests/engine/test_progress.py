@@ -1,4 +1,5 @@
 import pytest
+from worlds import ALONE, SECOND_OF_TWO
 
 from engine.progress import Progress
 
@@ -10,7 +11,7 @@ def test_a_plain_line_tells_the_time_left_at_the_rate_so_far(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("engine.progress.time.monotonic", lambda: now)
-    progress = Progress(100, 300, enabled=True)
+    progress = Progress(100, 300, ALONE)
     now += 50.0  # for 50 steps; 150 are left
     progress.show({**LINE, "step": 149, "step_s": 1.0, "loader_wait_s": 0.1})
     now += 150.0
@@ -21,5 +22,5 @@ def test_a_plain_line_tells_the_time_left_at_the_rate_so_far(
 
 
 def test_other_ranks_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    Progress(0, 10, enabled=False).show({**LINE, "step": 9, "step_s": 1.0, "loader_wait_s": 0.1})
+    Progress(0, 10, SECOND_OF_TWO).show({**LINE, "step": 9, "step_s": 1.0, "loader_wait_s": 0.1})
     assert capsys.readouterr().out == ""

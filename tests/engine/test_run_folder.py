@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from engine.config import load_config
 from engine.run_folder import prepare_folder
 
@@ -24,3 +26,15 @@ def test_a_fresh_run_moves_earlier_ones_aside_and_deletes_nothing(tmp_path: Path
         prepare_folder(tmp_path, load_config(FASHION), fresh=True)
     assert not (tmp_path / "metrics.jsonl").exists()
     assert [(tmp_path / f"earlier-{n}" / "metrics.jsonl").read_text() for n in (1, 2)] == ["run 1\n", "run 2\n"]
+
+
+def test_a_crash_leaves_the_earlier_configuration_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    prepare_folder(tmp_path, load_config(FASHION, ["seed=7"]), fresh=True)
+    monkeypatch.setattr("os.fsync", crash)
+    with pytest.raises(OSError, match="No space left"):
+        prepare_folder(tmp_path, load_config(FASHION, ["seed=8"]), fresh=False)
+    assert load_config(tmp_path / "config.yaml").seed == 7
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.yaml"]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.command_line import Parser
+from pipeline.files import write_atomically
 from tools.command import show
 
 
@@ -46,7 +47,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _report(arguments: Sequence[str] | None) -> str:
     options = _parse(arguments)
     from tools.report.page import render
-    from tools.shards.files import write_atomically
 
     if (options.folder / "study.json").is_file():
         from tools.report.study import report_study
@@ -59,7 +59,7 @@ def _report(arguments: Sequence[str] | None) -> str:
 
         report = report_run(read_run(options.folder, options.sweep, options.profile))
     page = render(report)
-    write_atomically(options.out, page)
+    write_atomically(options.out, page, sync=True)
     lines = [*report.findings, "", f"{options.out}: {len(page.encode()) / 1e6:.1f} MB"]
     if options.png_dir is not None:
         options.png_dir.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.files import write_atomically
 from pipeline.shards.index import INDEX_SUFFIX, build_index, open_index
 from tools.shards.dali_index import write_dali_index
-from tools.shards.files import ShardWriter, write_atomically
+from tools.shards.files import ShardWriter
 from tools.shards.images import Encoding
 from tools.shards.journal import JOURNAL_NAME, Journal, Rejected, ShardRecord, describe_difference
 from tools.shards.sources import Source, SourceSplit
@@ -101,7 +102,7 @@ def convert(
         on_phase("writing the indexes")
         _write_rejected(out, rejected)
         dataset = _describe(out, job, spec, source, journal.shards, len(rejected))
-        write_atomically(out / DATASET_NAME, json.dumps(dataset, indent=2) + "\n")
+        write_atomically(out / DATASET_NAME, json.dumps(dataset, indent=2) + "\n", sync=True)
         journal.remove()
     finally:
         journal.close()
@@ -273,4 +274,4 @@ def _describe(
 
 def _write_rejected(out: Path, rejected: list[Rejected]) -> None:
     text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rejected)
-    write_atomically(out / REJECTED_NAME, text)
+    write_atomically(out / REJECTED_NAME, text, sync=True)

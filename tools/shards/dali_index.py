@@ -1,17 +1,14 @@
 """The `.idx` file beside a tar, for programs that read the shards with DALI's own `fn.readers.webdataset`."""
 
-import os
 from pathlib import Path
 
+from pipeline.files import write_atomically
 from pipeline.shards.tars import Scan
 
 
 def write_dali_index(tar: Path, scan: Scan) -> None:
     """Writes the `.idx` of a scanned tar: train-000000.idx for train-000000.tar."""
-    path = tar.with_suffix(".idx")
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(render_dali_index(scan), encoding="utf-8", errors="surrogateescape")
-    os.replace(temporary, path)
+    write_atomically(tar.with_suffix(".idx"), render_dali_index(scan), sync=False)
 
 
 def render_dali_index(scan: Scan) -> str:

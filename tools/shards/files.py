@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: a temporary name, fsync, then rename."""
+"""Shards that are either whole or absent: a temporary name, fsync, then rename."""
 
 import contextlib
 import hashlib
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import IO
 
 import webdataset
+
+from pipeline.files import sync_folder
 
 _TAR_BLOCK_BYTES = 512
 
@@ -41,7 +43,7 @@ class ShardWriter:
         os.fsync(file.fileno())
         file.close()
         os.replace(self._temporary, self._path)
-        _sync_folder(self._path.parent)
+        sync_folder(self._path.parent)
         return self._path.stat().st_size, self._file.sha.hexdigest()
 
     def abandon(self) -> None:
@@ -60,22 +62,3 @@ class _HashingFile:
     def write(self, data: bytes) -> int:
         self.sha.update(data)
         return self.file.write(data)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a text file by a whole new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

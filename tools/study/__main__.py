@@ -28,8 +28,8 @@ from types import FrameType
 from typing import Any
 
 from engine.command_line import STOPPED_EXIT_CODE, Parser
+from pipeline.files import write_atomically
 from tools.command import show
-from tools.shards.files import write_atomically
 from tools.study.result import read_records, record_of, result, steps_in_the_time_of, table
 from tools.study.spec import Job, StudySpec, jobs_of, jobs_of_machine, load_study
 
@@ -130,7 +130,9 @@ def train_part(spec: StudySpec, jobs: list[Job], options: argparse.Namespace) ->
             failed.append(f"{job.stem} (exit code {code}, {folder})")
             continue
         durations_s.append(time.monotonic() - start)
-        write_atomically(options.out / "records" / f"{job.stem}.json", json.dumps(record_of(job, folder)) + "\n")
+        write_atomically(
+            options.out / "records" / f"{job.stem}.json", json.dumps(record_of(job, folder)) + "\n", sync=True
+        )
     if failed:
         print(f"error: {len(failed)} run(s) failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -142,7 +144,7 @@ def _say(text: str) -> None:
 
 def write_results(found: dict[str, Any], out: Path) -> None:
     """``study.json`` and ``study.csv``."""
-    write_atomically(out / "study.json", json.dumps(found, indent=1) + "\n")
+    write_atomically(out / "study.json", json.dumps(found, indent=1) + "\n", sync=True)
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow(["name", "seed", "keep_rate", "top1", "steps", "mean_keep_rate", "train_wall_s", "train_cpu_s"])
@@ -151,7 +153,7 @@ def write_results(found: dict[str, Any], out: Path) -> None:
             for rate, top1 in run["top1"].items():
                 figures = (run["steps"], run["mean_keep_rate"], run["train_wall_s"], run["train_cpu_s"])
                 writer.writerow([row["name"], run["seed"], rate, top1, *figures])
-    write_atomically(out / "study.csv", sink.getvalue())
+    write_atomically(out / "study.csv", sink.getvalue(), sync=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

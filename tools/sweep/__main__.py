@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.command_line import Parser
+from pipeline.files import write_atomically
 from pipeline.selection.config import rule_forms, rule_from_text
 from tools.command import show
 
@@ -54,14 +55,13 @@ def describe(lines: list[dict[str, Any]]) -> str:
 
 
 def _write_files(lines: list[dict[str, Any]], folder: Path) -> None:
-    from tools.shards.files import write_atomically
     from tools.sweep.plot import draw
 
     sink = io.StringIO()
     writer = csv.DictWriter(sink, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    write_atomically(folder / "sweep.csv", sink.getvalue())
+    write_atomically(folder / "sweep.csv", sink.getvalue(), sync=True)
     draw(lines, folder / "sweep.png")
 
 

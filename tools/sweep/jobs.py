@@ -23,12 +23,12 @@ from engine.prepare import check_labels
 from engine.ranks.world import World, on_first_rank, one_clear_error
 from engine.snapshots import take_snapshot
 from pipeline.config import DataConfig
+from pipeline.files import write_atomically
 from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.config import SelectionConfig, rule_from_text, rule_name
 from pipeline.selection.magnitude import check_estimate
 from pipeline.shards.index import ShardIndex, open_index
 from tools.command import bar_interval_s
-from tools.shards.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class ResultFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.lines = read_metrics(path)
         # A line that a kill has cut short would swallow the next one.
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in self.lines), sync=True)
 
     def add(self, line: dict[str, Any]) -> None:
         self.lines.append(line)

@@ -1,14 +1,17 @@
 """Which checkpoint is taken up; nothing is trained here."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import create_model
 
 from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.checkpoints.manifest import MANIFEST, file_facts, files_in, step_folder, steps_in, write_manifest
 from engine.checkpoints.resume import (
     FIXED_KEYS,
+    NOT_DECIDING,
     Start,
     check_allowed_keys,
     check_same_run,
@@ -16,7 +19,8 @@ from engine.checkpoints.resume import (
     identity,
     set_aside_newer,
 )
-from engine.config import load_config
+from engine.config import RunConfig, load_config
+from pipeline.config import Settings
 from pipeline.shards.index import open_index
 
 RUN: dict[str, Any] = {"seed": 0, "model.name": "vit", "optim.lr": 0.1, "engine.zero_stage": 0}
@@ -255,3 +259,92 @@ def test_the_keys_that_cannot_be_allowed_exist(toy: Path) -> None:
 def test_another_data_set_has_another_fingerprint(toy: Path) -> None:
     validation = identity(load_config(toy), open_index(toy.parent / "shards", "val"))
     assert validation["data.train.fingerprint"] != identity_of(toy)["data.train.fingerprint"]
+
+
+# What a new key of the configuration brings about
+
+CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
+SECTIONS = sorted(RunConfig.model_fields.keys() - {"name", "task", "seed", "log_every"})
+# The identity as the checkpoints of version 0.1.0 hold it. A key that is added here makes them another run's.
+RECORDED = {
+    "model": ("name", "options", "drop_path", "drop_rate", "reset_head", "head_init_std"),
+    "data": (
+        *("image_size", "patch_size", "num_classes", "mean", "std"),
+        *("augment", "shuffle", "window_shards", "echo", "echo_gap", "device"),
+    ),
+    "train": ("duration", "global_batch_size", "label_smoothing", "loss", "clip_grad_norm", "ema_decay"),
+    "pretrain": ("decoder_dim", "decoder_depth", "decoder_heads", "norm_targets"),
+    "optim": ("lr", "final_lr", "weight_decay", "betas", "eps", "warmup", "layer_decay"),
+    "engine": ("zero_stage", "precision"),
+}
+
+
+def recorded_identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
+    values = config.model_dump(mode="json")
+    return {
+        **{key: values[key] for key in ("task", "seed", "schedule", "selection")},
+        **{f"{section}.{key}": values[section][key] for section, keys in RECORDED.items() for key in keys},
+        "data.route": config.route,
+        "data.train.fingerprint": fingerprint,
+    }
+
+
+def fingerprinted(fingerprint: str) -> Any:
+    """As much of an index as an identity is made of."""
+    return SimpleNamespace(fingerprint=fingerprint)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_checkpoints_written_before_are_still_of_the_same_run(path: Path) -> None:
+    config = load_config(path)
+    assert identity(config, fingerprinted("abc")) == recorded_identity(config, "abc")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("data.augment.crop=resized", "data.route=auto"),
+        ("data.cache={kind: disk, folder: cache, max_bytes: 1000}", "monitor.wandb={project: p}"),
+        ("schedule={kind: choice, keep_rate: [[0.4, 1], [1.0, 2]]}", "selection.temperature=0.5"),
+        PRETRAINING,
+    ],
+)
+def test_settings_that_no_shipped_configuration_has_are_recorded_as_before(
+    toy: Path, overrides: tuple[str, ...]
+) -> None:
+    config = load_config(toy, list(overrides))
+    assert identity(config, fingerprinted("abc")) == recorded_identity(config, "abc")
+
+
+def identity_with_a_new_key(toy: Path, section: str | None, value: int) -> dict[str, Any]:
+    """As it would be if the program had a key ``new`` in that section, None for the top level."""
+    values = load_config(toy, list(PRETRAINING)).model_dump()
+    if section is None:
+        wider = create_model("Wider", __base__=RunConfig, new=(int, ...))
+        return identity(wider.model_validate({**values, "new": value}), fingerprinted("abc"))
+    kind = RunConfig.model_fields[section].annotation
+    assert kind is not None
+    assert issubclass(kind, Settings)
+    wider_section = create_model("WiderSection", __base__=kind, new=(int, ...))
+    wider = create_model("Wider", __base__=RunConfig, **{section: (wider_section, ...)})  # type: ignore[call-overload]
+    return identity(wider.model_validate({**values, section: {**values[section], "new": value}}), fingerprinted("abc"))
+
+
+@pytest.mark.parametrize("section", [None, *SECTIONS])
+def test_a_new_key_decides_until_someone_says_that_it_does_not(toy: Path, section: str | None) -> None:
+    before, after = (identity_with_a_new_key(toy, section, value) for value in (1, 2))
+    told = [key for key in before if before[key] != after[key]]
+    name = "new" if section is None else f"{section}.new"
+    assert told == [section if section in ("schedule", "selection") else name]
+    assert before.keys() == after.keys()
+    known = identity(load_config(toy, list(PRETRAINING)), fingerprinted("abc"))
+    with pytest.raises(ValueError, match=f"{told[0]}: .* there, .* here"):
+        check_same_run(toy, known, before, [])
+
+
+@pytest.mark.parametrize("key", NOT_DECIDING)
+def test_every_key_that_does_not_decide_is_one_of_the_configuration(key: str) -> None:
+    values: Any = load_config(CONFIGS[0]).model_dump()
+    for name in key.split("."):
+        values = values[name]
+    assert key not in SECTIONS, "a new key in it would be left out unseen"

@@ -1,0 +1,221 @@
+"""Every field of ``metrics.jsonl``: its event, unit and meaning, and how that of a train line is computed.
+
+    python -m engine.metrics_table > docs/metrics.md
+
+A further figure of a train line is one entry here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # whoever only reads metrics needs no torch
+    from engine.config import RunConfig
+    from pipeline.batch import Batch
+
+EVENTS = {
+    "train": "About one step, at the latest every `log_every` steps, and wherever the schedule's stage changes, a "
+    "validation or a checkpoint follows, or training ends. Times and rates are means over the steps since the line "
+    "before, of the first rank; validations and checkpoints are not in them. The first line after a start also holds "
+    "what comes before its first step.",
+    "eval": "One validation at one keep rate, over the whole validation set.",
+    "checkpoint": "One checkpoint that has come to count; written when the training loop learns of it.",
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A step's mean share of the seconds since the last line of metrics, on this rank.
+
+    Attributes:
+        num_steps: over how many steps.
+        loader_wait_s: of ``step_s``, waiting for the loader.
+        cpu_s: processor time of all threads.
+    """
+
+    num_steps: int
+    step_s: float
+    loader_wait_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What a train line is computed from.
+
+    Attributes:
+        loss: mean over the global batch.
+        grad_norm: of the whole gradient before clipping; None where it was not measured.
+        batch: the step's last micro batch on this rank.
+        optimizer: torch's, or DeepSpeed's around it.
+        bad_samples: rows of the interval that could not be used, on all ranks.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float | None
+    batch: "Batch"
+    interval: Interval
+    optimizer: Any
+    config: "RunConfig"
+    bad_samples: int
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A field of a line.
+
+    Attributes:
+        of_step: its value in a train line; None for those of the other events.
+        only: when it is there, empty for always.
+    """
+
+    event: str
+    name: str
+    unit: str
+    meaning: str
+    of_step: Callable[[StepFacts], Any] | None = None
+    only: str = ""
+
+
+METRICS = (
+    Metric("train", "event", "", "`train`", lambda facts: "train"),
+    Metric("train", "step", "", "the step, counted from 0 over the whole run", lambda facts: facts.step),
+    Metric("train", "epoch", "", "the epoch that the step is in, from 0", lambda facts: facts.batch.plan.epoch),
+    Metric("train", "loss", "", "mean training loss of the step's global batch", lambda facts: facts.loss),
+    Metric(
+        "train",
+        "lr",
+        "",
+        "learning rate of the step, the largest of the parameter groups",
+        lambda facts: max(group["lr"] for group in facts.optimizer.param_groups),
+    ),
+    Metric(
+        "train",
+        "grad_norm",
+        "",
+        "L2 norm of the whole gradient before clipping; null where it is not measured",
+        lambda facts: facts.grad_norm,
+    ),
+    Metric(
+        "train",
+        "keep_rate",
+        "share of 1",
+        "share of the patches that the schedule keeps in the step",
+        lambda facts: facts.batch.plan.stage.keep_rate,
+    ),
+    Metric(
+        "train",
+        "num_kept",
+        "patches",
+        "patches kept of each image",
+        lambda facts: facts.batch.plan.stage.num_kept,
+    ),
+    Metric(
+        "train",
+        "micro_batch_size",
+        "images",
+        "images in a forward pass on one rank",
+        lambda facts: facts.batch.num_images,
+    ),
+    Metric("train", "step_s", "s", "wall time of a step", lambda facts: facts.interval.step_s),
+    Metric(
+        "train",
+        "loader_wait_s",
+        "s",
+        "of `step_s`, waiting for the loader",
+        lambda facts: facts.interval.loader_wait_s,
+    ),
+    Metric(
+        "train",
+        "cpu_s",
+        "s",
+        "processor time of a step, of all threads of the rank's process",
+        lambda facts: facts.interval.cpu_s,
+    ),
+    Metric(
+        "train",
+        "images_per_s",
+        "images/s",
+        "images of the global batch over `step_s`",
+        lambda facts: facts.config.train.global_batch_size / facts.interval.step_s,
+    ),
+    Metric(
+        "train",
+        "bytes_per_image",
+        "bytes",
+        "what crosses to the training device for an image",
+        lambda facts: facts.batch.num_bytes / facts.batch.num_images,
+    ),
+    Metric(
+        "train",
+        "interval_steps",
+        "steps",
+        "steps since the line before: what the times are means over",
+        lambda facts: facts.interval.num_steps,
+    ),
+    Metric(
+        "train",
+        "bad_samples",
+        "rows",
+        "rows of these steps, on all ranks, whose image a substitute stands for",
+        lambda facts: facts.bad_samples,
+    ),
+    Metric("eval", "event", "", "`eval`"),
+    Metric("eval", "step", "steps", "steps trained before"),
+    Metric("eval", "keep_rate", "share of 1", "share of the patches kept in this validation"),
+    Metric("eval", "num_kept", "patches", "patches kept of each image"),
+    Metric("eval", "top1", "share of 1", "images whose most likely class is right", only="task: classify"),
+    Metric(
+        "eval",
+        "top5",
+        "share of 1",
+        "images whose class is among the five most likely ones, or all if fewer",
+        only="task: classify",
+    ),
+    Metric("eval", "loss", "", "mean cross entropy, or mean reconstruction loss under `task: pretrain`"),
+    Metric("eval", "num_samples", "images", "images counted"),
+    Metric("eval", "bad_samples", "images", "images that could not be decoded and are not counted"),
+    Metric("eval", "weights", "", "`ema`: validated was the moving average of the weights", only="train.ema_decay"),
+    Metric("checkpoint", "event", "", "`checkpoint`"),
+    Metric("checkpoint", "step", "steps", "steps trained before"),
+    Metric("checkpoint", "stall_s", "s", "how long training waited, for an earlier save under way too"),
+    Metric("checkpoint", "total_s", "s", "from the beginning of the save until the checkpoint counted"),
+    Metric("checkpoint", "num_bytes", "bytes", "size of all its files, of all ranks"),
+)
+
+
+def train_line(facts: StepFacts) -> dict[str, Any]:
+    """The line of a training step, its fields in the order of the table."""
+    return {metric.name: metric.of_step(facts) for metric in METRICS if metric.of_step is not None}
+
+
+def check_line(line: dict[str, Any]) -> None:
+    """An assertion: a line has the fields that the table gives its event, no other and none too few."""
+    known = {metric.name: metric for metric in METRICS if metric.event == line["event"]}
+    assert known, f"{line['event']!r} is no event of the metrics"
+    unknown = line.keys() - known.keys()
+    missing = {name for name, metric in known.items() if not metric.only} - line.keys()
+    assert not unknown, f"fields of {line['event']} lines that the table does not have: {sorted(unknown)}"
+    assert not missing, f"fields that {line['event']} lines must have: {sorted(missing)}"
+
+
+def page() -> str:
+    """``docs/metrics.md``."""
+    parts = [
+        "# The fields of `metrics.jsonl`\n\n"
+        "Written by `python -m engine.metrics_table` from its table; do not edit.\n\n"
+        "Each line of a run's `metrics.jsonl` is a JSON object; its `event` says what it is about. A run that is taken "
+        "up again goes on in the same file, which holds each step once.\n"
+    ]
+    for event, about in EVENTS.items():
+        parts.append(f"\n## {event}\n\n{about}\n\n| field | unit | meaning |\n|---|---|---|\n")
+        for metric in METRICS:
+            if metric.event == event:
+                condition = f" (only with `{metric.only}`)" if metric.only else ""
+                parts.append(f"| `{metric.name}` | {metric.unit} | {metric.meaning}{condition} |\n")
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
