@@ -18,6 +18,7 @@ from engine.checkpoints.manifest import (
     verify_manifest,
 )
 from engine.config import RunConfig
+from pipeline.plan.augmentation import AUTO_OPS
 from pipeline.shards.index import ShardIndex
 
 SET_ASIDE = "set-aside"
@@ -71,7 +72,8 @@ class Start:
 def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
     """What decides the result of training, by configuration key. How the work is divided over ranks does not.
 
-    The training data is known by its fingerprint, and the route by the one that is taken.
+    The training data is known by its fingerprint, the route by the one that is taken, and what automatic augmentation
+    draws from by the list of operations.
     """
     values: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json").items():
@@ -80,7 +82,13 @@ def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
         else:
             values[name] = value
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
-    return {**deciding, "data.route": config.route, "data.train.fingerprint": train_index.fingerprint}
+    drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": list(AUTO_OPS)}
+    return {
+        **deciding,
+        **drawn_from,
+        "data.route": config.route,
+        "data.train.fingerprint": train_index.fingerprint,
+    }
 
 
 def check_allowed_keys(allowed: Collection[str], this_run: dict[str, Any]) -> None:

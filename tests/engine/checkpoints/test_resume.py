@@ -21,6 +21,7 @@ from engine.checkpoints.resume import (
 )
 from engine.config import RunConfig, load_config
 from pipeline.config import Settings
+from pipeline.plan.augmentation import AUTO_OPS
 from pipeline.shards.index import open_index
 
 RUN: dict[str, Any] = {"seed": 0, "model.name": "vit", "optim.lr": 0.1, "engine.zero_stage": 0}
@@ -256,6 +257,17 @@ def test_the_keys_that_cannot_be_allowed_exist(toy: Path) -> None:
     assert set(FIXED_KEYS) <= set(identity_of(toy))
 
 
+def test_another_list_of_operations_is_another_run_where_it_is_drawn_from(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = "data.augment.auto={kind: randaugment}"
+    before, plain = identity_of(toy, auto), identity_of(toy)
+    monkeypatch.setattr("engine.checkpoints.resume.AUTO_OPS", (*AUTO_OPS, "invert"))
+    after = identity_of(toy, auto)
+    assert [key for key in before if before[key] != after[key]] == ["data.augment.operations"]
+    assert identity_of(toy) == plain
+
+
 def test_another_data_set_has_another_fingerprint(toy: Path) -> None:
     validation = identity(load_config(toy), open_index(toy.parent / "shards", "val"))
     assert validation["data.train.fingerprint"] != identity_of(toy)["data.train.fingerprint"]
@@ -280,10 +292,13 @@ RECORDED = {
 
 
 def recorded_identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
+    """Checkpoints with automatic augmentation did not record its operations, and are refused for that."""
+    operations = {} if config.data.augment.auto is None else {"data.augment.operations": list(AUTO_OPS)}
     values = config.model_dump(mode="json")
     return {
         **{key: values[key] for key in ("task", "seed", "schedule", "selection")},
         **{f"{section}.{key}": values[section][key] for section, keys in RECORDED.items() for key in keys},
+        **operations,
         "data.route": config.route,
         "data.train.fingerprint": fingerprint,
     }

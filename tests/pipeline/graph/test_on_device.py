@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import reference
 import torch
-from photographs import photograph
 
+from benchmarks.shared.photographs import photograph
 from pipeline.graph.on_device import contrast_on_device, open_device_scores
 from pipeline.selection.config import SelectionConfig, open_scores
 from pipeline.selection.rules import RULES
