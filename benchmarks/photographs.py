@@ -21,7 +21,7 @@ from PIL import Image
 
 from tools.shards.convert import Settings, convert
 from tools.shards.images import Encoding
-from tools.shards.sources import Source, SourceSplit
+from tools.shards.sources.source import Source, SourceSplit
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))  # the generator is that of the tests
 

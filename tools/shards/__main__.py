@@ -17,6 +17,7 @@ from tools.command import bar_interval_s
 from tools.shards.dali_index import write_dali_index
 from tools.shards.exclude import exclude_faulty, read_bad_samples
 from tools.shards.images import DEFAULT_QUALITY, FORMATS, Encoding
+from tools.shards.sources.table import open_source, sources_help
 from tools.shards.stats import collect_stats, describe_stats
 from tools.shards.verify import read_indexes, verify_folder
 
@@ -44,7 +45,6 @@ def _convert(options: argparse.Namespace) -> int:
     # Imported here: webdataset brings torch with it, which the other commands and the workers do without.
     from tools.shards.convert import Settings, convert
     from tools.shards.journal import JOURNAL_NAME
-    from tools.shards.sources import open_source
 
     if options.workers < 1:
         raise ValueError(f"workers {options.workers}; allowed is 1 or more")
@@ -214,12 +214,7 @@ def _parser() -> argparse.ArgumentParser:
 
     cores = len(os.sched_getaffinity(0))
     one = add("convert", _convert, "Make WebDataset shards, with their indexes, from labelled images.")
-    one.add_argument(
-        "--source",
-        required=True,
-        help="fashion-mnist, fashion-mnist:DIR, imagefolder:DIR (DIR/CLASS/IMAGE, or with DIR/train and DIR/val above "
-        "the classes), csv:FILE (columns path,label), parquet:DIR (columns image,label), torchvision:NAME",
-    )
+    one.add_argument("--source", required=True, help=sources_help())
     one.add_argument("--out", type=Path, required=True, help="folder for the shards")
     one.add_argument("--val-fraction", type=float, default=0.0, help="share held out as val (default: none)")
     one.add_argument("--shard-samples", type=int, default=1000, help="images in a shard (default: %(default)s)")
