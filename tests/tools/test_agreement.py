@@ -9,7 +9,8 @@ from PIL import Image
 
 from engine.evaluation.trained import load_trained, validation_images
 from pipeline.selection.magnitude import EmbeddingSnapshot
-from tools.agreement.__main__ import Scoring, compare, main, overlap, rank_correlation, rules_to_compare
+from tools.agreement.__main__ import main
+from tools.agreement.compare import Scoring, compare, overlap, rank_correlation, rules_to_compare
 
 
 @pytest.fixture(scope="module")
