@@ -19,7 +19,7 @@ from tools.profile.__main__ import command, parse_arguments
 from tools.profile.bench import plans_at
 from tools.profile.measure import stages_to_profile
 from tools.profile.result import LoaderParts, Profile, Rate, StageProfile, describe, pays_down_to
-from tools.schedule.__main__ import flops_per_image
+from tools.schedule.preview import flops_per_image
 
 HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))
 
