@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from engine.config import RunConfig, load_config
 from tools.report.files import read_json, read_sweep
-from tools.study.result import hardware_in_words, mean_and_stdev
+from tools.study.records import hardware_in_words
+from tools.study.result import mean_and_stdev
 
 FULL = "1.0"  # full patches, as the keys of a study write the keep rate
 
