@@ -74,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def finished() -> str:
         found = result(spec, jobs, read_records(options.out / "records", jobs))
         write_results(found, options.out)
-        return (
-            json.dumps(found, indent=1) if options.json else f"{table(found)}\n\n{options.out}: study.json, study.csv"
-        )
+        if options.json:
+            return json.dumps(found.as_json(), indent=1)
+        return f"{table(found)}\n\n{options.out}: study.json, study.csv"
 
     return show(finished) or code
 

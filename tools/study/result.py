@@ -1,36 +1,139 @@
-"""From the runs of a study to its tables: one record a run, means and spreads over the seeds."""
+"""What a study found: the content of ``study.json``, made from the records of its runs."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from tools.study.records import Records, machine_of, time_of
 from tools.study.spec import Job, StudySpec
 
 
-def result(spec: StudySpec, jobs: Sequence[Job], records: Records) -> dict[str, Any]:
-    """The study as ``study.json`` has it; of an unfinished one what is there, with the names of what is not.
+@dataclass(frozen=True)
+class VariantResult:
+    """A variant over its seeds. Accuracies are shares of 1, by keep rate as text such as ``"0.4"``.
 
-    Accuracies are shares of 1 by keep rate; spreads are standard deviations over the seeds, None for one seed;
-    ``time_ratio`` is the time against the reference's with the same seed, over the ``num_timed`` seeds whose two runs
-    were trained on the same hardware.
+    Spreads are standard deviations over the seeds, None for one seed. Defaults are of fields that a file lacks.
+
+    Attributes:
+        name: the variant, or ``variant@other`` for the variant in the other's time.
+        description: what it is, for the reader.
+        reference: of ``variant@other`` the other, else None.
+        overrides: the keys of the run's configuration that make the variant, and their values.
+        rule, eval_rule, schedule: ``selection.rule`` (twice) and ``schedule.kind`` of its configuration.
+        mean_keep_rate: of the schedule over the run.
+        steps: of a run, the mean.
+        top1_mean, top1_stdev: on the validation set.
+        wall_s_mean, cpu_s_mean: of a run in training steps; None where no run measured it.
+        time_ratio, time_ratio_stdev: time by the study's clock against the reference's with the same seed.
+        num_timed: the number of seeds in ``time_ratio``: those whose two runs were trained on the same hardware.
+        runs: the records of its runs, one a seed, without their configurations.
     """
-    rows = {job.name: _row(spec, job, records) for job in jobs if (job.name, job.seed) in records}
+
+    name: str = "-"
+    description: str = ""
+    reference: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    rule: str = "-"
+    eval_rule: str = "-"
+    schedule: str = "-"
+    mean_keep_rate: float | None = None
+    steps: float | None = None
+    num_runs: int = 0
+    top1_mean: dict[str, float] = field(default_factory=dict)
+    top1_stdev: dict[str, float | None] = field(default_factory=dict)
+    wall_s_mean: float | None = None
+    cpu_s_mean: float | None = None
+    time_ratio: float | None = None
+    time_ratio_stdev: float | None = None
+    num_timed: int = 0
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "VariantResult":
+        """Fields that it does not know are passed over."""
+        known = _known(cls, values)
+        return cls(**{"num_timed": len(known.get("runs", []))} | known)  # files without it timed every run
+
+    def top1(self, keep_rate: str) -> tuple[float, float | None] | None:
+        """Mean over the seeds and its standard deviation (None for one run); None where it was not measured."""
+        found = [run["top1"][keep_rate] for run in self.runs if keep_rate in (run.get("top1") or {})]
+        return mean_and_stdev(found)
+
+    def stage_speeds(self) -> dict[float, tuple[float, float]]:
+        """Images per second and loader wait (a share of the step) by keep rate, means over the runs."""
+        found: dict[float, list[tuple[float, float]]] = {}
+        for stage in (stage for run in self.runs for stage in run.get("stages") or []):
+            found.setdefault(stage["keep_rate"], []).append((stage["images_per_s"], stage["loader_wait_share"]))
+        return {
+            rate: (statistics.mean(speed for speed, _ in both), statistics.mean(wait for _, wait in both))
+            for rate, both in found.items()
+        }
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study; of an unfinished one what is there, with the names of what is not.
+
+    Attributes:
+        reference: the variant that the others are compared with.
+        clock: what time means in comparisons, ``wall`` or ``cpu``.
+        missing: runs that are not finished, such as ``full seed 0``.
+        variants: those with a finished run, in the order of the study's file.
+        equal_time: variants that were trained again, for the time of another.
+        hardware: of the first run; None where none is finished.
+    """
+
+    name: str = ""
+    seeds: list[int] = field(default_factory=list)
+    reference: str = ""
+    clock: str = "cpu"
+    complete: bool = False
+    missing: list[str] = field(default_factory=list)
+    variants: list[VariantResult] = field(default_factory=list)
+    equal_time: list[VariantResult] = field(default_factory=list)
+    hardware: dict[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "StudyResult":
+        """Fields that it does not know are passed over; those that a file lacks have their defaults."""
+        known = _known(cls, values)
+        rows = {key: [VariantResult.from_json(row) for row in known.get(key, [])] for key in ("variants", "equal_time")}
+        return cls(**known | rows)
+
+
+def _known(kind: type[VariantResult] | type[StudyResult], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {one.name: values[one.name] for one in fields(kind) if values.get(one.name) is not None}
+
+
+def result(spec: StudySpec, jobs: Sequence[Job], records: Records) -> StudyResult:
+    """The study so far.
+
+    Args:
+        records: of those of ``jobs`` that are finished.
+
+    Raises:
+        ValueError: the study's clock was not measured in all of a run.
+    """
+    rows = {job.name: _variant(spec, job, records) for job in jobs if (job.name, job.seed) in records}
     missing = [f"{job.name} seed {job.seed}" for job in jobs if (job.name, job.seed) not in records]
-    return {
-        "name": spec.name,
-        "seeds": spec.seeds,
-        "reference": spec.reference,
-        "clock": spec.clock,
-        "complete": not missing,
-        "missing": missing,
-        "variants": [row for name, row in rows.items() if "@" not in name],
-        "equal_time": [row for name, row in rows.items() if "@" in name],
-        "hardware": next((record["hardware"] for record in records.values()), None),
-    }
+    return StudyResult(
+        name=spec.name,
+        seeds=spec.seeds,
+        reference=spec.reference,
+        clock=spec.clock,
+        complete=not missing,
+        missing=missing,
+        variants=[row for name, row in rows.items() if "@" not in name],
+        equal_time=[row for name, row in rows.items() if "@" in name],
+        hardware=next((record["hardware"] for record in records.values()), None),
+    )
 
 
-def _row(spec: StudySpec, job: Job, records: Records) -> dict[str, Any]:
+def _variant(spec: StudySpec, job: Job, records: Records) -> VariantResult:
     runs = [record for (name, _), record in records.items() if name == job.name]
     first, variant = runs[0], spec.variants[job.variant]
     pairs = [(run, records[spec.reference, run["seed"]]) for run in runs if (spec.reference, run["seed"]) in records]
@@ -41,26 +144,26 @@ def _row(spec: StudySpec, job: Job, records: Records) -> dict[str, Any]:
         None,
         None,
     )
-    return {
-        "name": job.name,
-        "description": variant.about,
-        "reference": job.in_the_time_of,
-        "overrides": variant.set,
-        "rule": first["config"]["selection"]["rule"],
-        "eval_rule": first["config"]["selection"]["rule"],
-        "schedule": first["config"]["schedule"]["kind"],
-        "mean_keep_rate": first["mean_keep_rate"],
-        "steps": statistics.mean(run["steps"] for run in runs),
-        "num_runs": len(runs),
-        "top1_mean": {rate: found[0] for rate, found in top1.items() if found},
-        "top1_stdev": {rate: found[1] for rate, found in top1.items() if found},
-        "wall_s_mean": statistics.mean(run["train_wall_s"] for run in runs),
-        "cpu_s_mean": cpu_s_mean,
-        "time_ratio": time_ratio,
-        "time_ratio_stdev": time_ratio_stdev,
-        "num_timed": len(ratios),
-        "runs": [{key: value for key, value in run.items() if key != "config"} for run in runs],
-    }
+    return VariantResult(
+        name=job.name,
+        description=variant.about,
+        reference=job.in_the_time_of,
+        overrides=variant.set,
+        rule=first["config"]["selection"]["rule"],
+        eval_rule=first["config"]["selection"]["rule"],
+        schedule=first["config"]["schedule"]["kind"],
+        mean_keep_rate=first["mean_keep_rate"],
+        steps=statistics.mean(run["steps"] for run in runs),
+        num_runs=len(runs),
+        top1_mean={rate: found[0] for rate, found in top1.items() if found},
+        top1_stdev={rate: found[1] for rate, found in top1.items() if found},
+        wall_s_mean=statistics.mean(run["train_wall_s"] for run in runs),
+        cpu_s_mean=cpu_s_mean,
+        time_ratio=time_ratio,
+        time_ratio_stdev=time_ratio_stdev,
+        num_timed=len(ratios),
+        runs=[{key: value for key, value in run.items() if key != "config"} for run in runs],
+    )
 
 
 def mean_and_stdev(values: Sequence[float]) -> tuple[float, float | None] | None:
