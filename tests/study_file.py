@@ -44,7 +44,6 @@ def variant(name: str, schedule: str, rule: str, ratio: float, top1: list[float]
         description=f"patches by {rule}",
         overrides={"schedule.kind": schedule},
         rule=rule,
-        eval_rule=rule,
         schedule=schedule,
         mean_keep_rate=0.6 if ratio < 1 else 1.0,
         steps=100,

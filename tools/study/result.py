@@ -20,7 +20,7 @@ class VariantResult:
         description: what it is, for the reader.
         reference: of ``variant@other`` the other, else None.
         overrides: the keys of the run's configuration that make the variant, and their values.
-        rule, eval_rule, schedule: ``selection.rule`` (twice) and ``schedule.kind`` of its configuration.
+        rule, schedule: ``selection.rule`` and ``schedule.kind`` of its configuration.
         mean_keep_rate: of the schedule over the run.
         steps: of a run, the mean.
         top1_mean, top1_stdev: on the validation set.
@@ -35,7 +35,6 @@ class VariantResult:
     reference: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     rule: str = "-"
-    eval_rule: str = "-"
     schedule: str = "-"
     mean_keep_rate: float | None = None
     steps: float | None = None
@@ -150,7 +149,6 @@ def _variant(spec: StudySpec, job: Job, records: Records) -> VariantResult:
         reference=job.in_the_time_of,
         overrides=variant.set,
         rule=first["config"]["selection"]["rule"],
-        eval_rule=first["config"]["selection"]["rule"],
         schedule=first["config"]["schedule"]["kind"],
         mean_keep_rate=first["mean_keep_rate"],
         steps=statistics.mean(run["steps"] for run in runs),
