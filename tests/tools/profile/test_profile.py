@@ -15,9 +15,10 @@ from engine.ranks.world import World
 from engine.train import prepare
 from pipeline.config import ScheduleConfig
 from pipeline.plan.schedule import PatchSchedule, Stage
-from tools.profile.__main__ import command, parse_arguments
+from tools.profile.__main__ import parse_arguments
 from tools.profile.bench import plans_at
 from tools.profile.measure import stages_to_profile
+from tools.profile.output import command
 from tools.profile.result import LoaderParts, Profile, Rate, StageProfile, describe, pays_down_to
 from tools.schedule.preview import flops_per_image
 
