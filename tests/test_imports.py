@@ -76,6 +76,16 @@ def test_dependencies_point_one_way(path: Path) -> None:
     assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 
+def test_only_tests_and_console_scripts_import_an_entry() -> None:
+    importing = [
+        str(path.relative_to(ROOT))
+        for path in (*SOURCES, *sorted((ROOT / "benchmarks").rglob("*.py")))
+        for module in imported_modules(path.read_text(), ".".join(path.relative_to(ROOT).parent.parts))
+        if "__main__" in module.split(".")
+    ]
+    assert not importing, f"{', '.join(importing)}: what others import belongs in a file beside __main__.py"
+
+
 @pytest.mark.parametrize("name", LIGHT_MODULES)
 def test_light_modules_name_neither_torch_nor_dali(name: str) -> None:
     path = ROOT / "pipeline" / f"{name.replace('.', '/')}.py"
