@@ -21,7 +21,7 @@ from PIL import Image
 from benchmarks.shared.photographs import photograph
 from tools.shards.convert import Settings, convert
 from tools.shards.images import Encoding
-from tools.shards.sources import Source, SourceSplit
+from tools.shards.sources.source import Source, SourceSplit
 
 NUM_CLASSES = 10
 QUALITY = 87

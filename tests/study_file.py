@@ -2,8 +2,11 @@
 
 import json
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from tools.study.result import StudyResult, VariantResult
 
 KEEP_RATES = ("1.0", "0.4")
 
@@ -36,49 +39,47 @@ def variant(name: str, schedule: str, rule: str, ratio: float, top1: list[float]
         }
         for seed, value in enumerate(top1)
     ]
-    return {
-        "name": name,
-        "description": f"patches by {rule}",
-        "rule": rule,
-        "schedule": schedule,
-        "overrides": {"schedule.kind": schedule},
-        "mean_keep_rate": 0.6 if ratio < 1 else 1.0,
-        "steps": 100,
-        "eval_rule": rule,
-        "runs": runs,
-        "num_runs": len(runs),
-        "top1_mean": {"1.0": statistics.mean(top1), "0.4": low},
-        "top1_stdev": {"1.0": statistics.stdev(top1) if len(top1) > 1 else None, "0.4": 0.0},
-        "wall_s_mean": 100 * ratio,
-        "cpu_s_mean": 99 * ratio,
-        "time_ratio": ratio,
-        "time_ratio_stdev": 0.01,
-    }
+    row = VariantResult(
+        name=name,
+        description=f"patches by {rule}",
+        overrides={"schedule.kind": schedule},
+        rule=rule,
+        schedule=schedule,
+        mean_keep_rate=0.6 if ratio < 1 else 1.0,
+        steps=100,
+        num_runs=len(runs),
+        top1_mean={"1.0": statistics.mean(top1), "0.4": low},
+        top1_stdev={"1.0": statistics.stdev(top1) if len(top1) > 1 else None, "0.4": 0.0},
+        wall_s_mean=100 * ratio,
+        cpu_s_mean=99 * ratio,
+        time_ratio=ratio,
+        time_ratio_stdev=0.01 if len(top1) > 1 else None,
+        num_timed=len(runs),
+        runs=runs,
+    )
+    return asdict(row)
 
 
 def study() -> dict[str, Any]:
     """Three variants: linear-contrast is as good as full and faster, cyclic-random faster and worse."""
-    return {
-        "name": "a <b>study</b>",
-        "seeds": [0, 1, 2],
-        "reference": "full",
-        "clock": "cpu",
-        "variants": [
-            variant("full", "constant", "contrast", 1.0, [0.88, 0.881, 0.882], 0.48),
-            variant("linear-contrast", "linear", "contrast", 0.66, [0.879, 0.882, 0.8815], 0.84),
-            variant("cyclic-random", "cyclic", "random", 0.6, [0.85, 0.85, 0.851], 0.75),
-            {"name": "cosine-grid", "runs": []},
-        ],
-        "equal_time": [
-            {
-                **variant("full@linear-contrast", "constant", "contrast", 0.67, [0.87, 0.871, 0.872], 0.4),
-                "reference": "linear-contrast",
-            }
-        ],
-        "complete": False,
-        "missing": ["cosine-grid seed 0"],
-        "hardware": {"cpu": "A processor <&> more", "cores": 2, "gpus": []},
-    }
+    values = StudyResult(
+        name="a <b>study</b>",
+        seeds=[0, 1, 2],
+        reference="full",
+        clock="cpu",
+        complete=False,
+        missing=["cosine-grid seed 0"],
+        hardware={"cpu": "A processor <&> more", "cores": 2, "gpus": []},
+    ).as_json()
+    values["variants"] = [
+        variant("full", "constant", "contrast", 1.0, [0.88, 0.881, 0.882], 0.48),
+        variant("linear-contrast", "linear", "contrast", 0.66, [0.879, 0.882, 0.8815], 0.84),
+        variant("cyclic-random", "cyclic", "random", 0.6, [0.85, 0.85, 0.851], 0.75),
+        {"name": "cosine-grid", "runs": []},
+    ]
+    again = variant("full@linear-contrast", "constant", "contrast", 0.67, [0.87, 0.871, 0.872], 0.4)
+    values["equal_time"] = [{**again, "reference": "linear-contrast"}]
+    return values
 
 
 def write_study(folder: Path, values: dict[str, Any]) -> Path:

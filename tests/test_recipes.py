@@ -20,7 +20,7 @@ from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import ShardIndex, build_index
-from tools.schedule.__main__ import preview
+from tools.schedule.preview import preview
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 IMAGENET = [path for path in RECIPES if path.stem.startswith("imagenet_")]

@@ -3,9 +3,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from launching import ROOT, python_module, run_jobs
+from launching import python_module, run_jobs
 from worlds import ALONE
 
+from benchmarks.shared.shell import ROOT
 from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.config import load_config
 from engine.metrics import MetricsFile, read_metrics

@@ -9,7 +9,8 @@ from PIL import Image
 from benchmarks.shared.photographs import photograph
 from engine.evaluation.trained import load_trained, validation_images
 from pipeline.selection.magnitude import EmbeddingSnapshot
-from tools.agreement.__main__ import Scoring, compare, main, overlap, rank_correlation, rules_to_compare
+from tools.agreement.__main__ import main
+from tools.agreement.compare import Scoring, compare, overlap, rank_correlation, rules_to_compare
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_a_larger_estimate_agrees_better(snapshot: EmbeddingSnapshot, photos: np
 
 
 def test_contrast_is_scored_as_in_the_pipeline(snapshot: EmbeddingSnapshot, photos: np.ndarray) -> None:
-    scoring = Scoring(rules_to_compare(snapshot)["contrast"], snapshot, 16, 14)
+    scoring = Scoring(rules_to_compare(snapshot)["contrast"], snapshot, 14)
     scores = scoring.scores(photos, np.zeros((8, 196)))
     assert scores is not None
     patch = photos[3, 32:48, 16:32].reshape(-1, 3) / 255

@@ -15,7 +15,8 @@ from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.patches import patchify
 from pipeline.shards.index import open_index
-from tools.inspect.__main__ import inspect_step, main, row_label
+from tools.inspect.__main__ import main
+from tools.inspect.inspection import inspect_step, row_label
 from tools.inspect.picture import greyed_out
 
 NUM_STEPS = 24  # two epochs of 96 images in batches of 8

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 from launching import python_module
+from study_file import study as made_up_study
 
 from benchmarks.shared.shell import ROOT, environment
 from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from tools.study.__main__ import main
+from tools.study.result import StudyResult
 from tools.study.spec import jobs_of, jobs_of_machine, load_study
 
 # Stands in for the trainer: it leaves behind what a run leaves, as fast as its keep rate is low.
@@ -269,3 +271,22 @@ def test_real_runs_are_trained_and_told(study: Path, capfd: pytest.CaptureFixtur
     assert one["curve"][-1]["top1"] == row["top1_mean"] == one["top1"]
     assert one["loss"][-1]["step"] == 8
     assert one["versions"]["torch"]
+
+
+def test_a_result_is_read_back_as_it_was_written(study: Path) -> None:
+    write(study, equal_time={"full": "half"}, seeds=[0])
+    assert run(study) == 0
+    written = result(study)
+    assert [row["name"] for row in written["equal_time"]] == ["full@half"]
+    assert StudyResult.from_json(written).as_json() == written
+
+
+def test_a_file_of_another_version_is_read_by_the_fields_that_both_have() -> None:
+    values = made_up_study()
+    row = values["variants"][1]
+    row["colour"] = "green"
+    del row["num_timed"], row["schedule"], values["clock"]
+    read = StudyResult.from_json(values)
+    linear = read.variants[1]
+    assert (linear.name, linear.rule, linear.schedule, linear.num_timed) == ("linear-contrast", "contrast", "-", 3)
+    assert (read.clock, read.variants[3].runs, read.variants[3].num_timed) == ("cpu", [], 0)

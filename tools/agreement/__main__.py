@@ -14,179 +14,17 @@ Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says whic
 
 import argparse
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from nvidia.dali import fn, pipeline_def, types
-from tqdm import tqdm
 
 from engine.command_line import Parser
-from engine.evaluation.trained import Trained, load_trained, validation_images
+from engine.evaluation.trained import load_trained, validation_images
 from engine.ranks.hardware import describe_hardware
 from engine.snapshots import take_snapshot
-from pipeline.graph import nodes
-from pipeline.plan import keyed
-from pipeline.plan.keyed import Stream
-from pipeline.plan.schedule import num_kept_at
-from pipeline.selection.config import SelectionConfig, select
-from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
-from pipeline.selection.rules import patch_contrast
-from tools.command import add_picture_argument, bar_interval_s, show
-
-KEEP_RATES = (0.8, 0.6, 0.4, 0.2)
-_SIZES = (1 / 40, 1 / 20, 1 / 10, 1 / 4)  # of the estimates, as shares of the embedding
-_REPEATS = 7
-_IMAGES_TIMED = 32
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule as it was compared.
-
-    Attributes:
-        overlap: per keep rate, the mean share of the exact rule's patches that this one keeps.
-        rank_correlation: None for a rule without scores.
-        cost_us: to score and rank one image; the median, and the extremes of the repeats.
-        multiply_adds: per image, of the scores' matrix products.
-    """
-
-    name: str
-    overlap: dict[str, float]
-    rank_correlation: float | None
-    cost_us: float
-    cost_us_spread: tuple[float, float]
-    multiply_adds: int
-
-
-def rules_to_compare(snapshot: EmbeddingSnapshot) -> dict[str, SelectionConfig]:
-    """Every rule, and the estimates at several sizes, by name; the exact rule first."""
-    width = snapshot.kernel.shape[0]
-    found = {"magnitude": SelectionConfig(rule="magnitude")}
-    for estimate in ("sketch", "rows"):
-        for size in sorted({max(1, round(share * width)) for share in _SIZES}):
-            config = SelectionConfig(rule="magnitude", estimate=estimate, estimate_size=size)
-            found[f"magnitude, {estimate} of {size}"] = config
-    return found | {name: SelectionConfig(rule=name) for name in ("contrast", "grid", "random")}
-
-
-class Scoring:
-    """One rule on a batch of images, in the two pieces that the pipeline has: scores, then a selection."""
-
-    def __init__(
-        self, selection: SelectionConfig, snapshot: EmbeddingSnapshot, patch_size: int, grid_size: int
-    ) -> None:
-        self.selection, self._patch_size, self._grid_size = selection, patch_size, grid_size
-        self._scorer = MagnitudeScorer(snapshot, selection, grid_size, 0) if selection.needs_model else None
-
-    def scores(self, images: np.ndarray, noise: np.ndarray) -> np.ndarray | None:
-        """float32 [B, N]; None where the rule has no scores."""
-        if self._scorer is not None:
-            return self._scorer.scores(list(images))
-        if self.selection.rule == "contrast":
-            return patch_contrast(images, self._patch_size)
-        return noise if self.selection.rule == "random" else None
-
-    def ids(self, scores: np.ndarray | None, noise: np.ndarray, num_kept: int) -> np.ndarray:
-        return select(scores, noise, num_kept, self._grid_size, self.selection)
-
-    @property
-    def multiply_adds(self) -> int:
-        return 0 if self._scorer is None else self._grid_size**2 * self._scorer.arrays()[0].size
-
-
-def _contrast_graph(images: np.ndarray, patch_size: int, scored: bool) -> Any:
-    """The pipeline's own contrast on images that are in memory, and the same graph without it, to be timed."""
-
-    @pipeline_def(batch_size=len(images), num_threads=1, device_id=None, prefetch_queue_depth=1)
-    def graph() -> Any:
-        pixels = fn.external_source(source=lambda: list(images), dtype=types.UINT8, ndim=3)
-        return nodes.patch_contrast(pixels, images.shape[1], patch_size) if scored else fn.reshape(pixels, layout="")
-
-    built = graph()
-    built.build()
-    return built
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's, the mean over the rows of two tables [B, N]; equal scores rank by index."""
-    ranks = [np.argsort(np.argsort(table, axis=1, kind="stable"), axis=1).astype(float) for table in (a, b)]
-    x, y = (table - table.mean(axis=1, keepdims=True) for table in ranks)
-    return float(((x * y).sum(axis=1) / np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))).mean())
-
-
-def overlap(ids: np.ndarray, others: np.ndarray) -> float:
-    """The mean share of each row of ``ids`` [B, K] that also stands in the row of ``others``."""
-    return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(ids, others, strict=True)]))
-
-
-def compare(snapshot: EmbeddingSnapshot, images: np.ndarray, patch_size: int) -> list[Rule]:
-    """Every rule beside the exact one, on uint8 [B, S, S, 3]."""
-    grid = images.shape[1] // patch_size
-    noise = keyed.uniform(0, Stream.SELECTION, 0, first_row=0, num_rows=len(images), num_columns=grid * grid)
-    rules = {name: Scoring(config, snapshot, patch_size, grid) for name, config in rules_to_compare(snapshot).items()}
-    nums_kept = {rate: num_kept_at(rate, grid * grid) for rate in KEEP_RATES}
-    exact = rules["magnitude"].scores(images, noise)
-    assert exact is not None
-    costs = _costs(rules, images[:_IMAGES_TIMED], noise[:_IMAGES_TIMED], nums_kept[0.4], patch_size)
-    found = []
-    for name, rule in tqdm(rules.items(), desc="comparing", unit="rule", mininterval=bar_interval_s()):
-        scores = rule.scores(images, noise)
-        shares = {
-            f"{rate:g}": overlap(rules["magnitude"].ids(exact, noise, kept), rule.ids(scores, noise, kept))
-            for rate, kept in nums_kept.items()
-        }
-        correlation = None if scores is None else rank_correlation(exact, scores)
-        us = costs[name]
-        spread = (min(us), max(us))
-        found.append(Rule(name, shares, correlation, statistics.median(us), spread, rule.multiply_adds))
-    return found
-
-
-def _costs(
-    rules: dict[str, Scoring], images: np.ndarray, noise: np.ndarray, num_kept: int, patch_size: int
-) -> dict[str, list[float]]:
-    """Microseconds an image, several times, the rules in turn."""
-    graphs = {scored: _contrast_graph(images, patch_size, scored) for scored in (True, False)}
-
-    def once(rule: Scoring) -> None:
-        scores = rule.scores(images, noise) if rule.selection.rule != "contrast" else noise
-        rule.ids(scores, noise, num_kept)
-
-    def seconds(work: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-
-    found: dict[str, list[float]] = {name: [] for name in rules}
-    # To stderr: its bar, with rate and time left, leaves the table on stdout alone.
-    for repeat in tqdm(range(_REPEATS + 1), desc="timing", unit="round", mininterval=bar_interval_s()):
-        for name, rule in rules.items():
-            taken = seconds(lambda rule=rule: once(rule))  # type: ignore[misc]
-            if (
-                rule.selection.rule == "contrast"
-            ):  # in DALI's own thread: what the graph takes more with it than without
-                taken += seconds(graphs[True].run) - seconds(graphs[False].run)
-            if repeat:  # the first time warms up
-                found[name].append(taken / len(images) * 1e6)
-    return found
-
-
-def describe(title: str, rules: list[Rule]) -> str:
-    """The comparison as a table for people."""
-    exact = rules[0]
-    head = "".join(f"{f'keep {rate:g}':>10}" for rate in KEEP_RATES)
-    lines = [title, "", f"{'rule':28}{head}{'rank corr.':>12}{'µs/image':>10}{'of exact':>10}"]
-    for rule in rules:
-        shares = "".join(f"{rule.overlap[f'{rate:g}']:>10.1%}" for rate in KEEP_RATES)
-        correlation = f"{rule.rank_correlation:>12.3f}" if rule.rank_correlation is not None else f"{'-':>12}"
-        lines.append(f"{rule.name:28}{shares}{correlation}{rule.cost_us:>10.0f}{rule.cost_us / exact.cost_us:>10.1%}")
-    return "\n".join(lines)
+from tools.agreement.compare import REPEATS, compare, describe
+from tools.command import add_picture_argument, show
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -202,19 +40,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _result(options: argparse.Namespace, trained: Trained, images: np.ndarray, rules: list[Rule]) -> dict[str, Any]:
-    return {
-        "command": " ".join(["python -m tools.agreement", *sys.argv[1:]]),
-        "hardware": describe_hardware(),
-        "model": trained.config.model.model_dump(mode="json"),
-        "num_images": len(images),
-        "image_size": trained.config.data.image_size,
-        "patch_size": trained.config.data.patch_size,
-        "repeats": _REPEATS,
-        "rules": [asdict(rule) for rule in rules],
-    }
-
-
 def _shown(arguments: Sequence[str] | None) -> str:
     options = _parse(arguments)
     trained = load_trained(options.run, options.set)
@@ -222,7 +47,16 @@ def _shown(arguments: Sequence[str] | None) -> str:
     snapshot = take_snapshot(trained.model, 0)
     rules = compare(snapshot, images, trained.config.data.patch_size)
     if options.json is not None:
-        result = _result(options, trained, images, rules)
+        result = {
+            "command": " ".join(["python -m tools.agreement", *sys.argv[1:]]),
+            "hardware": describe_hardware(),
+            "model": trained.config.model.model_dump(mode="json"),
+            "num_images": len(images),
+            "image_size": trained.config.data.image_size,
+            "patch_size": trained.config.data.patch_size,
+            "repeats": REPEATS,
+            "rules": [asdict(rule) for rule in rules],
+        }
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     title = f"{trained.config.name}: agreement with the exact magnitude rule on {len(images)} validation images"
     if options.png is not None:

@@ -1,14 +1,11 @@
 """The picture of an agreement report: what a rule costs, and how far it keeps the exact rule's patches."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from tools.agreement.compare import Rule
 from tools.colours import BLACK, BLUE, GREEN, VERMILION
-
-if TYPE_CHECKING:
-    from tools.agreement.__main__ import Rule
 
 _LOOKS = {
     "magnitude, exact": (BLACK, "*"),
@@ -18,13 +15,13 @@ _LOOKS = {
 }
 
 
-def _kind(rule: "Rule") -> str:
+def _kind(rule: Rule) -> str:
     if "," not in rule.name:
         return "magnitude, exact" if rule.name == "magnitude" else "pixels or none"
     return rule.name.partition(" of ")[0].replace("magnitude, ", "estimate: ")
 
 
-def draw(rules: list["Rule"], title: str, path: Path) -> None:
+def draw(rules: list[Rule], title: str, path: Path) -> None:
     """Write overlap with the exact rule at keep 0.4 against cost as a PNG file.
 
     Raises:

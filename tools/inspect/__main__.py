@@ -9,163 +9,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from engine.command_line import Parser
-from engine.config import RunConfig, load_config
-from engine.run_plan import build_schedule
-from pipeline.plan.augmentation import AUTO_OPS, AugmentPlan, magnitude_of
-from pipeline.plan.mixing import partners
-from pipeline.plan.step import StepPlan, TrainPlanner
-from pipeline.shards.index import ShardIndex, open_index
+from engine.config import load_config
 from tools.command import add_picture_argument, show
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """One rank's part of one step, planned as the run itself plans it."""
-
-    config: RunConfig
-    index: ShardIndex
-    plan: StepPlan
-    rank: int
-    world_size: int
-
-    def samples(self) -> list[dict[str, Any]]:
-        """A dictionary per row of the batch, of values that JSON knows; augmentation that is off has no keys."""
-        plan, index = self.plan, self.index
-        extras = planned_augmentation(plan, index)
-        return [
-            {
-                "key": index.key(sample_id),
-                "shard": index.shards[index.shard[sample_id]].name,
-                "label": int(label),
-                "crop": crop.tolist(),
-                "flip": bool(flip),
-                **extra,
-            }
-            for sample_id, label, crop, flip, extra in zip(
-                plan.sample_ids, plan.labels, plan.crops, plan.flips, extras, strict=True
-            )
-        ]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "step": self.plan.step,
-            "epoch": self.plan.epoch,
-            "rank": self.rank,
-            "world_size": self.world_size,
-            "keep_rate": self.plan.stage.keep_rate,
-            "num_kept": self.plan.stage.num_kept,
-            "samples": self.samples(),
-        }
-
-    def title(self) -> str:
-        stage, selection = self.plan.stage, self.config.selection
-        rule = selection.rule + (f" at temperature {selection.temperature:g}" if selection.temperature else "")
-        return (
-            f"{self.config.name}, step {self.plan.step} (epoch {self.plan.epoch}, rank {self.rank} of "
-            f"{self.world_size}): keep rate {stage.keep_rate:g}, num_kept {stage.num_kept} of "
-            f"{self.config.data.num_patches} patches, rule {rule}"
-        )
-
-
-def inspect_step(config: RunConfig, step: int, rank: int = 0, world_size: int = 1) -> Inspection:
-    """Plan a step. Opens the training index and reads no image.
-
-    Raises:
-        ValueError, OSError: a step outside the run, no such rank, a batch that the ranks do not divide, or a training
-            set that cannot be opened.
-    """
-    if world_size < 1:
-        raise ValueError(f"--world is at least 1, got {world_size}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"--rank is 0 to {world_size - 1} with --world {world_size}, got {rank}")
-    index = open_index(config.data.train, "train")
-    schedule = build_schedule(config, index.num_samples)
-    if not 0 <= step < schedule.total_steps:
-        raise ValueError(f"--step {step} is outside the run, whose steps are 0 to {schedule.total_steps - 1}")
-    planner = TrainPlanner(index, config.data, config.selection, schedule, config.train.global_batch_size, config.seed)
-    return Inspection(config, index, planner.plan(step, rank, world_size), rank, world_size)
-
-
-def planned_augmentation(plan: StepPlan, index: ShardIndex) -> list[dict[str, Any]]:
-    """For each row, what is planned beyond crop and flip, by name and only what is on.
-
-    ``augment``: operations with magnitudes of 0 to 10, negative where the operation goes the other way, null where it
-    knows none. ``jitter``: factors. ``mix``: partner, own weight and cutmix's box; null where the row is not mixed.
-    ``erase``: the box, null where there is none. Boxes are [top, left, bottom, right] in pixels of the image.
-    """
-    rows: list[dict[str, Any]] = [{} for _ in range(plan.num_rows)]
-    planned = plan.augment or AugmentPlan()
-    keys = [index.key(sample_id) for sample_id in plan.sample_ids]
-    partner = partners(plan.first_row, plan.num_rows)
-    for row, shown in enumerate(rows):
-        if planned.auto_ops is not None and planned.auto_bins is not None and planned.auto_signs is not None:
-            chosen = zip(planned.auto_ops[row], planned.auto_bins[row], planned.auto_signs[row], strict=True)
-            shown["augment"] = [
-                {"op": AUTO_OPS[op], "magnitude": magnitude_of(AUTO_OPS[op], int(strength), int(sign))}
-                for op, strength, sign in chosen
-            ]
-        if planned.jitter is not None:
-            names = ("brightness", "contrast", "saturation")
-            shown["jitter"] = dict(zip(names, planned.jitter[row].tolist(), strict=True))
-        if planned.mix_weights is not None and planned.cut_boxes is not None:
-            weight, box = float(planned.mix_weights[row]), planned.cut_boxes[row]
-            mix = {"partner": keys[partner[row]], "weight": weight, "box": box.tolist() if box.any() else None}
-            shown["mix"] = mix if weight < 1 else None
-        if planned.erase_boxes is not None:
-            box = planned.erase_boxes[row]
-            shown["erase"] = box.tolist() if box.any() else None
-    return rows
-
-
-def describe(shown: Inspection) -> str:
-    """The planned samples as a table for people."""
-    names = class_names(shown.index)
-    rows = [("row", "key", "shard", "label", "crop: top", "left", "bottom", "right", "flip", "num_kept")]
-    for row, sample in enumerate(shown.samples(), shown.plan.first_row):
-        rows.append(
-            (
-                str(row),
-                sample["key"],
-                sample["shard"],
-                label_text(sample["label"], names),
-                *(f"{edge:g}" for edge in sample["crop"]),
-                "yes" if sample["flip"] else "no",
-                str(shown.plan.stage.num_kept),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    is_text = (False, True, True, True, False, False, False, False, True, False)
-    lines = [
-        "  ".join(
-            cell.ljust(width) if text else cell.rjust(width)
-            for cell, width, text in zip(cells, widths, is_text, strict=True)
-        ).rstrip()
-        for cells in rows
-    ]
-    return "\n".join([shown.title(), "", *lines])
-
-
-def class_names(index: ShardIndex) -> list[str]:
-    """The classes that the conversion wrote beside the shards; none where it did not."""
-    described = index.folder / "dataset.json"
-    return json.loads(described.read_text()).get("classes") or [] if described.exists() else []
-
-
-def label_text(label: int, names: list[str]) -> str:
-    return f"{label} {names[label]}" if label < len(names) else str(label)
-
-
-def row_label(plan: StepPlan, row: int, names: list[str]) -> str:
-    """A row's label; where it is mixed, both labels with their weights, one a line."""
-    own, planned = label_text(int(plan.labels[row]), names), plan.augment
-    if planned is None or planned.mix_labels is None or planned.mix_weights is None or planned.mix_weights[row] == 1:
-        return own
-    weight = float(planned.mix_weights[row])
-    return f"{weight:.2f} {own}\n{1 - weight:.2f} {label_text(int(planned.mix_labels[row]), names)}"
+from tools.inspect.inspection import class_names, describe, inspect_step, row_label
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -187,7 +35,7 @@ def _shown(arguments: Sequence[str] | None) -> str:
 
         names = class_names(shown.index)
         labels = [row_label(shown.plan, row, names) for row in range(shown.plan.num_rows)]
-        draw(shown.index, shown.plan, shown.config, shown.title(), labels, options.png)
+        draw(shown.planner, shown.plan, shown.title(), labels, options.png)
     return json.dumps(shown.as_json(), indent=2) if options.json else describe(shown)
 
 

@@ -9,13 +9,11 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 
-from engine.config import RunConfig
 from pipeline.batch import Batch
 from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import Stage
-from pipeline.plan.step import StepPlan
+from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection.patches import unpatchify
-from pipeline.shards.index import ShardIndex
 
 MAX_IMAGES = 64
 _COLUMNS = 8
@@ -27,7 +25,7 @@ _FADED_SHARE = 0.78
 Pixels = npt.NDArray[np.uint8]
 
 
-def draw(index: ShardIndex, plan: StepPlan, config: RunConfig, title: str, labels: list[str], path: Path) -> None:
+def draw(planner: TrainPlanner, plan: StepPlan, title: str, labels: list[str], path: Path) -> None:
     """Run the graph on the first ``MAX_IMAGES`` rows of a plan, on the CPU, and draw them into a PNG.
 
     Args:
@@ -37,24 +35,18 @@ def draw(index: ShardIndex, plan: StepPlan, config: RunConfig, title: str, label
         ValueError, OSError: images that cannot be read or decoded, or a file that cannot be written.
     """
     shown = plan.rows(0, min(plan.num_rows, MAX_IMAGES))
-    everything = replace(shown, stage=Stage(1.0, config.data.num_patches))
-    batch, full = _load(index, shown, config), _load(index, everything, config)
-    images = greyed_out(full.patches.numpy(), batch.patches.numpy(), batch.ids_keep.numpy(), config.data.patch_size)
+    planner = replace(planner, data=planner.data.model_copy(update={"device": "cpu"}))
+    everything = replace(shown, stage=Stage(1.0, planner.data.num_patches))
+    batch, full = _load(planner, shown), _load(planner, everything)
+    images = greyed_out(full.patches.numpy(), batch.patches.numpy(), batch.ids_keep.numpy(), planner.data.patch_size)
     if shown.num_rows < plan.num_rows:
         title += f" (the first {shown.num_rows} of {plan.num_rows} images)"
     _save(images, title, labels[: shown.num_rows], path)
 
 
-def _load(index: ShardIndex, plan: StepPlan, config: RunConfig) -> Batch:
-    with PatchLoader(
-        index,
-        iter([plan]),
-        data=config.data,
-        selection=config.selection,
-        crop=plan.crop,
-        batch_size=plan.num_rows,
-        num_threads=len(os.sched_getaffinity(0)),
-    ) as loader:
+def _load(planner: TrainPlanner, plan: StepPlan) -> Batch:
+    num_threads = len(os.sched_getaffinity(0))
+    with PatchLoader(planner, iter([plan]), batch_size=plan.num_rows, num_threads=num_threads) as loader:
         return next(loader)
 
 

@@ -16,13 +16,10 @@ on stderr says which); 1 anything else.
 """
 
 import argparse
-import json
 import math
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -32,14 +29,12 @@ from engine.config import load_config
 from engine.deepspeed_engine import quiet
 from engine.prepare import prepare
 from engine.progress import say
-from engine.ranks.hardware import describe_hardware
 from engine.ranks.preflight import check_same_inputs, check_same_software
 from engine.ranks.world import World, join_world, leave_world, on_first_rank, one_clear_error
 from tools.command import add_picture_argument
 from tools.profile.measure import profile_run, stages_to_profile
-from tools.profile.plot import draw
-from tools.profile.result import Profile, describe
-from tools.profile.trace import write_traces
+from tools.profile.output import progress, write
+from tools.profile.result import describe
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -95,50 +90,13 @@ def _profile(argv: Sequence[str], world: World) -> None:
             trains=not options.loader_only,
             seconds=options.seconds,
             repeats=options.repeats,
-            progress=_progress(bar, world),
+            progress=progress(bar, world),
             traces=options.trace is not None,
         )
     with one_clear_error(world):
-        on_first_rank(world, lambda: _write(profile, traces, options, argv, world))
+        on_first_rank(world, lambda: write(profile, traces, options, argv, world))
     if world.is_first:
         say(describe(profile))
-
-
-def _progress(bar: tqdm, world: World) -> Callable[[str], None]:
-    """Tells the first rank's terminal, or whatever else its stderr is, how far the profile has come."""
-
-    def advance(text: str) -> None:
-        bar.set_postfix_str(text, refresh=False)
-        bar.update()
-        if world.is_first and bar.disable:
-            print(text, file=sys.stderr, flush=True)
-
-    return advance
-
-
-def _write(
-    profile: Profile, traces: list[dict[str, Any]], options: argparse.Namespace, argv: Sequence[str], world: World
-) -> None:
-    if options.trace is not None:
-        write_traces(traces, options.trace)
-    if options.png is not None:
-        draw(profile, options.png)
-    if options.json is None:
-        return
-    result = {
-        "command": command(argv, world),
-        "hardware": describe_hardware(),
-        "seconds": options.seconds,
-        "repeats": options.repeats,
-        **profile.as_json(),
-    }
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def command(argv: Sequence[str], world: World) -> str:
-    """The command line that starts such a profile again on one machine."""
-    launched = f"deepspeed --no_local_rank --num_accelerators {world.local_size} --module"
-    return f"{'python -m' if world.size == 1 else launched} tools.profile {shlex.join(argv)}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

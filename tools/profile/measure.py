@@ -14,7 +14,7 @@ from pipeline.plan.schedule import PatchSchedule, Stage
 from tools.profile.bench import Bench
 from tools.profile.loader import augments
 from tools.profile.result import LoaderParts, Profile, Rate, StageProfile
-from tools.schedule.__main__ import flops_per_image
+from tools.schedule.preview import flops_per_image
 
 _MIN_STEPS = 2
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.command_line import Parser
-from pipeline.files import write_atomically
 from tools.command import show
 
 
@@ -46,7 +45,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _report(arguments: Sequence[str] | None) -> str:
     options = _parse(arguments)
-    from tools.report.page import render
+    from tools.report.write import write_report
 
     if (options.folder / "study.json").is_file():
         from tools.report.study import report_study
@@ -58,15 +57,7 @@ def _report(arguments: Sequence[str] | None) -> str:
         from tools.report.run import report_run
 
         report = report_run(read_run(options.folder, options.sweep, options.profile))
-    page = render(report)
-    write_atomically(options.out, page, sync=True)
-    lines = [*report.findings, "", f"{options.out}: {len(page.encode()) / 1e6:.1f} MB"]
-    if options.png_dir is not None:
-        options.png_dir.mkdir(parents=True, exist_ok=True)
-        for picture in report.pictures:
-            (options.png_dir / f"{picture.name}.png").write_bytes(picture.png())
-        lines.append(f"{options.png_dir}: {len(report.pictures)} PNG files")
-    return "\n".join([*lines, *(f"not shown: {line}" for line in report.absent)])
+    return write_report(report, options.out, options.png_dir)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

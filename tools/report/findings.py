@@ -1,7 +1,8 @@
 """What a study found, in sentences that are worked out from its figures."""
 
-from tools.report.study_files import FULL, Study, Variant
+from tools.report.study_files import FULL, Study
 from tools.report.study_sweep import best_rules
+from tools.study.result import VariantResult
 
 _LOW = "0.4"
 
@@ -12,7 +13,7 @@ def findings(study: Study) -> list[str]:
     if not study.variants:
         return ["No run of the study is finished yet."]
     sentences = [_compared(study)]
-    if not study.complete:
+    if not study.result.complete:
         sentences.append("The study is not complete yet: the sentences and figures here are of the runs that are done.")
     if reference is None or reference.top1(FULL) is None:
         return [*sentences, f"The reference, {study.reference or 'which is not named'}, has no finished run yet."]
@@ -48,20 +49,20 @@ def _compared(study: Study) -> str:
     )
 
 
-def _mean(variant: Variant, rate: str) -> float:
+def _mean(variant: VariantResult, rate: str) -> float:
     measured = variant.top1(rate)
     assert measured is not None
     return measured[0]
 
 
-def _percent(variant: Variant, rate: str) -> str:
+def _percent(variant: VariantResult, rate: str) -> str:
     measured = variant.top1(rate)
     assert measured is not None
     mean, spread = measured
     return f"{mean:.2%}" if spread is None else f"{100 * mean:.2f}\u00a0±\u00a0{100 * spread:.2f}\u00a0%"
 
 
-def _ratio(variant: Variant) -> str:
+def _ratio(variant: VariantResult) -> str:
     return "an unknown share" if variant.time_ratio is None else f"{variant.time_ratio:.0%}"
 
 
@@ -69,7 +70,7 @@ def _points(value: float) -> str:
     return f"{100 * value:+.2f} points"
 
 
-def _speed_without_loss(study: Study, others: list[Variant]) -> str:
+def _speed_without_loss(study: Study, others: list[VariantResult]) -> str:
     """The fastest variant that is not less accurate than the reference by more than the spread of the difference."""
     level = []
     for variant in others:
@@ -92,11 +93,11 @@ def _speed_without_loss(study: Study, others: list[Variant]) -> str:
     )
 
 
-def _names(variants: list[Variant]) -> str:
+def _names(variants: list[VariantResult]) -> str:
     return ", ".join(one.name for one in variants)
 
 
-def _extremes(others: list[Variant]) -> str:
+def _extremes(others: list[VariantResult]) -> str:
     most = max(others, key=lambda one: _mean(one, FULL))
     text = f"The most accurate variant besides the reference is {most.name} with {_percent(most, FULL)}"
     timed = [one for one in others if one.time_ratio is not None]

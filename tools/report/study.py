@@ -8,7 +8,7 @@ from tools.report.findings import findings
 from tools.report.mosaic import mosaics
 from tools.report.page import Picture, Report, mean_and_spread, pairs, table, tag
 from tools.report.run import MOSAIC_TEXT, hardware_list
-from tools.report.study_files import FULL, Study, Variant
+from tools.report.study_files import FULL, Study
 from tools.report.study_pictures import (
     draw_accuracy_over_keep_rate,
     draw_accuracy_over_time,
@@ -17,6 +17,7 @@ from tools.report.study_pictures import (
     draw_time_and_accuracy,
 )
 from tools.report.study_sweep import SWEEP_TEXT, draw_sweep, sweep_table, swept
+from tools.study.result import VariantResult
 
 _LOW = "0.4"  # the second keep rate of the table, as the keys of a study write it
 
@@ -41,8 +42,8 @@ def report_study(study: Study) -> Report:
         text = f"Of {study.config_of}; the table above says what the other variants change."
         report.sections.append(("Configuration", [tag("p", text), tag("pre", dump_config(study.config))]))
     _add_hardware(study, report)
-    if study.missing or not study.complete:
-        gaps = ", ".join(study.missing) or "it does not say what"
+    if study.result.missing or not study.result.complete:
+        gaps = ", ".join(study.result.missing) or "it does not say what"
         report.absent.append(f"The study is not complete; missing: {gaps}")
     return report
 
@@ -54,12 +55,12 @@ _EQUAL_TIME = (
 
 
 def _kind(study: Study) -> str:
-    seeds = ", ".join(map(str, study.seeds))
+    seeds = ", ".join(map(str, study.result.seeds))
     runs = sum(len(variant.runs) for variant in (*study.variants, *study.equal_time))
     return f"A study: {len(study.variants)} variants, seeds {seeds}, {runs} runs"
 
 
-def _cells(study: Study, variant: Variant) -> list[str]:
+def _cells(study: Study, variant: VariantResult) -> list[str]:
     full, low = variant.top1(FULL), variant.top1(_LOW)
     difference = study.difference(variant)
     return [
@@ -73,7 +74,7 @@ def _cells(study: Study, variant: Variant) -> list[str]:
     ]
 
 
-def _time_ratio(variant: Variant) -> str:
+def _time_ratio(variant: VariantResult) -> str:
     if variant.time_ratio is None:
         return "-"
     text = mean_and_spread(variant.time_ratio, variant.time_ratio_stdev, factor=1)

@@ -1,6 +1,5 @@
 """A study as its folder tells it: ``study.json`` and the records of its runs, and the run folders where they are."""
 
-import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,78 +8,10 @@ from pydantic import ValidationError
 
 from engine.config import RunConfig, load_config
 from tools.report.files import read_json, read_sweep
-from tools.study.result import hardware_in_words, mean_and_stdev
+from tools.study.records import hardware_in_words
+from tools.study.result import StudyResult, VariantResult, mean_and_stdev
 
 FULL = "1.0"  # full patches, as the keys of a study write the keep rate
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to train, and its runs, one a seed."""
-
-    values: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return str(self.values.get("name") or self.values.get("reference"))
-
-    @property
-    def description(self) -> str:
-        return str(self.values.get("description") or "")
-
-    @property
-    def rule(self) -> str:
-        return str(self.values.get("rule", "-"))
-
-    @property
-    def schedule(self) -> str:
-        return str(self.values.get("schedule", "-"))
-
-    @property
-    def colour_group(self) -> str:
-        """Variants of one schedule belong together; those of a constant rate are each a thing of its own."""
-        return self.name.partition("@")[0] if self.schedule == "constant" else self.schedule
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        return self.values.get("overrides") or {}
-
-    @property
-    def runs(self) -> list[dict[str, Any]]:
-        return self.values.get("runs") or []
-
-    @property
-    def mean_keep_rate(self) -> float | None:
-        return self.values.get("mean_keep_rate")
-
-    @property
-    def time_ratio(self) -> float | None:
-        """Time over the reference's, paired by seed, of those runs that had the reference's hardware."""
-        return self.values.get("time_ratio")
-
-    @property
-    def num_timed(self) -> int:
-        """Of how many runs the time ratio is."""
-        return int(self.values.get("num_timed", len(self.runs)))
-
-    @property
-    def time_ratio_stdev(self) -> float | None:
-        return self.values.get("time_ratio_stdev") if len(self.runs) > 1 else None
-
-    def stage_speeds(self) -> dict[float, tuple[float, float]]:
-        """Images per second and loader wait (a share of the step) by keep rate, means over the runs."""
-        found: dict[float, list[tuple[float, float]]] = {}
-        for stage in (stage for run in self.runs for stage in run.get("stages") or []):
-            found.setdefault(stage["keep_rate"], []).append((stage["images_per_s"], stage["loader_wait_share"]))
-        return {
-            rate: (statistics.mean(speed for speed, _ in both), statistics.mean(wait for _, wait in both))
-            for rate, both in found.items()
-        }
-
-    def top1(self, keep_rate: str) -> tuple[float, float | None] | None:
-        """Mean over the seeds and its standard deviation (None for one run); None where it was not measured."""
-        found = [run["top1"][keep_rate] for run in self.runs if keep_rate in (run.get("top1") or {})]
-        return mean_and_stdev(found)
 
 
 @dataclass
@@ -88,6 +19,7 @@ class Study:
     """What a study's folder holds.
 
     Attributes:
+        variants, equal_time: those of ``result`` that have a finished run.
         config: of a run whose model is there, else of any, preferably the reference's; None where none was found.
         configs: a configuration of each variant, where one was found, by its name.
         finished_run: the folder of the run of ``config``, where its model is there.
@@ -96,9 +28,9 @@ class Study:
     """
 
     folder: Path
-    values: dict[str, Any]
-    variants: list[Variant]
-    equal_time: list[Variant]
+    result: StudyResult
+    variants: list[VariantResult]
+    equal_time: list[VariantResult]
     config: RunConfig | None = None
     config_of: str = ""
     configs: dict[str, RunConfig] = field(default_factory=dict)
@@ -108,32 +40,20 @@ class Study:
 
     @property
     def name(self) -> str:
-        return str(self.values.get("name") or self.folder.resolve().name)
+        return self.result.name or self.folder.resolve().name
 
     @property
     def reference(self) -> str:
-        return str(self.values.get("reference") or "")
-
-    @property
-    def seeds(self) -> list[int]:
-        return self.values.get("seeds") or []
+        return self.result.reference
 
     @property
     def clock(self) -> str:
         """What times are, in words."""
-        return {"wall": "time", "cpu": "CPU time"}.get(str(self.values.get("clock", "cpu")), "time")
-
-    @property
-    def missing(self) -> list[str]:
-        return [str(one) for one in self.values.get("missing") or []]
-
-    @property
-    def complete(self) -> bool:
-        return bool(self.values.get("complete"))
+        return {"wall": "time", "cpu": "CPU time"}.get(self.result.clock, "time")
 
     @property
     def hardware(self) -> dict[str, Any]:
-        return self.values.get("hardware") or next((run["hardware"] for run in self._runs() if "hardware" in run), {})
+        return self.result.hardware or next((run["hardware"] for run in self._runs() if "hardware" in run), {})
 
     @property
     def versions(self) -> dict[str, Any]:
@@ -153,12 +73,12 @@ class Study:
         found.pop(hardware_in_words(self.hardware), None)
         return [f"{', '.join(runs)} ({where})" for where, runs in found.items()]
 
-    def variant(self, name: str | None) -> Variant | None:
+    def variant(self, name: str | None) -> VariantResult | None:
         return next((one for one in self.variants if one.name == name), None)
 
-    def beside(self, short: Variant) -> Variant | None:
+    def beside(self, short: VariantResult) -> VariantResult | None:
         """The variant that takes about the time of ``short``: the one it names, else the nearest by time ratio."""
-        named = self.variant(short.values.get("reference"))
+        named = self.variant(short.reference)
         timed = [one for one in self.variants if one.name != self.reference and one.time_ratio is not None]
         if named is not None or short.time_ratio is None:
             return named
@@ -171,7 +91,9 @@ class Study:
         cpu = self.clock == "CPU time" and all(point.get("train_cpu_s") is not None for point in points)
         return "train_cpu_s" if cpu else "train_wall_s"
 
-    def difference(self, variant: Variant, other: Variant | None = None) -> tuple[float, float | None] | None:
+    def difference(
+        self, variant: VariantResult, other: VariantResult | None = None
+    ) -> tuple[float, float | None] | None:
         """Top-1 with all patches minus another's (the reference's), paired by seed: mean and standard deviation."""
         other = other or self.variant(self.reference)
         if other is None:
@@ -197,14 +119,15 @@ def read_study(folder: Path, runs: Path | None = None, sweep: Path | None = None
     values = read_json(folder / "study.json")
     if not isinstance(values, dict) or not isinstance(values.get("variants"), list):
         raise ValueError(f"{folder / 'study.json'} holds no study: it has no list of variants")
+    result = StudyResult.from_json(values)
     variants, absent = [], []
-    for one in map(Variant, values["variants"]):
+    for one in result.variants:
         if one.runs:
             variants.append(one)
         else:
             absent.append(f"Variant {one.name}: it has no finished run yet")
-    equal_time = [one for one in map(Variant, values.get("equal_time") or []) if one.runs]
-    study = Study(folder, values, variants, equal_time, sweep=read_sweep(folder, sweep), absent=absent)
+    equal_time = [one for one in result.equal_time if one.runs]
+    study = Study(folder, result, variants, equal_time, sweep=read_sweep(folder, sweep), absent=absent)
     _find_configurations(study, runs or folder / "runs")
     return study
 

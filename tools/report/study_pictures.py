@@ -8,15 +8,21 @@ from engine.run_plan import build_schedule
 from pipeline.shards.index import open_index
 from tools.report.page import Picture
 from tools.report.plot import Look, Series, draw_lines, draw_points, looks, smoothed
-from tools.report.study_files import FULL, Study, Variant
+from tools.report.study_files import FULL, Study
+from tools.study.result import VariantResult
 
 _TIMES = {"train_wall_s": "seconds of training", "train_cpu_s": "seconds of training, CPU time"}
 _OVER_TIME = "Top-1 with all patches on the validation set while training goes on: means over the seeds."
 
 
+def _colour_group(variant: VariantResult) -> str:
+    """Variants of one schedule belong together; those of a constant rate are each a thing of its own."""
+    return variant.name.partition("@")[0] if variant.schedule == "constant" else variant.schedule
+
+
 def variant_looks(study: Study) -> dict[str, Look]:
     """Variants of one schedule have one colour; markers and dashes tell them apart."""
-    pairs = [(variant.colour_group, variant.rule) for variant in study.variants]
+    pairs = [(_colour_group(variant), variant.rule) for variant in study.variants]
     return dict(zip((variant.name for variant in study.variants), looks(pairs), strict=True))
 
 
@@ -26,8 +32,8 @@ def draw_time_and_accuracy(study: Study) -> Picture:
     Raises:
         ValueError: there is nothing to draw.
     """
-    pairs = [(variant.colour_group, variant.rule) for variant in study.variants]
-    chosen = looks([*pairs, *((variant.colour_group, "less time") for variant in study.equal_time)])
+    pairs = [(_colour_group(variant), variant.rule) for variant in study.variants]
+    chosen = looks([*pairs, *((_colour_group(variant), "less time") for variant in study.equal_time)])
     points, widths = [], []
     for variant, look in zip((*study.variants, *study.equal_time), chosen, strict=True):
         measured = variant.top1(FULL)
@@ -52,7 +58,7 @@ def draw_time_and_accuracy(study: Study) -> Picture:
     return Picture("time-accuracy", drawn, f"Time against accuracy. {alt}", caption)
 
 
-def _curve(variant: Variant, time_key: str) -> tuple[list[float], list[float]]:
+def _curve(variant: VariantResult, time_key: str) -> tuple[list[float], list[float]]:
     """Training time and top-1 in percent at each validation, means over the seeds."""
     at: dict[int, list[tuple[float, float]]] = {}
     for run in variant.runs:

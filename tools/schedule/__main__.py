@@ -9,112 +9,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from engine.command_line import Parser
-from engine.config import RunConfig, load_config
-from engine.run_plan import build_schedule
-from pipeline.plan.schedule import PatchSchedule, StageSummary
-from pipeline.shards.index import open_index
+from engine.config import load_config
 from tools.command import add_picture_argument, show
-
-_TABLE_ROWS = 24  # with rounding off, a stage for every number of patches would fill screens
-
-
-@dataclass(frozen=True)
-class Preview:
-    """A schedule laid over its run.
-
-    Attributes:
-        relative_flops: of each stage, a training step's operations over those of a step at full patches.
-    """
-
-    config: RunConfig
-    schedule: PatchSchedule
-    stages: list[StageSummary]
-    relative_flops: list[float]
-
-    @property
-    def relative_training_flops(self) -> float:
-        """Operations of the whole run over those of as many steps at full patches."""
-        return sum(stage.num_steps * flops for stage, flops in zip(self.stages, self.relative_flops, strict=True)) / (
-            self.schedule.total_steps
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "total_steps": self.schedule.total_steps,
-            "num_patches": self.schedule.num_patches,
-            "mean_keep_rate": self.schedule.mean_keep_rate,
-            "relative_training_flops": self.relative_training_flops,
-            "stages": [asdict(stage) for stage in self.stages],
-        }
-
-
-def preview(config: RunConfig) -> Preview:
-    """The schedule of a run. Opens the training index where ``data.num_train_samples`` is not stated.
-
-    Raises:
-        ValueError, OSError: a configuration that cannot be used, or a training set that cannot be opened.
-    """
-    num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
-    schedule = build_schedule(config, num_samples)
-    stages = schedule.stages()
-    flops = flops_per_image(config, [stage.num_kept for stage in stages])
-    (full,) = flops_per_image(config, [schedule.num_patches])
-    return Preview(config, schedule, stages, [one / full for one in flops])
-
-
-def flops_per_image(config: RunConfig, nums_kept: list[int]) -> list[int]:
-    """Floating-point operations of a training step for one image, at each number of patches; no decoder's."""
-    import torch  # here, so that a mistake in the configuration is reported at once
-
-    from engine.evaluation.trained import build_run_model
-    from engine.models.build import training_flops_per_image
-
-    with torch.device("meta"):  # no weights: layer sizes are all that counts
-        model = build_run_model(config)
-    return [training_flops_per_image(model, num_kept) for num_kept in nums_kept]
-
-
-def describe(shown: Preview) -> str:
-    """The preview as a table for people."""
-    config, schedule = shown.config, shown.schedule
-    lines = [
-        f"{config.name}: {_title(config)}; {schedule.num_patches} patches, {schedule.total_steps:,} steps of "
-        f"{schedule.global_batch_size} images, {schedule.steps_per_epoch:,} steps an epoch",
-        "",
-        f"{'keep rate':>9} {'num_kept':>9} {'share':>8} {'steps':>11} {'first step':>11} {'last step':>11} "
-        f"{'FLOPs':>8}",
-    ]
-    rows = [
-        f"{stage.keep_rate:>9.4g} {stage.num_kept:>9} {stage.share:>8.1%} {stage.num_steps:>11,} "
-        f"{stage.first_step:>11,} {stage.last_step:>11,} {flops:>8.1%}"
-        for stage, flops in zip(shown.stages, shown.relative_flops, strict=True)
-    ]
-    if len(rows) > _TABLE_ROWS:
-        half = _TABLE_ROWS // 2
-        rows[half:-half] = [f"{'...':>9} {len(rows) - 2 * half} more stages (all of them with --json)"]
-    return "\n".join(
-        [
-            *lines,
-            *rows,
-            "",
-            f"mean keep rate {schedule.mean_keep_rate:.3f}; training FLOPs {shown.relative_training_flops:.1%} of "
-            "those at full patches" + (", without the decoder" if config.task == "pretrain" else ""),
-        ]
-    )
-
-
-def _title(config: RunConfig) -> str:
-    schedule = config.schedule
-    if schedule.kind in ("linear", "cosine", "cyclic"):
-        low, high = schedule.rates()
-        text = f"{schedule.kind} ({low:g} to {high:g})"
-    else:
-        text = schedule.kind
-    return f"{text}, cooldown {schedule.cooldown}" if schedule.cooldown.amount else text
+from tools.schedule.preview import describe, preview, title_of
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -131,7 +30,7 @@ def _shown(arguments: Sequence[str] | None) -> str:
     if options.png is not None:
         from tools.schedule.plot import draw
 
-        draw(shown.schedule, shown.stages, f"{shown.config.name}: {_title(shown.config)}", options.png)
+        draw(shown.schedule, shown.stages, f"{shown.config.name}: {title_of(shown.config)}", options.png)
     return json.dumps(shown.as_json(), indent=2) if options.json else describe(shown)
 
 

@@ -21,7 +21,7 @@ from tools.shards.dali_index import write_dali_index
 from tools.shards.files import ShardWriter
 from tools.shards.images import Encoding
 from tools.shards.journal import JOURNAL_NAME, Journal, Rejected, ShardRecord, describe_difference
-from tools.shards.sources import Source, SourceSplit
+from tools.shards.sources.source import Source, SourceSplit
 from tools.shards.workers import Prepared, prepare_in_order
 
 FORMAT_VERSION = 1

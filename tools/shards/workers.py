@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tools.shards.images import Encoding, prepare
-from tools.shards.sources import ReadSample
+from tools.shards.sources.source import ReadSample
 
 Prepared = tuple[bytes, str, int] | str
 """(image bytes, extension, label), or the reason why the image is rejected."""

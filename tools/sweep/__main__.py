@@ -12,8 +12,6 @@ says which).
 """
 
 import argparse
-import csv
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -22,47 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.command_line import Parser
-from pipeline.files import write_atomically
 from pipeline.selection.config import rule_forms, rule_from_text
 from tools.command import show
+from tools.sweep.tables import describe, write_files
 
 KEEP_RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
-_COLUMNS = (
-    *("run", "rule", "keep_rate", "num_kept", "top1", "top5", "loss", "num_samples", "bad_samples"),
-    *("images_per_s", "wall_s", "forward_flops_per_image", "bytes_per_image", "ranks"),
-)
-
-
-def describe(lines: list[dict[str, Any]]) -> str:
-    """The results as a table for people."""
-    widths = {key: max(len(key), *(len(line[key]) for line in lines)) for key in ("run", "rule")}
-    head = f"{'run':{widths['run']}}  {'rule':{widths['rule']}}"
-    rows = [
-        f"{head}  {'keep rate':>9}  {'patches':>7}  {'top-1':>7}  {'top-5':>7}  {'loss':>7}  {'images/s':>8}  "
-        f"{'MFLOPs/image':>12}  {'bytes/image':>11}"
-    ]
-    for line in lines:
-        rows.append(
-            f"{line['run']:{widths['run']}}  {line['rule']:{widths['rule']}}  {line['keep_rate']:>9.3g}  "
-            f"{line['num_kept']:>7}  {line['top1']:>7.2%}  {line['top5']:>7.2%}  {line['loss']:>7.4f}  "
-            f"{line['images_per_s']:>8.0f}  {line['forward_flops_per_image'] / 1e6:>12,.1f}  "
-            f"{line['bytes_per_image']:>11,}"
-        )
-    bad = sum(line["bad_samples"] for line in lines)
-    if bad:
-        rows += ["", f"{bad} times an image could not be decoded and was left out (bad_samples in sweep.jsonl)"]
-    return "\n".join(rows)
-
-
-def _write_files(lines: list[dict[str, Any]], folder: Path) -> None:
-    from tools.sweep.plot import draw
-
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_atomically(folder / "sweep.csv", sink.getvalue(), sync=True)
-    draw(lines, folder / "sweep.png")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -93,7 +55,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _shown(options: argparse.Namespace, lines: list[dict[str, Any]]) -> str:
     from engine.ranks.hardware import describe_hardware
 
-    _write_files(lines, options.out)
+    write_files(lines, options.out)
     if options.json:
         return json.dumps({"hardware": describe_hardware(), "results": lines}, indent=2)
     return f"{describe(lines)}\n\n{options.out}: sweep.jsonl, sweep.csv, sweep.png"

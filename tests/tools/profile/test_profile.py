@@ -13,12 +13,14 @@ from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.config import load_config
 from engine.prepare import prepare
 from engine.ranks.world import World
+from engine.train import prepare
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
-from tools.profile.__main__ import command, parse_arguments
+from tools.profile.__main__ import parse_arguments
 from tools.profile.bench import plans_at
 from tools.profile.measure import stages_to_profile
+from tools.profile.output import command
 from tools.profile.result import LoaderParts, Profile, Rate, StageProfile, describe, pays_down_to
-from tools.schedule.__main__ import flops_per_image
+from tools.schedule.preview import flops_per_image
 
 HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))
 

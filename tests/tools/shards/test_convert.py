@@ -22,7 +22,8 @@ from pipeline.shards.reader import SampleReader
 from tools.shards.__main__ import main
 from tools.shards.convert import Settings, convert, divide
 from tools.shards.images import Encoding
-from tools.shards.sources import Source, SourceSplit, open_source
+from tools.shards.sources.source import Source, SourceSplit
+from tools.shards.sources.table import open_source
 
 ROOT = Path(__file__).parents[3]
 NUM_IMAGES = 50
