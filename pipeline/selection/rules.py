@@ -131,22 +131,25 @@ def contrast_scores(images: Sequence[np.ndarray], grid_size: int) -> np.ndarray:
 
 RULES: dict[str, Rule] = {
     "random": Rule(
-        "any patches, each as likely as the others",
+        "patches drawn at random",
         "plan",
         num_noise=lambda num_patches: num_patches,
         choose=random_ids,
     ),
     "grid": Rule(
-        "evenly spread patches from a random start",
+        "patches spread evenly over the image",
         "plan",
         num_noise=lambda _: 1,
         choose=lambda noise, num_kept, grid_size: grid_ids(noise[:, 0], num_kept, grid_size),
     ),
     "contrast": Rule(
-        "patches whose pixels differ most from their mean colour", "pixels", scores=contrast_scores, kernel="contrast"
+        "the patches whose pixels differ most from the patch's mean colour",
+        "pixels",
+        scores=contrast_scores,
+        kernel="contrast",
     ),
     "magnitude": Rule(
-        "the paper's: patches with the largest L1 norm as the model embeds them",
+        "the patches of the largest norm once the trained model has embedded and placed them",
         "model",
         scorer=MagnitudeScorer,
         estimates=True,

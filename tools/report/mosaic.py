@@ -14,6 +14,7 @@ from engine.evaluation.trained import build_run_model, load_trained, validation_
 from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.config import rule_from_text, rule_name
 from pipeline.selection.patches import gather_patches, patchify
+from pipeline.selection.rules import RULES
 from tools.inspect.picture import greyed_out
 from tools.report.page import Picture
 
@@ -21,7 +22,6 @@ KEEP_RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
 _NUM_IMAGES = 4
 _CELL_PIXELS = 112
 _GAP_PIXELS = 4
-_RULES = ("magnitude", "contrast", "grid", "random")
 _NO_MODEL = "it looks through a trained model, and none was found"
 
 
@@ -44,7 +44,7 @@ def mosaics(config: RunConfig, run: Path | None, more_rules: tuple[str, ...] = (
     images = validation_images(config, _NUM_IMAGES)
     absent = []
     classifier = Classifier(load_trained(run).model if run else build_run_model(config), None, config.seed)
-    rules = list(dict.fromkeys((*more_rules, *_RULES)))
+    rules = list(dict.fromkeys((*more_rules, *reversed(RULES))))
     if run is None:
         absent = [f"Mosaic of the rule {rule}: {_NO_MODEL}" for rule in rules if rule_from_text(rule).needs_model]
         rules = [rule for rule in rules if not rule_from_text(rule).needs_model]
@@ -65,16 +65,8 @@ def _picture(rule: str, classifier: Classifier, images: np.ndarray, config: RunC
         _sheet(columns, [f"keep {rate:g}" for rate in rates]),
         f"{len(images)} validation images at keep rates {', '.join(f'{rate:g}' for rate in rates)} under the rule "
         f"{rule}: kept patches as they are, dropped ones faded to a bluish grey",
-        f"{rule}: {_WORDS.get(rule.partition(':')[0], '')} Patches kept of {config.data.num_patches}: {counts}.",
+        f"{rule}: {RULES[rule.partition(':')[0]].about}. Patches kept of {config.data.num_patches}: {counts}.",
     )
-
-
-_WORDS = {
-    "magnitude": "the patches of the largest norm once the trained model has embedded and placed them.",
-    "contrast": "the patches whose pixels differ most from the patch's mean colour.",
-    "grid": "patches spread evenly over the image.",
-    "random": "patches drawn at random.",
-}
 
 
 def _kept(images: np.ndarray, classifier: Classifier, rate: float, rule: str, patch_size: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.run_plan import build_schedule
+from pipeline.plan.ramps import LOW_AND_HIGH
 from pipeline.plan.schedule import PatchSchedule, StageSummary
 from pipeline.shards.index import open_index
 
@@ -99,7 +100,7 @@ def describe(shown: Preview) -> str:
 def title_of(config: RunConfig) -> str:
     """The schedule of a run in a few words, such as ``cyclic (0.2 to 1)``."""
     schedule = config.schedule
-    if schedule.kind in ("linear", "cosine", "cyclic"):
+    if schedule.of_kind.form is LOW_AND_HIGH:
         low, high = schedule.rates()
         text = f"{schedule.kind} ({low:g} to {high:g})"
     else:

@@ -13,7 +13,6 @@ from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.config import load_config
 from engine.prepare import prepare
 from engine.ranks.world import World
-from engine.train import prepare
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
 from tools.profile.__main__ import parse_arguments
 from tools.profile.bench import plans_at
