@@ -1,4 +1,4 @@
-"""The `.idx` file beside a tar, for programs that read the shards with DALI's own `fn.readers.webdataset`."""
+"""The ``.idx`` file beside a tar, for programs that read the shards with DALI's own ``fn.readers.webdataset``."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from pipeline.shards.tars import Scan
 
 
 def write_dali_index(tar: Path, scan: Scan) -> None:
-    """Writes the `.idx` of a scanned tar: train-000000.idx for train-000000.tar."""
+    """Writes the ``.idx`` of a scanned tar: train-000000.idx for train-000000.tar."""
     path = tar.with_suffix(".idx")
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(render_dali_index(scan), encoding="utf-8", errors="surrogateescape")
