@@ -60,11 +60,11 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: flo
 
 
 def topk_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether each sample's label is among its `k` highest logits, bool [B].
+    """Whether each sample's label is among its ``k`` highest logits, bool [B].
 
     Equal logits rank by class index, the lower class first, so an untrained model that says the same for
     every class scores at chance. A logit that is not a number ranks before everything: it never makes its own
-    label correct. With fewer than `k` classes all of them count as the top.
+    label correct. With fewer than ``k`` classes all of them count as the top.
     """
     labels = labels.long().unsqueeze(1)
     own = logits.gather(1, labels)

@@ -59,7 +59,7 @@ def scalars(line: dict[str, Any]) -> tuple[int, dict[str, float]]:
     Names begin with the event; those of a validation end with its keep rate, such as ``eval/top1_keep_0.4``.
     """
     event = line["event"]
-    # A train line is about step `step`, counted from 0; the others are about the weights after `step` steps.
+    # A train line is about step ``step``, counted from 0; the others are about the weights after ``step`` steps.
     step = line["step"] + 1 if event == "train" else line["step"]
     suffix = f"_keep_{line['keep_rate']:g}" if event == "eval" else ""
     left_out = {"step", "event"} | ({"keep_rate"} if event == "eval" else set())

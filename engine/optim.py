@@ -16,15 +16,15 @@ def param_groups(
     """Sort the trainable parameters into groups for an optimizer.
 
     Norms, biases, layer scales, positions of every kind, class and register tokens get no weight decay. With
-    `layer_decay` (BEiT, arXiv 2106.08254) a layer's learning rate shrinks by that factor with each layer it lies
+    ``layer_decay`` (BEiT, arXiv 2106.08254) a layer's learning rate shrinks by that factor with each layer it lies
     below the head; None means the same rate everywhere.
 
     Returns:
-        Groups with `params`, `weight_decay` and `lr_scale` (the factor on the learning rate, 1.0 for the
+        Groups with ``params``, ``weight_decay`` and ``lr_scale`` (the factor on the learning rate, 1.0 for the
         head).
 
     Raises:
-        ValueError: for a negative `weight_decay` or a `layer_decay` outside (0, 1].
+        ValueError: for a negative ``weight_decay`` or a ``layer_decay`` outside (0, 1].
     """
     if weight_decay < 0:
         raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
@@ -47,15 +47,15 @@ def learning_rate(
     warmup_start: float = 0.0,
     final: float = 0.0,
 ) -> float:
-    """The learning rate of step `step`, counted from 0: a linear warm-up, then half a cosine.
+    """The learning rate of step ``step``, counted from 0: a linear warm-up, then half a cosine.
 
     With W = warmup_steps and T = total_steps:
 
         step <  W:  warmup_start + (peak - warmup_start) * (step + 1) / (W + 1)
         step >= W:  final + (peak - final) * (1 + cos(pi * (step - W) / (T - W))) / 2
 
-    So step W is the first at the peak, step 0 already moves even if `warmup_start` is 0, and the last step, T
-    - 1, lies one cosine step above `final`: no step is wasted on a rate of 0.
+    So step W is the first at the peak, step 0 already moves even if ``warmup_start`` is 0, and the last step, T
+    - 1, lies one cosine step above ``final``: no step is wasted on a rate of 0.
 
     Raises:
         ValueError: for a step outside the run, or a warm-up that is as long as the run.
@@ -73,7 +73,7 @@ def learning_rate(
 def build_optimizer(
     groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float
 ) -> torch.optim.AdamW:
-    """AdamW over the groups of `param_groups`, at `lr` times each group's `lr_scale`.
+    """AdamW over the groups of ``param_groups``, at ``lr`` times each group's ``lr_scale``.
 
     Fused, on a CPU too: one pass over weights, gradients and moments, whose results repeat bit for bit there.
     """
@@ -82,6 +82,6 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: Any, lr: float) -> None:
-    """Give every group of `optimizer` (torch's, or DeepSpeed's around it) the rate `lr * lr_scale`."""
+    """Give every group of ``optimizer`` (torch's, or DeepSpeed's around it) the rate ``lr * lr_scale``."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]

@@ -26,7 +26,7 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], format: int = tarfil
 
 
 def write_shard(path: Path, labels: list[int], first: int = 0) -> Path:
-    """Sample i has key `sample0000i`, an image of (12 + i) x 8 pixels seeded by i, and the i-th label."""
+    """Sample i has key ``sample0000i``, an image of (12 + i) x 8 pixels seeded by i, and the i-th label."""
     members = []
     for number, label in enumerate(labels, first):
         members.append((f"sample{number:05d}.png", image_bytes(number, 12 + number)))

@@ -53,27 +53,27 @@ def build_model(
     Args:
         name: a timm model of the plain ViT family (ViT, DeiT, DeiT-III, DINOv2, CLIP towers, ...), a distilled
             DeiT, or one of the BEiT or EVA families (BEiT, BEiT v2; EVA, EVA-02, DINOv3, ...), with or without
-            a weights tag, such as `vit_base_patch16_224.augreg_in21k`.
+            a weights tag, such as ``vit_base_patch16_224.augreg_in21k``.
         image_size, patch_size: in pixels, both square; they may differ from those in the name.
         num_classes: outputs of the classifier.
         mean, std: of the R, G and B values, in [0, 1].
         drop_path, drop_rate: stochastic depth of the last block, and dropout before the classifier.
-        pretrained: where to take weights from, as `engine.models.weights.load_pretrained` reads it; None leaves
+        pretrained: where to take weights from, as ``engine.models.weights.load_pretrained`` reads it; None leaves
             timm's initialisation (drawn from torch's global generator).
         reset_head: leave the classifier at its initialisation even where the weights hold one of its size.
         head_init_std: initialise the classifier's weight from a truncated normal of this standard deviation, its
             bias with zeros; None is timm's way. Weights that hold a classifier of its size still replace it,
-            unless `reset_head` is set. MAE's authors fine-tune from 2e-5.
+            unless ``reset_head`` is set. MAE's authors fine-tune from 2e-5.
         checkpoint_activations: compute the blocks' activations again in the backward pass instead of storing
             them.
-        options: further constructor arguments of timm's class, those that `FAMILIES` lists for it.
+        options: further constructor arguments of timm's class, those that ``FAMILIES`` lists for it.
 
-    Under `torch.device("meta")` no weight is allocated, which suffices for counting FLOPs.
+    Under ``torch.device("meta")`` no weight is allocated, which suffices for counting FLOPs.
 
     Raises:
         ValueError: for an unknown name, another model family, a patch that does not divide the image, an
             option that does not exist or does not fit, or weights that do not fit.
-        FileNotFoundError: if `pretrained` names a file that is not there.
+        FileNotFoundError: if ``pretrained`` names a file that is not there.
     """
     options = dict(options or {})
     family = _check_name(name)
@@ -118,7 +118,7 @@ def build_model(
 
 
 def configurable_options(name: str) -> tuple[str, ...]:
-    """The arguments of timm's constructor that `build_model` takes as `options` for the model of this name.
+    """The arguments of timm's constructor that ``build_model`` takes as ``options`` for the model of this name.
 
     Raises:
         ValueError: for an unknown name or another model family.
@@ -142,7 +142,7 @@ def _family(name: str) -> type[nn.Module] | None:
 
 
 def _check_name(name: str) -> type[nn.Module]:
-    """The timm class behind `name`; ValueError if there is none, or none that can start from patches."""
+    """The timm class behind ``name``; ValueError if there is none, or none that can start from patches."""
     architecture, _, tag = name.partition(".")
     if not is_model(architecture):
         known = [known for known in timm.list_models() if _family(known)]
@@ -185,7 +185,7 @@ def vit_forward_flops(
 ) -> int:
     """Floating-point operations of one image's forward pass, two for each multiply-add of a matrix product.
 
-    With T = num_kept + num_prefix tokens of width D, each of the `depth` blocks costs 4 T D^2 multiply-adds
+    With T = num_kept + num_prefix tokens of width D, each of the ``depth`` blocks costs 4 T D^2 multiply-adds
     for the query, key, value and output projections, 2 T^2 D for attention scores and their weighted sums,
     and 2 mlp_ratio T D^2 for the MLP. Embedding adds num_kept * patch_dim * D, the classifier D *
     num_classes. Norms, activations and softmax are left out. The number of heads does not matter.
@@ -197,7 +197,7 @@ def vit_forward_flops(
 
 
 def training_flops_per_image(model: PatchModel, num_kept: int) -> int:
-    """Floating-point operations of one training step, for one image with `num_kept` patches.
+    """Floating-point operations of one training step, for one image with ``num_kept`` patches.
 
     Three forward passes, by the usual estimate that the backward pass costs two. Works on a model without
     weights (meta device). Attention pooling before the head, where a model has it, is not counted, nor is

@@ -4,7 +4,7 @@ BEiT (arXiv 2106.08254) adds to the attention scores a bias that depends on how 
 from a small table. With patches dropped the distances stay what they are in the full grid, so the table is read
 for the kept patches' places, for each image its own.
 
-SimMIM's ViT-B (arXiv 2111.09886) at 224 is `beit_base_patch16_224` as timm builds it, without further options:
+SimMIM's ViT-B (arXiv 2111.09886) at 224 is ``beit_base_patch16_224`` as timm builds it, without further options:
 16-pixel patches, one table a block, no absolute positions, layer scale from 0.1, biases on queries and values,
 mean pooling of the patches.
 """
@@ -29,7 +29,7 @@ BEIT_OPTIONS = (
 
 
 def read_bias(table: Tensor, index: Tensor) -> Tensor:
-    """The attention bias [B, heads, T, T] for rows `index` [B, T, T] of `table` [distances, heads], in its dtype."""
+    """The bias [B, heads, T, T] for rows ``index`` [B, T, T] of ``table`` [distances, heads], in the table's dtype."""
     # F.embedding, because its backward is much faster on a CPU than that of indexing; in float32, because a row's
     # gradient sums up over thousands of pairs; contiguous, for fused attention.
     return F.embedding(index, table.float()).to(table.dtype).permute(0, 3, 1, 2).contiguous()
@@ -70,12 +70,12 @@ class KeptRelativePositionBias(RelativePositionBias):
         adopt(self, bias)
 
     def forward(self, index: Tensor) -> Tensor:
-        """The bias [B, heads, T, T] for rows `index` [B, T, T] of the table."""
+        """The bias [B, heads, T, T] for rows ``index`` [B, T, T] of the table."""
         return read_bias(self.relative_position_bias_table, index)
 
 
 class PatchBeit(PatchModel, Beit):
-    """timm's `Beit` from kept patches."""
+    """timm's ``Beit`` from kept patches."""
 
     rel_pos_bias: Any
 
@@ -87,7 +87,7 @@ class PatchBeit(PatchModel, Beit):
             self.rel_pos_bias = KeptRelativePositionBias(self.rel_pos_bias)
 
     def forward_features(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
-        """The final tokens [B, 1 + K, D] of kept patches; arguments as for `forward`."""
+        """The final tokens [B, 1 + K, D] of kept patches; arguments as for ``forward``."""
         x = self.pos_drop(self._embed(patches, ids_keep))
         # In the full sequence the class token comes first.
         places = F.pad(ids_keep.long() + 1, (1, 0))
@@ -103,7 +103,7 @@ class PatchBeit(PatchModel, Beit):
         return self.norm(x)
 
     def _run_blocks(self, x: Tensor, places: Tensor) -> Tensor:
-        """The blocks over tokens [B, T, D] at `places` [B or 1, T] of the full sequence."""
+        """The blocks over tokens [B, T, D] at ``places`` [B or 1, T] of the full sequence."""
         index = self._bias_index()
         if index is not None:
             index = index[places[:, :, None], places[:, None, :]]
@@ -122,5 +122,5 @@ class PatchBeit(PatchModel, Beit):
 
 
 def _reorder(x: Tensor, order: Tensor) -> Tensor:
-    """Rows `order` [B, T] of `x` [B, T, D]."""
+    """Rows ``order`` [B, T] of ``x`` [B, T, D]."""
     return x.gather(1, order[:, :, None].expand_as(x))

@@ -23,7 +23,7 @@ from engine.models.weights import LoadReport
 class PatchProjection(nn.Module):
     """The patch convolution's weight, applied to flat patches as a linear map.
 
-    `weight` keeps the convolution's shape [D, 3, P, P] and `bias` is [D] or None. They are used only inside
+    ``weight`` keeps the convolution's shape [D, 3, P, P] and ``bias`` is [D] or None. They are used only inside
     this module's own forward, which is where ZeRO-3 gathers them.
     """
 
@@ -42,7 +42,7 @@ class PatchProjection(nn.Module):
 
 
 class KeptPatchEmbed(nn.Module):
-    """Stands in for timm's `PatchEmbed`: the same parameters and grid, but it takes kept patches."""
+    """Stands in for timm's ``PatchEmbed``: the same parameters and grid, but it takes kept patches."""
 
     def __init__(self, embed: PatchEmbed) -> None:
         super().__init__()
@@ -59,9 +59,9 @@ class KeptPatchEmbed(nn.Module):
 
 
 def normalize_patches(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return `(patches / 255 - mean) / std` per channel, as float32 on the patches' device.
+    """Return ``(patches / 255 - mean) / std`` per channel, as float32 on the patches' device.
 
-    `patches` is uint8 [B, K, P*P*3] with the channel running fastest. The arithmetic is float32 whatever the
+    ``patches`` is uint8 [B, K, P*P*3] with the channel running fastest. The arithmetic is float32 whatever the
     model's precision, for the constants of a bfloat16 model would be off by up to 0.4 %.
     """
     scale, shift = _scale_and_shift(tuple(mean), tuple(std), patches.device)
@@ -71,7 +71,7 @@ def normalize_patches(patches: Tensor, mean: Sequence[float], std: Sequence[floa
 
 @functools.cache
 def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The two float32 constants of `normalize_patches`, one value a channel.
+    """The two float32 constants of ``normalize_patches``, one value a channel.
 
     Not buffers of the model, for a cast to bfloat16 casts its buffers too; and kept once made, for a copy to
     a GPU in every step would make the host wait for the GPU.
@@ -82,7 +82,7 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: to
 
 
 def adopt(module: nn.Module, source: nn.Module) -> None:
-    """Give `module`, which must be fresh, everything that `source` is made of; the two share it afterwards."""
+    """Give ``module``, which must be fresh, everything that ``source`` is made of; the two share it afterwards."""
     nn.Module.__init__(module)
     module.__dict__.update(source.__dict__)
     module._modules = dict(source._modules)
@@ -91,13 +91,13 @@ def adopt(module: nn.Module, source: nn.Module) -> None:
 class PatchModel(nn.Module):
     """A timm model whose forward takes kept patches and their places in the grid.
 
-    Adopts the modules and parameters of `vit`, which is not to be used on its own afterwards (the two share
+    Adopts the modules and parameters of ``vit``, which is not to be used on its own afterwards (the two share
     them). Everything behind the embedding (blocks, pooling, head, parameter groups, activation checkpointing)
     is timm's: each family's class stands before timm's own among its bases.
 
-    Attributes beyond timm's: `mean` and `std` (of RGB values in [0, 1]), `timm_name`, `timm_args` (the
-    arguments with which `timm.create_model(timm_name, **timm_args)` builds the same architecture) and
-    `load_report` (what pretrained weights filled in, or None).
+    Attributes beyond timm's: ``mean`` and ``std`` (of RGB values in [0, 1]), ``timm_name``, ``timm_args`` (the
+    arguments with which ``timm.create_model(timm_name, **timm_args)`` builds the same architecture) and
+    ``load_report`` (what pretrained weights filled in, or None).
     """
 
     timm_name: str
@@ -144,13 +144,13 @@ class PatchModel(nn.Module):
         return self.forward_head(self.forward_features(patches, ids_keep))
 
     def forward_features(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
-        """The final tokens [B, num_prefix_tokens + K, D] of kept patches; arguments as for `forward`."""
+        """The final tokens [B, num_prefix_tokens + K, D] of kept patches; arguments as for ``forward``."""
         raise NotImplementedError
 
     def patch_embedding(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the embedding of one patch is made of: kernel, bias and positions, attached to the parameters.
 
-        Under ZeRO-3 the caller gathers `patch_embed.proj.weight`, `patch_embed.proj.bias` and `pos_embed` before.
+        Under ZeRO-3 the caller gathers ``patch_embed.proj.weight``, ``patch_embed.proj.bias`` and ``pos_embed`` before.
 
         Returns:
             The kernel [D, P*P*3] for normalised values in (row, column, channel) order; the bias [D], zeros
@@ -167,7 +167,7 @@ class PatchModel(nn.Module):
     def _embed(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
         """Prefix tokens and embedded patches [B, num_prefix_tokens + K, D], with their absolute positions if any.
 
-        As timm does it: with `no_embed_class` the position table has rows for patches only, otherwise its
+        As timm does it: with ``no_embed_class`` the position table has rows for patches only, otherwise its
         first rows belong to the prefix tokens.
         """
         self._check_input(patches, ids_keep)

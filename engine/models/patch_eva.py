@@ -44,7 +44,7 @@ class MixedRotary(RotaryEmbeddingMixed):
 
 
 def read_rotary(table: Tensor, ids_keep: Tensor) -> Tensor:
-    """Rows `ids_keep` [B, K] of one block's `table` [N, R] or [heads, N, R], as [B, 1 or heads, K, R]."""
+    """Rows ``ids_keep`` [B, K] of one block's ``table`` [N, R] or [heads, N, R], as [B, 1 or heads, K, R]."""
     if table.ndim == 2:
         return F.embedding(ids_keep, table)[:, None]
     by_place = F.embedding(ids_keep, table.transpose(0, 1).flatten(1))
@@ -52,7 +52,7 @@ def read_rotary(table: Tensor, ids_keep: Tensor) -> Tensor:
 
 
 class PatchEva(PatchModel, Eva):
-    """timm's `Eva` from kept patches.
+    """timm's ``Eva`` from kept patches.
 
     A model that shifts or rescales its rotary coordinates in training does so as timm does: one draw for the
     whole batch, from torch's generator.
@@ -68,7 +68,7 @@ class PatchEva(PatchModel, Eva):
         self._fixed_tables: dict[torch.device, Tensor] = {}
 
     def forward_features(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
-        """The final tokens [B, num_prefix_tokens + K, D] of kept patches; arguments as for `forward`."""
+        """The final tokens [B, num_prefix_tokens + K, D] of kept patches; arguments as for ``forward``."""
         x = self.norm_pre(self.pos_drop(self._embed(patches, ids_keep)))
         for block, rope in zip(self.blocks, self._rotary_of_blocks(ids_keep), strict=True):
             x = checkpoint(block, x, rope=rope) if self.grad_checkpointing else block(x, rope=rope)

@@ -22,13 +22,13 @@ DISTILLED_OPTIONS = (
 
 
 class PatchViT(PatchModel, VisionTransformer):
-    """timm's `VisionTransformer` from kept patches."""
+    """timm's ``VisionTransformer`` from kept patches."""
 
     norm_pre: Any
     patch_drop: Any
 
     def forward_features(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
-        """The final tokens [B, num_prefix_tokens + K, D] of kept patches; arguments as for `forward`."""
+        """The final tokens [B, num_prefix_tokens + K, D] of kept patches; arguments as for ``forward``."""
         x = self._embed(patches, ids_keep)
         if self.pos_embed is not None:  # in timm, too, no positions means no dropout behind them
             x = self.pos_drop(x)
@@ -38,7 +38,7 @@ class PatchViT(PatchModel, VisionTransformer):
 
 
 class PatchDistilledViT(PatchViT, VisionTransformerDistilled):
-    """timm's `VisionTransformerDistilled` from kept patches: a class token, a distillation token and two heads.
+    """timm's ``VisionTransformerDistilled`` from kept patches: a class token, a distillation token and two heads.
 
     Training has no teacher here, so the loss is that of the average of both heads, in training as in
     evaluation; timm calls this fine-tuning without distillation.

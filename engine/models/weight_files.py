@@ -22,8 +22,8 @@ USUAL_CLASSES = ("argparse.Namespace", "yacs.config.CfgNode")
 class Placeholder:
     """Takes the place of any class or function that a pickle names: whatever it is called with, nothing happens.
 
-    Instances are plain `OrderedDict`s, because that is the one type which torch's reader lets a pickle fill both as a
-    mapping (`CfgNode`) and by attributes (`Namespace`).
+    Instances are plain ``OrderedDict``s, because that is the one type which torch's reader lets a pickle fill both as a
+    mapping (``CfgNode``) and by attributes (``Namespace``).
     """
 
     def __new__(cls, *args: Any) -> "OrderedDict[Any, Any]":  # type: ignore[misc]
@@ -31,11 +31,11 @@ class Placeholder:
 
 
 def read_weights(source: str, timm_name: str) -> dict[str, Tensor]:
-    """Names and tensors of `source`, as they are there, wrappers around the names taken off.
+    """Names and tensors of ``source``, as they are there, wrappers around the names taken off.
 
     Args:
-        source: `timm`, `local-dir:DIR` or a file; see `engine.models.weights.load_pretrained`.
-        timm_name: whose published weights `timm` stands for.
+        source: ``timm``, ``local-dir:DIR`` or a file; see ``engine.models.weights.load_pretrained``.
+        timm_name: whose published weights ``timm`` stands for.
 
     Raises:
         FileNotFoundError: if the file or folder is not there.
@@ -71,7 +71,7 @@ def read_weights(source: str, timm_name: str) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> Any:
-    """The content of a file of `torch.save`; every class in it that is not torch's own becomes a `Placeholder`."""
+    """The content of a file of ``torch.save``; every class in it that is not torch's own becomes a ``Placeholder``."""
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except Exception:  # an old format that cannot be listed, or a damaged file, which torch.load will name

@@ -36,9 +36,9 @@ ORIGIN_FIELDS = ("tag", "license", "description", "origin_url", "paper_name", "p
 class LoadReport:
     """What pretrained weights did to a model, as parameter names.
 
-    `loaded` includes `resampled` (positions, tables or patch kernel brought to another size). `missing`,
-    `shape_mismatched` and `reset` (a classifier that was not wanted) are left at their initialisation;
-    `unexpected` are in the source only.
+    ``loaded`` includes ``resampled`` (positions, tables or patch kernel brought to another size). ``missing``,
+    ``shape_mismatched`` and ``reset`` (a classifier that was not wanted) are left at their initialisation;
+    ``unexpected`` are in the source only.
     """
 
     source: str
@@ -62,20 +62,20 @@ class LoadReport:
 
 
 def load_pretrained(model: nn.Module, source: str, *, reset_head: bool = False) -> LoadReport:
-    """Fill `model` in place with pretrained weights, positions, tables and patch kernels resampled to its sizes.
+    """Fill ``model`` in place with pretrained weights, positions, tables and patch kernels resampled to its sizes.
 
     Call it before the model goes to DeepSpeed, while every parameter is whole.
 
     Args:
-        model: a `PatchModel`, or a plain timm model of the same families with a `timm_name`.
-        source: `timm` (the published weights of the model's own timm name, through timm's cache or the
-            network), `local-dir:DIR` (a folder as `export_model` or timm write it), or a `.safetensors`,
-            `.pth`, `.pt` or `.bin` file: timm's, MAE's (pretrained or fine-tuned) or SimMIM's (likewise).
-            Pickled files are read with `weights_only=True` and inert stand-ins for the classes they name, so
+        model: a ``PatchModel``, or a plain timm model of the same families with a ``timm_name``.
+        source: ``timm`` (the published weights of the model's own timm name, through timm's cache or the
+            network), ``local-dir:DIR`` (a folder as ``export_model`` or timm write it), or a ``.safetensors``,
+            ``.pth``, ``.pt`` or ``.bin`` file: timm's, MAE's (pretrained or fine-tuned) or SimMIM's (likewise).
+            Pickled files are read with ``weights_only=True`` and inert stand-ins for the classes they name, so
             no code from the file runs.
         reset_head: leave the classifier alone.
 
-    A classifier of another size keeps its initialisation. One of the same size is loaded, without `reset_head`.
+    A classifier of another size keeps its initialisation. One of the same size is loaded, without ``reset_head``.
 
     Raises:
         FileNotFoundError: if the file or folder is not there.
@@ -108,12 +108,12 @@ def load_pretrained(model: nn.Module, source: str, *, reset_head: bool = False) 
 
 
 def _encoder_of_simmim(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The names of SimMIM's pretraining, `encoder.*` beside `decoder.*`, without the former prefix."""
+    """The names of SimMIM's pretraining, ``encoder.*`` beside ``decoder.*``, without the former prefix."""
     return {key.removeprefix("encoder."): value for key, value in state.items()}
 
 
 def _with_a_table_for_each_block(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state`, and where it has one relative position bias for all blocks but the model one a block, a copy for each.
+    """``state``, and where it has one relative position bias for all blocks but the model one a block, a copy for each.
 
     So do BEiT and SimMIM, which pretrain with a shared table, when they fine-tune.
     """
@@ -164,17 +164,17 @@ def export_model(
     data: DataConfig,
     class_names: Sequence[str] | None,
 ) -> None:
-    """Write `model.safetensors` and `config.json`, from which plain timm builds the same classifier.
+    """Write ``model.safetensors`` and ``config.json``, from which plain timm builds the same classifier.
 
-    Read it back with `timm.create_model("local-dir:FOLDER", pretrained=True)`; it takes whole images.
+    Read it back with ``timm.create_model("local-dir:FOLDER", pretrained=True)``; it takes whole images.
 
     Args:
-        state_dict: of a `PatchModel`, all parameters whole, on any device.
+        state_dict: of a ``PatchModel``, all parameters whole, on any device.
         folder: made where it does not exist; the two files in it are replaced, each in one move, weights
             first.
-        timm_name, model_args: `PatchModel.timm_name` and `PatchModel.timm_args`.
-        data: its number of classes, and the preprocessing that the weights were trained with: `mean`, `std` and
-            `image_size`.
+        timm_name, model_args: ``PatchModel.timm_name`` and ``PatchModel.timm_args``.
+        data: its number of classes, and the preprocessing that the weights were trained with: ``mean``, ``std`` and
+            ``image_size``.
         class_names: one for each class, in the order of the labels, or None.
 
     Raises:

@@ -1,6 +1,6 @@
 """Samples that are known to be bad and left out by list, without rewriting a tar.
 
-The list lies beside the index, `train.exclude` for `train.index`, as JSON that people can read. It is tied to the
+The list lies beside the index, ``train.exclude`` for ``train.index``, as JSON that people can read. It is tied to the
 shards by the index's fingerprint.
 """
 
@@ -30,7 +30,7 @@ class ExcludedSample:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """The samples left out of one split. `fingerprint`: that of the index whose rows the ids are."""
+    """The samples left out of one split. ``fingerprint``: that of the index whose rows the ids are."""
 
     fingerprint: str
     samples: tuple[ExcludedSample, ...]

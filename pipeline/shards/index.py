@@ -1,10 +1,10 @@
 """The sample index over WebDataset tars: a row per sample, memory-mapped, opened in milliseconds at any size.
 
 A shard is a plain tar in which the members of one sample lie next to each other and share a key: an image
-(`jpg`, `jpeg`, `png`, `webp`, `bmp`) and a label (`cls`, an ASCII integer, or `json` with an integer field).
-`build_index` walks over the tar headers once and writes an Arrow file beside the tars, `train.index` for the
-split `train`; `open_index` maps it and makes sure that it still fits the tars, because a stale index would
-give wrong labels without a word.
+(``jpg``, ``jpeg``, ``png``, ``webp``, ``bmp``) and a label (``cls``, an ASCII integer, or ``json`` with an integer
+field). ``build_index`` walks over the tar headers once and writes an Arrow file beside the tars, ``train.index`` for
+the split ``train``; ``open_index`` maps it and makes sure that it still fits the tars, because a stale index would give
+wrong labels without a word.
 
 Samples of one shard are contiguous and the shards are in name order, so a sample id is a row number.
 Orientation tags (EXIF) are ignored: width and height are those of the pixels as stored.
@@ -71,7 +71,7 @@ class StaleIndexError(ValueError):
 
 
 class BadShardsError(ValueError):
-    """Some samples cannot be indexed; `faults` names each of them."""
+    """Some samples cannot be indexed; ``faults`` names each of them."""
 
     def __init__(self, faults: list[Fault]) -> None:
         self.faults = faults
@@ -82,7 +82,7 @@ class BadShardsError(ValueError):
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar as it was when it was indexed. `digest` covers its headers, labels and image sizes."""
+    """One tar as it was when it was indexed. ``digest`` covers its headers, labels and image sizes."""
 
     name: str
     size_bytes: int
@@ -95,10 +95,10 @@ class Shard:
 class ShardIndex:
     """The samples of one split. The arrays are read-only views of the mapped file, each [num_samples].
 
-    shard uint32 (position in `shards`); offset, length int64 (of the image's bytes within the tar);
-    label, width, height int32. `fingerprint` depends on the shards' names and contents and on what is excluded
-    alone, so it is the same on every host. `excluded`: int64, ascending ids of samples that are left out; they have
-    a row, but no place among the `num_samples`.
+    shard uint32 (position in ``shards``); offset, length int64 (of the image's bytes within the tar);
+    label, width, height int32. ``fingerprint`` depends on the shards' names and contents and on what is excluded
+    alone, so it is the same on every host. ``excluded``: int64, ascending ids of samples that are left out; they have
+    a row, but no place among the ``num_samples``.
     """
 
     folder: Path
@@ -160,7 +160,7 @@ def list_splits(folder: str | Path) -> list[str]:
 def group_tars(folder: str | Path) -> dict[str, list[Path]]:
     """The tars of a folder by the split that their names speak of (train, val or validation, test).
 
-    Where no name does, all tars belong to the split `all`. Raises ValueError where only some names do.
+    Where no name does, all tars belong to the split ``all``. Raises ValueError where only some names do.
     """
     groups: dict[str, list[Path]] = {}
     for path in sorted(Path(folder).glob("*.tar")):
@@ -185,11 +185,11 @@ def build_index(
     on_shard: Callable[[Path, Scan], object] | None = None,
     leave_out_faulty: bool = False,
 ) -> ShardIndex:
-    """Walks over the tars' headers once and writes `<folder>/<split>.index`, under a temporary name first.
+    """Walks over the tars' headers once and writes ``<folder>/<split>.index``, under a temporary name first.
 
-    tar_paths: tars directly in `folder`. label_field: take labels from this field of the samples' `json`
-    member (by default from `cls`, else from the field `label`). on_shard: called after each shard.
-    leave_out_faulty: samples with a fault are not indexed, but listed beside the index (see `exclusion.py`).
+    tar_paths: tars directly in ``folder``. label_field: take labels from this field of the samples' ``json``
+    member (by default from ``cls``, else from the field ``label``). on_shard: called after each shard.
+    leave_out_faulty: samples with a fault are not indexed, but listed beside the index (see ``exclusion.py``).
     Raises BadShardsError with every fault of every shard, FileNotFoundError where there is no tar.
     """
     folder = Path(folder)
@@ -237,7 +237,7 @@ def build_index(
 
 
 def open_index(location: str | Path, split: str) -> ShardIndex:
-    """The index of a split in a folder of shards (`<split>.index`, else `all.index`), held against its tars.
+    """The index of a split in a folder of shards (``<split>.index``, else ``all.index``), held against its tars.
 
     Raises FileNotFoundError (no folder, no tars, no index, no such split), StaleIndexError (the tars are not
     those that were indexed) or ValueError (the index cannot be read).

@@ -19,7 +19,7 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp")
 LABEL_EXTENSIONS = ("cls", "json")
 
 # The key is the name up to the first dot of its base name, as the webdataset library has it. Hidden files
-# (`._a.jpg`, which macOS adds) and names without an extension have none.
+# (``._a.jpg``, which macOS adds) and names without an extension have none.
 _MEMBER_NAME = re.compile(r"^((?:.*/|)[^./][^./]*)\.([^/]+)$", re.DOTALL)
 _MAX_LABEL = 2**31 - 1
 # Nearly every image states its size this early; where it does not, the whole image is read.
@@ -70,8 +70,8 @@ class Sample(NamedTuple):
 def scan_shard(path: Path, label_field: str | None = None) -> Scan:
     """Reads the tar's headers, its label members and the heads of its images.
 
-    label_field: take the label from this field of the `json` member; by default from `cls`, else from the
-    field `label` of `json`. The digest covers every header block, every label member and every image's size,
+    label_field: take the label from this field of the ``json`` member; by default from ``cls``, else from the
+    field ``label`` of ``json``. The digest covers every header block, every label member and every image's size,
     so that a label rewritten in place changes it. Faults are collected, not raised; OSError is raised.
     """
     sha = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""A source of labelled images -> WebDataset shards with their indexes and `dataset.json`.
+"""A source of labelled images -> WebDataset shards with their indexes and ``dataset.json``.
 
 What is written depends on the source and the settings alone, not on the number of workers, nor on whether the
 conversion was stopped and started again. (The sample indexes also record when their shards were written.)
@@ -66,10 +66,10 @@ def convert(
     on_images: Callable[[int], object] = lambda count: None,
     on_phase: Callable[[str], object] = lambda phase: None,
 ) -> Conversion:
-    """Writes the shards of all splits into `out`, going on where an earlier call with the same settings stopped.
+    """Writes the shards of all splits into ``out``, going on where an earlier call with the same settings stopped.
 
     spec: how the source was named, for dataset.json. on_total(total, done), on_images(count) and on_phase(text)
-    report progress in images. Raises ValueError where `out` holds something else or no image is usable, OSError
+    report progress in images. Raises ValueError where ``out`` holds something else or no image is usable, OSError
     where the disk refuses.
     """
     parts = divide(source, settings)
@@ -215,7 +215,7 @@ def _write_split(
 
 
 def _read_finished(out: Path, job: dict[str, Any]) -> dict[str, Any] | None:
-    """dataset.json of a finished conversion of this very job, or None where `out` is free to be written."""
+    """dataset.json of a finished conversion of this very job, or None where ``out`` is free to be written."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out names a folder")
     if (out / JOURNAL_NAME).exists() or not out.exists():

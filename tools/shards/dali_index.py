@@ -1,4 +1,4 @@
-"""The `.idx` file beside a tar, for programs that read the shards with DALI's own `fn.readers.webdataset`."""
+"""The ``.idx`` file beside a tar, for programs that read the shards with DALI's own ``fn.readers.webdataset``."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from pipeline.shards.tars import Scan
 
 
 def write_dali_index(tar: Path, scan: Scan) -> None:
-    """Writes the `.idx` of a scanned tar: train-000000.idx for train-000000.tar."""
+    """Writes the ``.idx`` of a scanned tar: train-000000.idx for train-000000.tar."""
     write_atomically(tar.with_suffix(".idx"), render_dali_index(scan), sync=False)
 
 

@@ -39,8 +39,8 @@ _COMMAND_TIMEOUT_S = 300
 def find_fashion_mnist(folder: Path | None, cache: Path) -> Path:
     """The folder that holds the four files.
 
-    A `folder` that is named must hold them. Otherwise, in this order: the files of the Debian package where it is
-    installed; what an earlier call left in `cache`; the package fetched by apt-get, for which nobody needs to be
+    A ``folder`` that is named must hold them. Otherwise, in this order: the files of the Debian package where it is
+    installed; what an earlier call left in ``cache``; the package fetched by apt-get, for which nobody needs to be
     root; torchvision's download. Raises FileNotFoundError with what was tried and why each way failed.
     """
     if folder is not None:
@@ -66,7 +66,7 @@ def find_fashion_mnist(folder: Path | None, cache: Path) -> Path:
 
 
 def read_fashion_mnist(folder: Path, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Images uint8 [N, 28, 28] and labels uint8 [N] of `train` or `val`. Raises ValueError on a damaged file."""
+    """Images uint8 [N, 28, 28] and labels uint8 [N] of ``train`` or ``val``. Raises ValueError on a damaged file."""
     images_name, labels_name, count = FILES[split]
     images = _read_idx(folder / images_name, _IMAGES_MAGIC, (count, 28, 28))
     labels = _read_idx(folder / labels_name, _LABELS_MAGIC, (count,))

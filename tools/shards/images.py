@@ -18,8 +18,8 @@ DEFAULT_QUALITY = 90
 class Encoding:
     """How images are stored.
 
-    format: one of FORMATS. `keep` leaves encoded images as they are; so do the others where an image has that
-    format already, unless a `quality` (1 to 100, JPEG and WebP) asks for encoding anew. resize_shorter: images
+    format: one of FORMATS. ``keep`` leaves encoded images as they are; so do the others where an image has that
+    format already, unless a ``quality`` (1 to 100, JPEG and WebP) asks for encoding anew. resize_shorter: images
     whose shorter side is longer than this are shrunk to it, with antialiasing, and encoded anew.
     """
 
@@ -40,7 +40,7 @@ def prepare(raw: bytes | Image.Image, encoding: Encoding) -> tuple[bytes, str]:
     """The bytes to store and their extension. Orientation tags are not applied; alpha is dropped on encoding.
 
     raw: an encoded image in any format that Pillow reads, or an image without encoded bytes (stored as PNG under
-    `keep`). Raises ValueError with the reason where the image cannot be read or stored.
+    ``keep``). Raises ValueError with the reason where the image cannot be read or stored.
     """
     if isinstance(raw, Image.Image):
         image, source_format, encoded = raw, "PNG", None

@@ -1,8 +1,8 @@
 """The record of a conversion under way: what was asked for, and every shard that is finished.
 
-`conversion.jsonl` lies beside the shards and is removed at the end. Its first line is the job, each further line a
+``conversion.jsonl`` lies beside the shards and is removed at the end. Its first line is the job, each further line a
 finished shard with the position at which the next one begins, so that a conversion that was stopped, even by
-`kill -9`, goes on behind its last whole shard and writes the same bytes as one that was not.
+``kill -9``, goes on behind its last whole shard and writes the same bytes as one that was not.
 """
 
 import fcntl

@@ -25,7 +25,7 @@ DATASET_NAME = "dataset.json"
 
 @dataclass(frozen=True)
 class Report:
-    """What a verification looked at, and each fault that it found, but for those of `num_excluded` samples.
+    """What a verification looked at, and each fault that it found, but for those of ``num_excluded`` samples.
 
     They are on the lists of excluded samples, so the loader leaves them out.
     """

@@ -247,7 +247,7 @@ def test_simmims_weights_are_refused_by_another_architecture(
 
 
 class Runs:
-    """Wants `call(*arguments)` when it is unpickled."""
+    """Wants ``call(*arguments)`` when it is unpickled."""
 
     def __init__(self, call: Any, *arguments: Any) -> None:
         self.what = (call, arguments)

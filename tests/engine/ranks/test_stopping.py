@@ -128,7 +128,7 @@ def signal_group(number: signal.Signals) -> Callable[[BackgroundRun], None]:
     return lambda run: os.killpg(run.launcher.pid, number)
 
 
-# What is done to a run of two ranks, and what `deepspeed` returns then.
+# What is done to a run of two ranks, and what ``deepspeed`` returns then.
 STOPS = {
     "SIGTERM to launch.py": (signal_launch(signal.SIGTERM), 1),
     "SIGKILL to launch.py": (signal_launch(signal.SIGKILL), 0),

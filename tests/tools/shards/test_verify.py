@@ -57,7 +57,7 @@ def test_a_label_changed_in_place_is_named_with_both_values(folder: Path) -> Non
     path = folder / index.shards[0].name
     content = path.read_bytes()
     old = str(index.label[0]).encode().ljust(512, b"\0")
-    start = content.index(old)  # keys are in order and `cls` sorts before `jpg`, so this is the first label
+    start = content.index(old)  # keys are in order and ``cls`` sorts before ``jpg``, so this is the first label
     path.write_bytes(content[:start] + b"7" + content[start + 1 :])
     faults = faults_of(folder)
     assert f"{path.name}: '{index.key(0)}': label {index.label[0]} in the index, 7 in the tar" in faults
