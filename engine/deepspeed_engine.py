@@ -25,19 +25,11 @@ def build_engine(config: RunConfig, plan: RunPlan, model: Model, *, load_univers
     Args:
         load_universal: the checkpoint to be loaded is a conversion from another number of ranks.
     """
-    optimizer = build_optimizer(
-        param_groups(
-            model,
-            weight_decay=config.optim.weight_decay,
-            layer_decay=config.optim.layer_decay,
-        ),
-        lr=config.optim.lr,
-        betas=config.optim.betas,
-        eps=config.optim.eps,
-    )
+    optim = config.optim
+    groups = param_groups(model, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay)
     engine, *_ = deepspeed.initialize(
         model=model,
-        optimizer=optimizer,
+        optimizer=build_optimizer(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps),
         config=deepspeed_config(config, plan, load_universal=load_universal),
         dist_init_required=False,
     )
