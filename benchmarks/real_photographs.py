@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from benchmarks.wallpapers import Picture, find_photographs
+from benchmarks.shared.wallpapers import Picture, find_photographs
 from pipeline.shards.index import open_index
 from tools.shards.convert import Settings, convert
 from tools.shards.sources import Source, SourceSplit

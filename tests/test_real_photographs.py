@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import real_photographs, wallpapers
+from benchmarks import real_photographs
 from benchmarks.real_photographs import MIN_BYTES, cut, draw_window, encode, region, write_real_photographs
+from benchmarks.shared import wallpapers
 from benchmarks.shared.photographs import photograph
-from benchmarks.wallpapers import Picture, find_photographs
+from benchmarks.shared.wallpapers import Picture, find_photographs
 from pipeline.shards.index import open_index
 from pipeline.shards.reader import SampleReader
 from tools.shards import debian
