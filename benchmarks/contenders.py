@@ -90,10 +90,10 @@ TARGETS: dict[tuple[str, str], float | None] = {
     ("ours, contrast, keep 0.2", "ours, decoding alone"): 0.8,
     **{
         (f"ours, random, keep {keep_rate:g}", peer): None
-        for peer in ("hand-written", "SPDL")
+        for peer in ("hand-written", "hand-written, OpenCV area", "SPDL")
         for keep_rate in KEEP_RATES
     },
-    **{("ours, without selection", peer): None for peer in ("hand-written", "SPDL")},
+    **{("ours, without selection", peer): None for peer in ("hand-written", "hand-written, OpenCV area", "SPDL")},
     **{
         (f"ours, random, recipe, keep {keep_rate:g}", peer): None
         for peer in ("timm, recipe", "webdataset and torchvision v2, recipe")
