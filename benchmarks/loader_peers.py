@@ -2,13 +2,13 @@
 
 All read the same shards with the same number of workers (processes or threads), crop at random with torchvision's
 distribution, mirror every other image and do nothing else; all resize bilinearly with antialiasing. They hand on whole
-images in uint8, which their users normalise on the device. An endless stream comes from each.
+images in uint8, which their users normalise on the device. An endless stream comes from each. More are in ``peers/``.
 """
 
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,8 +86,12 @@ def num_bytes(tensors: Any) -> int:
     return tensors.nbytes if isinstance(tensors, torch.Tensor) else 0
 
 
-def timm_webdataset_loader(setting: Setting, device: torch.device) -> Any:
-    """timm's loader of WebDataset shards: PIL in worker processes; uint8 NCHW as its prefetcher takes them."""
+def timm_webdataset_loader(setting: Setting, device: torch.device, more: dict[str, Any] | None = None) -> Any:
+    """timm's loader of WebDataset shards: PIL in worker processes; uint8 NCHW as its prefetcher takes them.
+
+    Args:
+        more: of ``create_loader``'s arguments.
+    """
     last = len(setting.tars) - 1
     dataset = timm.data.create_dataset(
         "wds/shards",
@@ -107,6 +111,7 @@ def timm_webdataset_loader(setting: Setting, device: torch.device) -> Any:
         num_workers=setting.workers,
         device=device,
         pin_memory=device.type == "cuda",
+        **(more or {}),
     )
 
 
@@ -161,12 +166,20 @@ def _decoded(transform: Any, sample: tuple[bytes, bytes]) -> tuple[torch.Tensor,
     return transform(image), int(label)
 
 
+def crop_and_flip(size: int) -> list[v2.Transform]:
+    return [v2.RandomResizedCrop(size, scale=SCALE, ratio=RATIO, antialias=True), v2.RandomHorizontalFlip(FLIP)]
+
+
 @contextmanager
-def webdataset_torchvision(setting: Setting) -> Iterator[Batches]:
-    """The webdataset library with torchvision's decoder and its transforms of uint8 tensors, in worker processes."""
-    size = setting.image_size
-    crop = v2.RandomResizedCrop(size, scale=SCALE, ratio=RATIO, antialias=True)
-    transform = v2.Compose([crop, v2.RandomHorizontalFlip(FLIP)])
+def torchvision_batches(
+    setting: Setting, transform: v2.Transform, mix: Callable[[Any], Any] | None = None
+) -> Iterator[Batches]:
+    """The webdataset library with torchvision's decoder and its transforms of uint8 tensors, in worker processes.
+
+    Args:
+        transform: of one image.
+        mix: of a batch of images and their labels.
+    """
     dataset = (
         wds.WebDataset(setting.tars, shardshuffle=len(setting.tars), seed=0)
         .repeat()
@@ -175,8 +188,14 @@ def webdataset_torchvision(setting: Setting) -> Iterator[Batches]:
         .map(partial(_decoded, transform))
         .batched(setting.batch_size, partial=False)
     )
+    if mix is not None:
+        dataset = dataset.map(mix)
     with stopped_workers(DataLoader(dataset, batch_size=None, num_workers=setting.workers)) as batches:
         yield ((len(labels), num_bytes((images, torch.as_tensor(labels)))) for images, labels in batches)
+
+
+def webdataset_torchvision(setting: Setting) -> AbstractContextManager[Batches]:
+    return torchvision_batches(setting, v2.Compose(crop_and_flip(setting.image_size)))
 
 
 @contextmanager

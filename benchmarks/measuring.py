@@ -44,7 +44,7 @@ def keep_to_cores(num_cores: int) -> None:
 def fork_workers_safely() -> None:
     """PyTorch's workers are forked from a process without threads: beside DALI's a forked one may hang or crash."""
     multiprocessing.set_start_method("forkserver")
-    multiprocessing.set_forkserver_preload(["benchmarks.loader_peers"])
+    multiprocessing.set_forkserver_preload(["benchmarks.loader_peers", "benchmarks.peers.recipes"])
 
 
 def tree_cpu_s() -> float:

@@ -4,12 +4,15 @@ python -m benchmarks.performance
 """
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import RESULTS
 
 PAGE, TEXT = Path("docs/performance.md"), Path(__file__).with_suffix(".md")
+DECODING_RESIZED = "ours, decoding alone, shards of 256 pixels"
 TITLES = {"photographs": "Photographs, 224 pixels, patches of 16", "fashion_mnist": "Fashion-MNIST, patches of 4"}
 
 
@@ -36,13 +39,22 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def ratio_line(what: str, bound: str, line: dict[str, Any]) -> str:
     """One comparison with what was hoped for, as an item of a list."""
     hoped = "" if line["target"] is None else f", hoped for: {bound} {line['target']:g}"
-    return f"- {line[what]} over {line['over']}: **{extremes(line['ratio'], '.3f')}**{hoped}"
+    return f"- {line[what]} over {line.get('which_is', line['over'])}: **{extremes(line['ratio'], '.3f')}**{hoped}"
 
 
-def loader_section(result: dict[str, Any]) -> str:
+def peers_of(result: dict[str, Any]) -> str:
+    """The versions of the contenders that others wrote, and which are missing."""
+    installed = [f"{name} {number}" for name, number in result.get("versions", {}).items() if number is not None]
+    left_out = [f"{name}, which {why}" for name, why in result.get("left_out", {}).items()]
+    return (f" Beside these: {', '.join(installed)}." if installed else "") + (
+        f" Left out: {'; '.join(left_out)}." if left_out else ""
+    )
+
+
+def loader_section(result: dict[str, Any], title: str = "The loader") -> str:
     parts = [
-        "## The loader\n",
-        machine(result),
+        f"## {title}\n",
+        machine(result) + peers_of(result),
         "\nCPU time is that of all processes. Bytes are of the tensors that are handed to the trainer; others "
         "normalise on the device too, so theirs are in uint8; timm's NaFlex patches alone are float32.",
     ]
@@ -59,7 +71,8 @@ def loader_section(result: dict[str, Any]) -> str:
         parts.append(f"\n### {TITLES[name]}\n\n" + table(["", "images/s", "CPU ms/image", "bytes/image"], rows))
         if name == "photographs":
             parts.append("\n" + "\n".join(ratio_line("rate_of", "at least", line) for line in result["ratios"]))
-            parts.append("\n" + where_the_time_goes(lines, result["fast_idct_levels"]))
+            if any(line["contender"] == DECODING_RESIZED for line in lines):
+                parts.append("\n" + where_the_time_goes(lines, result["fast_idct_levels"]))
     return "\n".join(parts)
 
 
@@ -67,7 +80,7 @@ def where_the_time_goes(lines: list[dict[str, Any]], levels: dict[str, float]) -
     """What decoding takes of the loader's time, and so how much decoding less can gain."""
     cpu_ms = {line["contender"]: line["cpu_ms_per_image"]["median"] for line in lines}
     loader, window = cpu_ms["ours, random, keep 0.2"], cpu_ms["ours, decoding alone"]
-    whole, small = cpu_ms["ours, decoding whole images alone"], cpu_ms["ours, decoding alone, shards of 256 pixels"]
+    whole, small = cpu_ms["ours, decoding whole images alone"], cpu_ms[DECODING_RESIZED]
     rest = loader - window
     bounds = {echo: loader / (whole / echo + rest) for echo in (2, 4)}
     return (
@@ -191,7 +204,17 @@ def scale_section(result: dict[str, Any]) -> str:
     )
 
 
-SECTIONS = {"loader": loader_section, "step": step_section, "epoch": epoch_section, "scale": scale_section}
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "loader": loader_section,
+    "loader_real_photographs": partial(loader_section, title="The loader on real photographs"),
+    "step": step_section,
+    "epoch": epoch_section,
+    "scale": scale_section,
+}
+COMMANDS = {name: f"python -m benchmarks.{name}" for name in SECTIONS} | {
+    "loader_real_photographs": "python -m benchmarks.loader --data data/real-photographs --data-sets photographs "
+    "--out benchmarks/results/loader_real_photographs.json"
+}
 
 
 def section(name: str) -> str | None:
@@ -203,7 +226,7 @@ def section(name: str) -> str | None:
 def main() -> None:
     text = TEXT.read_text()
     for name in SECTIONS:
-        text = text.replace(f"{{{name}}}", section(name) or f"(`python -m benchmarks.{name}`: not run yet)")
+        text = text.replace(f"{{{name}}}", section(name) or f"(`{COMMANDS[name]}`: not run yet)")
     measured = [found for name in SECTIONS if (found := section(f"{name}_gpu")) is not None]
     PAGE.write_text(text.replace("{gpu}", "\n\n".join(measured) or "Nothing has been measured on a GPU yet."))
     print(f"written to {PAGE}")

@@ -7,11 +7,12 @@ for Benchmarking Machine Learning Algorithms", arXiv 1708.07747.
 import gzip
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from tools.shards.debian import reason_of, unpacked_package
 
 CLASSES = (
     "T-shirt/top",
@@ -33,7 +34,6 @@ FILES = {
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x00000803, 0x00000801  # unsigned bytes in three dimensions, and in one
-_COMMAND_TIMEOUT_S = 300
 
 
 def find_fashion_mnist(folder: Path | None, cache: Path) -> Path:
@@ -56,7 +56,7 @@ def find_fashion_mnist(folder: Path | None, cache: Path) -> Path:
         try:
             return fetch(cache)
         except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
-            tried.append(f"{name}: {_last_line(error)}")
+            tried.append(f"{name}: {reason_of(error)}")
     raise FileNotFoundError(
         "Fashion-MNIST was not found and could not be fetched. Tried: "
         + "; ".join(tried)
@@ -95,42 +95,14 @@ def _missing(folder: Path) -> list[str]:
 
 
 def _fetch_with_apt(cache: Path) -> Path:
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise FileNotFoundError("this machine has no apt-get and dpkg-deb")
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".apt-") as temporary:
-        work = Path(temporary).resolve()
-        options = ["-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=20"]
-        try:
-            _run(["apt-get", *options, "download", DEBIAN_PACKAGE], work)
-        except subprocess.CalledProcessError:
-            # Fresh containers have no package lists, and the system's own are root's: keep private ones.
-            for name in ("lists/partial", "cache/archives/partial"):
-                (work / name).mkdir(parents=True)
-            options += ["-o", f"Dir::State::lists={work / 'lists'}", "-o", f"Dir::Cache={work / 'cache'}"]
-            _run(["apt-get", *options, "update"], work)
-            _run(["apt-get", *options, "download", DEBIAN_PACKAGE], work)
-        (package,) = work.glob("*.deb")
-        _run(["dpkg-deb", "-x", str(package), str(work / "unpacked")], work)
-        unpacked = work / "unpacked" / DEBIAN_FOLDER.relative_to("/")
+    with unpacked_package(DEBIAN_PACKAGE, cache) as package:
+        unpacked = package / DEBIAN_FOLDER.relative_to("/")
         if missing := _missing(unpacked):
-            raise FileNotFoundError(f"the package {package.name} lacks {', '.join(missing)}")
+            raise FileNotFoundError(f"the package {DEBIAN_PACKAGE} lacks {', '.join(missing)}")
         target = cache / "fashion-mnist"
         shutil.rmtree(target, ignore_errors=True)
         unpacked.rename(target)
     return target
-
-
-def _run(command: list[str], folder: Path) -> None:
-    subprocess.run(
-        command,
-        cwd=folder,
-        check=True,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_COMMAND_TIMEOUT_S,
-    )
 
 
 def _fetch_with_torchvision(cache: Path) -> Path:
@@ -141,10 +113,3 @@ def _fetch_with_torchvision(cache: Path) -> Path:
     if missing := _missing(target):
         raise FileNotFoundError(f"{target} lacks {', '.join(missing)} after the download")
     return target
-
-
-def _last_line(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        lines = [line for line in (error.stderr or "").splitlines() if line.startswith("E:")]
-        return lines[-1] if lines else f"{' '.join(error.cmd[:1])} ended with code {error.returncode}"
-    return (str(error) or type(error).__name__).splitlines()[-1]
