@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from benchmarks.shared.wallpapers import Picture, find_photographs
 from pipeline.shards.index import open_index
 from tools.shards.convert import Settings, convert
-from tools.shards.sources import Source, SourceSplit
+from tools.shards.sources.source import Source, SourceSplit
 
 MIN_BYTES = 28_000  # of a window's JPEG; below it is sky, blur or darkness
 _LONG, _SHORT = 500, 375  # pixels

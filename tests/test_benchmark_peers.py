@@ -22,7 +22,7 @@ from benchmarks.shared.photographs import jpeg_bytes, photograph
 from pipeline.shards.index import open_index
 from pipeline.shards.reader import SampleReader
 from tools.shards.convert import Settings, convert
-from tools.shards.sources import Source
+from tools.shards.sources.source import Source
 
 needs_opencv = pytest.mark.skipif(handwritten.missing() is not None, reason=str(handwritten.missing()))
 needs_spdl = pytest.mark.skipif(spdl_ffmpeg.missing() is not None, reason=str(spdl_ffmpeg.missing()))
