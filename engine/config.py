@@ -195,11 +195,11 @@ class RunConfig(Settings):
     @property
     def route(self) -> Route:
         """The way from decoded images to kept patches, in training and in validation."""
-        return route_of(self.data, self.selection, targets=self.task == "pretrain")
+        return route_of(self.data, self.selection)
 
     @model_validator(mode="after")
     def _allows_its_route(self) -> "RunConfig":
-        check_route(self.data, self.selection, targets=self.task == "pretrain")
+        check_route(self.data, self.selection)
         return self
 
     @model_validator(mode="after")

@@ -144,5 +144,5 @@ def announcement(run: Run, start: Start) -> str:
 def _why_this_route(config: RunConfig) -> str:
     if config.data.route != "auto":
         return ", as configured"
-    reason = why_not_select_first(config.data, config.selection, targets=config.task == "pretrain")
+    reason = why_not_select_first(config.data, config.selection)
     return ": only kept patches are resampled" if reason is None else f": {reason}"

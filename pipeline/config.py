@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.operations import SUITES
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -75,31 +77,34 @@ def one_of(table: Mapping[str, Any]) -> AfterValidator:
 
 
 class AutoAugmentConfig(Settings):
-    """RandAugment (arXiv 1909.13719) or TrivialAugment (arXiv 2103.10158), with the operations of DALI's own suites.
+    """Operations on the whole image that are drawn from a suite, one of ``operations.SUITES``.
 
-    RandAugment applies ``num_ops`` operations in a row, each of a magnitude near ``magnitude``; TrivialAugment applies
-    one, of any magnitude.
+    RandAugment applies ``num_ops`` operations in a row, each with the chance ``probability`` and of a magnitude near
+    ``magnitude``; its defaults are timm's ``rand-m9-mstd0.5-inc1``. The others apply one, of any magnitude.
     """
 
-    kind: Literal["randaugment", "trivialaugment"]
+    kind: Annotated[str, one_of(SUITES)] = Field(description="; ".join(f"{k}: {s.source}" for k, s in SUITES.items()))
     num_ops: int = Field(2, ge=1, le=8, description="randaugment: operations on each image")
     magnitude: float = Field(9.0, ge=0, le=10, description="randaugment: strength of an operation, 0 to 10")
     magnitude_std: float = Field(0.5, ge=0, description="randaugment: standard deviation of the magnitude")
+    probability: float = Field(0.5, ge=0, le=1, description="randaugment: chance of each operation to be applied")
+    increasing: bool = Field(
+        True, description="randaugment: a larger magnitude changes more under every operation, as timm's inc1"
+    )
 
     @model_validator(mode="after")
-    def _trivial_has_no_strength(self) -> "AutoAugmentConfig":
-        names = ("num_ops", "magnitude", "magnitude_std")
-        if self.kind == "trivialaugment" and any(
-            getattr(self, name) != type(self).model_fields[name].default for name in names
-        ):
-            raise ValueError(f"trivialaugment draws one operation of any magnitude; leave out {', '.join(names)}")
+    def _only_some_are_set(self) -> "AutoAugmentConfig":
+        names = [name for name in type(self).model_fields if name != "kind"]
+        given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if given and not SUITES[self.kind].is_set:
+            raise ValueError(f"{self.kind} draws one operation of any magnitude; leave out {', '.join(names)}")
         return self
 
 
 class AugmentConfig(Settings):
     """How a training image becomes a square of ``image_size`` pixels, and what is done to it before patches are chosen.
 
-    In this order: crop, flip, ``auto`` or ``color_jitter``, mixup or cutmix, erasing. Validation always resizes and
+    In this order: crop, flip, ``auto``, ``color_jitter``, mixup or cutmix, erasing. Validation always resizes and
     crops the centre, and does none of the rest.
     """
 
@@ -110,7 +115,7 @@ class AugmentConfig(Settings):
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="width over height of a resized crop")
     pad_pixels: int = Field(4, ge=0, description="pixels of black border a pad crop may reach into")
     flip_probability: float = Field(0.5, ge=0, le=1, description="chance of a horizontal mirror image")
-    auto: AutoAugmentConfig | None = Field(None, description="RandAugment or TrivialAugment")
+    auto: AutoAugmentConfig | None = Field(None, description=f"{', '.join(SUITES)}, or null for none")
     color_jitter: float = Field(
         0.0, ge=0, le=1, description="brightness, contrast and saturation change by factors in [1 - this, 1 + this]"
     )
@@ -131,7 +136,7 @@ class AugmentConfig(Settings):
 
     @model_validator(mode="after")
     def _one_change_of_colour(self) -> "AugmentConfig":
-        if self.auto is not None and self.color_jitter > 0:
+        if self.auto is not None and self.color_jitter > 0 and SUITES[self.auto.kind].changes_colors:
             raise ValueError(f"{self.auto.kind} changes colours itself; set color_jitter to 0 or auto to null")
         return self
 

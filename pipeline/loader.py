@@ -6,8 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from time import thread_time
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +18,11 @@ from torch.profiler import record_function
 from pipeline.batch import Batch
 from pipeline.graph.bad_samples import BadRow, RowReader, Rows
 from pipeline.graph.decoded import DecodedRows
-from pipeline.graph.graph import GraphSettings, SourceArrays, build_graph
+from pipeline.graph.graph import GraphSettings, SourceArrays, build_graph, planned_ids
 from pipeline.graph.on_device import gather_on_device, open_device_scores
 from pipeline.graph.pixel_cache import PixelCache
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
-from pipeline.selection.config import SelectionConfig, open_scores, select
+from pipeline.selection.config import SelectionConfig, open_patch_scores, select
 from pipeline.selection.magnitude import EmbeddingSnapshot
 from pipeline.selection.patches import ids_dropped
 from pipeline.selection.snapshots import SnapshotBoard
@@ -56,6 +57,13 @@ def validation_plans(planner: ValidationPlanner, *, rank: int = 0, world_size: i
     """A rank's batches of one pass over the validation set."""
     for batch in range(planner.num_batches(world_size)):
         yield planner.plan(batch, rank, world_size)
+
+
+class Work(NamedTuple):
+    """What a loader's own thread has done so far: images it has made, and seconds of a processor it has taken."""
+
+    num_images: int
+    thread_cpu_s: float
 
 
 class PatchLoader:
@@ -98,6 +106,7 @@ class PatchLoader:
         assert isinstance(selection, SelectionConfig)
         assert (snapshots is not None) == selection.needs_model
         self.wait_s = 0.0  # time the consumer has spent waiting so far
+        self.work = Work(0, 0.0)
         self._bad: list[BadRow] = []  # of the batches given out since take_bad_rows was called
         self._plans, self._data = plans, data
         self._snapshots, self._seed = snapshots, planner.seed
@@ -184,6 +193,7 @@ class PatchLoader:
                     continue
                 with record_function("loader: copy"):
                     batch = self._batch(outputs)
+                self.work = Work(self.work.num_images + batch.num_images, thread_time())
                 self._put(batch)
             self._put(self._source_error or _END)
         except BaseException as error:
@@ -207,16 +217,14 @@ class PatchLoader:
         return True
 
     def _open_scores(self) -> None:
-        """What scores images under the snapshot of the graph that runs."""
-        open_for = open_scores if self._settings.device_id is None else open_device_scores
-        selection, grid_size = self._settings.selection, self._data.grid_size
-        self._scores: Any = open_for(selection, grid_size, snapshot=self._snapshot, seed=self._seed)
+        """What scores images behind the graph, under the snapshot in force; nothing where none are."""
+        if self._settings.scores_behind:
+            open_for = open_patch_scores if self._settings.device_id is None else open_device_scores
+            selection, grid_size = self._settings.selection, self._data.grid_size
+            self._scores: Any = open_for(selection, grid_size, snapshot=self._snapshot, seed=self._seed)
 
     def _build_graph(self) -> Pipeline:
-        def score(images: list[np.ndarray]) -> np.ndarray:
-            return self._scores(images)  # a graph outlives its snapshot, and asks for the one in force
-
-        return build_graph(self._source, self._settings, score)
+        return build_graph(self._source, self._settings)
 
     def _batch(self, outputs: Any) -> Batch:
         _, rows = self._issued.popleft()
@@ -236,23 +244,41 @@ class PatchLoader:
         )
 
     def _patches(
-        self, plan: StepPlan, pixels: Any, on_cpu: Any, targets: Any = None
+        self, plan: StepPlan, *outputs: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """The graph's outputs as kept patches and their ids, dropped patches and their ids."""
-        images, num_patches = None, self._data.num_patches
-        ids = np.array(on_cpu.as_tensor())
         if self._settings.device_id is not None:
-            images = torch.from_dlpack(pixels.as_tensor())
-            if self._scores is not None:
-                scores, noise = self._scores(images).cpu().numpy(), ids
-                ids = select(scores, noise, plan.stage.num_kept, self._data.grid_size, self._settings.selection)
+            return self._patches_on_device(plan, *outputs)
+        patches, ids, *others = (np.array(output.as_tensor()) for output in outputs)
+        ids_target = targets = None
+        if self._settings.scores_behind:
+            everything, ids = patches, self._chosen(plan, patches)
+            patches, others = _taken(everything, ids), []
+        if self._settings.targets:
+            ids_target = ids_dropped(ids, self._data.num_patches)
+            targets = others[0] if others else _taken(everything, ids_target)
+        return torch.from_numpy(patches), torch.from_numpy(ids), _tensor(targets), _tensor(ids_target)
+
+    def _chosen(self, plan: StepPlan, images: Any) -> np.ndarray:
+        """The ids kept of images that are scored here, int32 [B, K]; nothing is scored where all are kept."""
+        num_kept, num_patches = plan.stage.num_kept, self._data.num_patches
+        if num_kept == num_patches:
+            return np.tile(np.arange(num_patches, dtype=np.int32), (plan.num_rows, 1))
+        scores = self._scores(images)
+        table = scores.cpu().numpy() if isinstance(scores, torch.Tensor) else scores
+        return select(table, plan.noise, num_kept, self._data.grid_size, self._settings.selection)
+
+    def _patches_on_device(
+        self, plan: StepPlan, pixels: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        images = torch.from_dlpack(pixels.as_tensor())
+        ids = self._chosen(plan, images) if self._settings.scores_behind else planned_ids(plan, self._settings)
         ids_keep = torch.from_numpy(ids)
-        ids_target = torch.from_numpy(ids_dropped(ids, num_patches)) if self._settings.targets else None
-        if images is None:
-            target_patches = None if targets is None else torch.from_numpy(np.array(targets.as_tensor()))
-            return torch.from_numpy(np.array(pixels.as_tensor())), ids_keep, target_patches, ids_target
         patches = gather_on_device(images, ids_keep, self._data.patch_size)
-        target_patches = None if ids_target is None else gather_on_device(images, ids_target, self._data.patch_size)
+        ids_target = target_patches = None
+        if self._settings.targets:
+            ids_target = torch.from_numpy(ids_dropped(ids, self._data.num_patches))
+            target_patches = gather_on_device(images, ids_target, self._data.patch_size)
         # DALI takes its images back when this returns, so they have to be read by then.
         torch.cuda.current_stream(images.device).synchronize()
         return patches, ids_keep, target_patches, ids_target
@@ -309,3 +335,8 @@ class PatchLoader:
 
 def _tensor(array: np.ndarray | None) -> torch.Tensor | None:
     return None if array is None else torch.from_numpy(array)
+
+
+def _taken(patches: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Patches [B, K, P*P*3] at ids int32 [B, K] of all of them, [B, N, P*P*3]."""
+    return np.take_along_axis(patches, ids[..., None].astype(np.int64), axis=1)

@@ -1,12 +1,11 @@
-"""Augmentation written out: slow, one image at a time, from the definitions in the papers and in Pillow."""
+"""Augmentation written out: slow, one image at a time, by Pillow or from the definitions in the papers."""
 
-import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-FILL = 128.0
 # Settings under ``data.augment`` with all on that goes together.
 EVERYTHING: dict[str, Any] = {
     "auto": {"kind": "randaugment"},
@@ -16,89 +15,41 @@ EVERYTHING: dict[str, Any] = {
     "erase_probability": 0.5,
     "repeats": 2,
 }
-ENHANCERS = {
+_ENHANCERS = {
     "brightness": ImageEnhance.Brightness,
     "contrast": ImageEnhance.Contrast,
     "color": ImageEnhance.Color,
     "sharpness": ImageEnhance.Sharpness,
 }
-# What an operation does at magnitude 0 and at magnitude 10, by kind of augmentation: shares of the image, degrees, ...
-RANGES = {
-    "randaugment": {
-        **dict.fromkeys(("translate_x", "translate_y"), (0, 100 / 224)),
-        **dict.fromkeys(("shear_x", "shear_y"), (0, 0.3)),
-        **dict.fromkeys(ENHANCERS, (0, 0.9)),
-        "rotate": (0, 30),
-        "posterize": (8, 4),
-        "solarize": (256, 0),
-    },
-    "trivialaugment": {
-        **dict.fromkeys(("translate_x", "translate_y"), (0, 32 / 224)),
-        **dict.fromkeys(("shear_x", "shear_y"), (0, 0.99)),
-        **dict.fromkeys(ENHANCERS, (0.01, 0.99)),
-        "rotate": (0, 135),
-        "posterize": (8, 2),
-        "solarize": (256, 0),
-    },
-}
 
 
-def auto_augmented(image: np.ndarray, kind: str, op: str, magnitude_bin: int, negated: bool) -> np.ndarray:
-    """uint8 [S, S, 3] after one operation of RandAugment or TrivialAugment."""
+def operated(image: np.ndarray, op: str, value: float, fill: tuple[int, ...]) -> np.ndarray:
+    """uint8 [S, S, 3] after one operation, as Pillow does it (and timm, where it warps bilinearly)."""
     pillow, size = Image.fromarray(image), len(image)
-    if op in ("identity", "equalize", "auto_contrast"):
-        if op == "equalize":
-            return np.stack([equalized(image[..., channel]) for channel in range(3)], axis=2)
-        return np.asarray(ImageOps.autocontrast(pillow)) if op == "auto_contrast" else image
-    low, high = RANGES[kind][op]
-    value = low + (high - low) * magnitude_bin / 30
-    if op == "posterize":
-        return np.asarray(ImageOps.posterize(pillow, max(round(value), 1)))
-    if op == "solarize":
-        return np.asarray(ImageOps.solarize(pillow, value))
-    value = -value if negated else value
-    if op in ENHANCERS:
-        return np.asarray(ENHANCERS[op](pillow).enhance(1 + value))
-    middle, angle = size / 2, math.radians(value)
-    cos, sin = math.cos(angle), math.sin(angle)
-    # Where each pixel comes from: (x, y) in the image that was, for (x, y) in the one that will be.
-    matrix = {
-        "translate_x": [[1, 0, -value * size], [0, 1, 0]],
-        "translate_y": [[1, 0, 0], [0, 1, -value * size]],
-        "shear_x": [[1, -value, 0], [0, 1, 0]],
-        "shear_y": [[1, 0, 0], [-value, 1, 0]],
-        "rotate": [
-            [cos, -sin, middle - cos * middle + sin * middle],
-            [sin, cos, middle - sin * middle - cos * middle],
-        ],
-    }[op]
-    return warped(image, np.array(matrix))
-
-
-def warped(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Bilinear; what lies outside of the image is grey. Pixel (0, 0) has its centre at (0.5, 0.5)."""
-    size = len(image)
-    grey = np.full((3 * size, 3 * size, 3), FILL)
-    grey[size : 2 * size, size : 2 * size] = image
-    rows, columns = np.mgrid[0:size, 0:size] + 0.5
-    x, y = np.einsum("ij,jrc->irc", matrix, np.stack([columns, rows, np.ones_like(rows)])) - 0.5 + size
-    x, y = np.clip(x, 0, 3 * size - 2), np.clip(y, 0, 3 * size - 2)
-    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
-    right_share, lower_share = (x - left)[..., None], (y - top)[..., None]
-    upper = grey[top, left] * (1 - right_share) + grey[top, left + 1] * right_share
-    lower = grey[top + 1, left] * (1 - right_share) + grey[top + 1, left + 1] * right_share
-    return np.rint(upper * (1 - lower_share) + lower * lower_share).astype(np.uint8)
-
-
-def equalized(channel: np.ndarray) -> np.ndarray:
-    """Histogram equalisation of one channel as OpenCV defines it."""
-    counts = np.bincount(channel.reshape(-1), minlength=256)
-    lowest = int(np.flatnonzero(counts)[0])
-    rest = channel.size - counts[lowest]
-    if rest == 0:
-        return channel
-    table = np.clip(np.rint((np.cumsum(counts) - counts[lowest]) * 255 / rest), 0, 255)
-    return table.astype(np.uint8)[channel]
+    warp: dict[str, Any] = {"resample": Image.Resampling.BILINEAR, "fillcolor": fill}
+    if op in _ENHANCERS:
+        return np.asarray(_ENHANCERS[op](pillow).enhance(value))
+    matrices = {
+        "translate_x": (1, 0, value * size, 0, 1, 0),
+        "translate_y": (1, 0, 0, 0, 1, value * size),
+        "shear_x": (1, value, 0, 0, 1, 0),
+        "shear_y": (1, 0, 0, value, 1, 0),
+    }
+    if op in matrices:
+        return np.asarray(pillow.transform(pillow.size, Image.Transform.AFFINE, matrices[op], **warp))
+    results: dict[str, Callable[[], Image.Image]] = {
+        "identity": lambda: pillow,
+        "rotate": lambda: pillow.rotate(value, **warp),
+        "posterize": lambda: ImageOps.posterize(pillow, int(value)) if value else Image.new("RGB", pillow.size),
+        "solarize": lambda: ImageOps.solarize(pillow, value),
+        "solarize_add": lambda: pillow.point([min(255, i + int(value)) if i < 128 else i for i in range(256)] * 3),
+        "invert": lambda: ImageOps.invert(pillow),
+        "auto_contrast": lambda: ImageOps.autocontrast(pillow),
+        "equalize": lambda: ImageOps.equalize(pillow),
+        "grey": lambda: ImageOps.grayscale(pillow).convert("RGB"),
+        "blur": lambda: pillow.filter(ImageFilter.GaussianBlur(value)),
+    }
+    return np.asarray(results[op]())
 
 
 def jittered(image: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:

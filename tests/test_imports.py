@@ -17,7 +17,10 @@ MAY_NOT_IMPORT = {
 }
 SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package).rglob("*.py"))
 # The rooms of pipeline from the top down; those of one floor know nothing of one another.
-FLOORS = (("loader",), ("batch",), ("graph",), ("selection",), ("plan",), ("shards",), ("config", "compiling", "files"))
+FLOORS = (
+    *(("loader",), ("batch",), ("graph",), ("selection",), ("plan",), ("shards",), ("config",)),
+    ("operations", "compiling", "files"),
+)
 MOST_FILES, MOST_LINES = 24, 400
 
 # A schedule can be previewed, a plan made and shards indexed on a machine that has neither of these.
@@ -26,6 +29,7 @@ LIGHT_MODULES = (
     "plan.augmentation",
     "config",
     "files",
+    "operations",
     "plan.crops",
     "plan.echo",
     "plan.erasing",

@@ -64,7 +64,14 @@ _EVERYWHERE = {
     "data.augment.mixup": 0.8,
     "data.augment.cutmix": 1.0,
     "data.augment.erase_probability": 0.25,
-    "data.augment.auto": {"kind": "randaugment", "num_ops": 2, "magnitude": 9, "magnitude_std": 0.5},
+    "data.augment.auto": {
+        "kind": "randaugment",
+        "num_ops": 2,
+        "magnitude": 9,
+        "magnitude_std": 0.5,
+        "probability": 0.5,
+        "increasing": True,
+    },
 }
 _SCHEDULES = {
     "full": {"kind": "constant", "keep_rate": 1.0},

@@ -18,7 +18,7 @@ from engine.checkpoints.manifest import (
     verify_manifest,
 )
 from engine.config import RunConfig
-from pipeline.plan.augmentation import AUTO_OPS
+from pipeline.operations import levels_of
 from pipeline.shards.index import ShardIndex
 
 SET_ASIDE = "set-aside"
@@ -82,13 +82,19 @@ def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
         else:
             values[name] = value
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
-    drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": list(AUTO_OPS)}
+    drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     return {
         **deciding,
         **drawn_from,
         "data.route": config.route,
         "data.train.fingerprint": train_index.fingerprint,
     }
+
+
+def operations_of(config: RunConfig) -> list[str]:
+    """The operations that automatic augmentation draws from, in the order in which they are counted."""
+    auto = config.data.augment.auto
+    return [] if auto is None else list(levels_of(auto.kind, increasing=auto.increasing))
 
 
 def check_allowed_keys(allowed: Collection[str], this_run: dict[str, Any]) -> None:

@@ -102,10 +102,13 @@ class RowReader:
         rows = [row for row in range(plan.num_rows) if row not in known]
         encoded = [_NOT_READ] * plan.num_rows
         causes = {}
-        for row, image in zip(rows, self._reader.read(plan.sample_ids[rows]), strict=True):
-            encoded[row], sample_id = image, plan.sample_ids[row]
-            cause = self._fault_outside(sample_id, image)
-            if cause is None and self._suspects and int(sample_id) in self._suspects:
+        for row, image, is_sound in zip(rows, *self._reader.read_checked(plan.sample_ids[rows]), strict=True):
+            encoded[row] = image
+            if is_sound and not self._suspects:
+                continue
+            sample_id = plan.sample_ids[row]
+            cause = None if is_sound else self._fault_outside(sample_id, image)
+            if cause is None and int(sample_id) in self._suspects:
                 cause = self._fault_inside(plan.rows(row, row + 1), image)
             if cause is not None:
                 causes[row] = cause

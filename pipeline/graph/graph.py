@@ -1,25 +1,26 @@
 """The DALI graph: planned arrays in, kept patches out."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.pipeline import Pipeline, do_not_convert
+from nvidia.dali.tensors import TensorCPU, TensorListCPU
 
 from pipeline.config import DataConfig
 from pipeline.graph import augmentation, compiled, nodes
+from pipeline.graph.kernels.patches import WHOLE_FROM
 from pipeline.graph.route import route_of
+from pipeline.graph.rows import Choice, kernel_rows, looks_at_all, mixing_of
 from pipeline.plan.step import CropKind, Samples, StepPlan
 from pipeline.selection.config import SelectionConfig, select
-from pipeline.selection.patches import gather_patches, ids_dropped
 
 # The inputs of ``input_names``: one array per row each, or one for all rows.
 SourceArrays = tuple[list[np.ndarray] | np.ndarray, ...]
 LastPart = Literal["decode", "augment", "select"]
-Scorer = Callable[[list[np.ndarray]], np.ndarray]  # images uint8 [S, S, 3] to float32 [B, N]
 
 # Every planned input: its DALI type and number of dimensions.
 _INPUTS = {
@@ -30,9 +31,10 @@ _INPUTS = {
     "region_start": (types.FLOAT, 1),  # (row, column) of the crop's corners, counted from the window's
     "region_end": (types.FLOAT, 1),
     "flip": (types.INT32, 0),
-    "sampling": (types.FLOAT, 1),  # all of the crop, the flip and the mixing, where patches are selected first
-    "ids_keep": (types.INT32, 1),  # where a rule does not look at images; else only its length counts
-    "noise": (types.FLOAT, 1),
+    "planned": (types.FLOAT, 1),  # all that the kernels are told, see ``rows.kernel_rows``
+    # These hold nothing: what counts is their shape.
+    "side": (types.UINT8, 2),  # as long as the image is to be made whole, or 1
+    "sizes": (types.UINT8, 4),  # patches kept, others that are wanted, side of a patch
     **augmentation.INPUTS,
 }
 
@@ -78,36 +80,42 @@ class GraphSettings:
     @property
     def selects_first(self) -> bool:
         """Whether patches are selected on the decoded crop, and only these are resampled."""
-        route = route_of(self.data, self.selection, targets=self.targets)
+        route = route_of(self.data, self.selection)
         return self.device_id is None and route == "select_first"
 
     @property
     def mixes(self) -> bool:
         return self.augments and self.data.augment.mixes
 
+    @property
+    def makes_wholes(self) -> bool:
+        """Whether some images are made whole before their patches are cut: for their operations, or for a partner."""
+        return self.device_id is None and self.augments and (self.mixes or self.data.augment.auto is not None)
+
+    @property
+    def scores_behind(self) -> bool:
+        """Whether patches are scored and chosen behind the graph: on a GPU, and where no kernel knows the rule."""
+        rule = self.selection.of_rule
+        return not self.selection.is_planned and (self.device_id is not None or rule.kernel is None)
+
 
 def input_names(settings: GraphSettings) -> tuple[str, ...]:
     """The planned inputs that this graph reads, in the order its source gives them."""
     on_gpu = settings.device_id is not None
-    unused = set(augmentation.INPUTS) - (
-        augmentation.input_names(settings.data.augment, on_gpu) if settings.augments else set()
-    )
-    unused.add("encoded" if settings.decoded else "window")
-    if settings.selection.is_planned:
-        unused.add("noise")
-    elif on_gpu:
-        unused.add("ids_keep")  # chosen behind the graph
+    used = {"window" if settings.decoded else "encoded", "start", "shape", "region_start", "region_end", "flip"}
     if settings.selects_first:
-        unused |= {"region_start", "region_end", "flip", "blend_weight", "cut_box"}  # in "sampling"
-    else:
-        unused |= {"sampling"}
+        used -= {"region_start", "region_end", "flip"}  # in "planned"
     if settings.crop == "pad":
-        unused |= {"shape", "region_start", "region_end"}
+        used -= {"shape", "region_start", "region_end"}
     elif on_gpu or settings.decoded:
-        unused |= {"start", "shape"}
-    if settings.last_part != "select":
-        unused |= {"noise", "ids_keep", "sampling", *(augmentation.INPUTS if settings.selects_first else ())}
-    return tuple(name for name in _INPUTS if name not in unused)
+        used -= {"start", "shape"}
+    if on_gpu:
+        used |= augmentation.input_names(settings.data.augment) if settings.augments else set()
+    elif settings.last_part == "select" or (settings.last_part == "augment" and not settings.selects_first):
+        used |= {"planned", "sizes"}
+        used |= {"partner"} if settings.mixes else set()
+        used |= {"side"} if settings.makes_wholes else set()
+    return tuple(name for name in _INPUTS if name in used)
 
 
 def source_arrays(plan: StepPlan, images: list[np.ndarray], settings: GraphSettings, sizes: np.ndarray) -> SourceArrays:
@@ -127,29 +135,63 @@ def source_arrays(plan: StepPlan, images: list[np.ndarray], settings: GraphSetti
         "region_start": regions[:, :2].copy(),
         "region_end": regions[:, 2:].copy(),
         "flip": plan.flips.astype(np.int32),
-        "ids_keep": _planned_ids(plan, settings),
-        "noise": plan.noise,
-        **augmentation.augment_arrays(plan, settings.data),
     }
-    if settings.selects_first:
-        selection = settings.selection
-        mixing = None
-        if settings.mixes and plan.augment is not None:
-            partner, weight, box = (np.array(arrays[name]) for name in ("partner", "blend_weight", "cut_box"))
-            mixing = partner, weight, box
-        scoring = settings.data.grid_size, selection.temperature, selection.of_rule.kernel
-        given = 0 if settings.decoded else start  # where what the graph has of the image begins
-        windows = np.concatenate([start - given, stop - given], axis=1)
-        arrays["sampling"] = compiled.sampling_rows(regions, windows, plan.flips, scoring, mixing)
-    return tuple(arrays[name] for name in input_names(settings))
+    names = input_names(settings)
+    if settings.device_id is not None:
+        arrays |= augmentation.augment_arrays(plan, settings.data)
+    if "planned" in names:
+        crops = None
+        if settings.selects_first:
+            given = 0 if settings.decoded else start  # where what the graph has of the image begins
+            crops = regions, np.concatenate([start - given, stop - given], axis=1)
+        arrays["planned"] = kernel_rows(plan, settings.data, crops, _choice(plan, settings))
+        arrays["partner"] = mixing_of(plan)[0].astype(np.int32)
+        arrays["side"] = _sides(plan, settings) if settings.makes_wholes else []
+        arrays["sizes"] = np.empty((plan.num_rows, *_num_patches(plan, settings), 0), np.uint8)
+    return tuple(arrays[name] for name in names)
 
 
-def _planned_ids(plan: StepPlan, settings: GraphSettings) -> np.ndarray:
-    """The kept patches int32 [B, K] under a rule that does not look at images, else zeros of that shape."""
-    num_kept = plan.stage.num_kept
-    if settings.selection.is_planned:
-        return select(None, plan.noise, num_kept, settings.data.grid_size, settings.selection)
-    return np.zeros((plan.num_rows, num_kept), dtype=np.int32)
+def _choice(plan: StepPlan, settings: GraphSettings) -> Choice:
+    selection, grid_size = settings.selection, settings.data.grid_size
+    if settings.last_part == "augment":
+        return Choice(1)
+    if settings.scores_behind:
+        return Choice(grid_size)
+    if selection.is_planned:
+        return Choice(grid_size, ids=planned_ids(plan, settings))
+    return Choice(grid_size, selection.of_rule.kernel, selection.temperature)
+
+
+def _num_patches(plan: StepPlan, settings: GraphSettings) -> tuple[int, int, int]:
+    """Patches that the graph on a CPU hands on as kept, others that it hands on, and the side of a patch."""
+    data, num_kept = settings.data, plan.stage.num_kept
+    if settings.last_part == "augment":
+        return 1, 0, data.image_size  # the image in one piece
+    if settings.scores_behind:
+        return data.num_patches, 0, data.patch_size
+    return num_kept, data.num_patches - num_kept if settings.targets else 0, data.patch_size
+
+
+def planned_ids(plan: StepPlan, settings: GraphSettings) -> np.ndarray:
+    """The kept patches int32 [B, K] under a rule that does not look at images."""
+    return select(None, plan.noise, plan.stage.num_kept, settings.data.grid_size, settings.selection)
+
+
+def _sides(plan: StepPlan, settings: GraphSettings) -> list[np.ndarray]:
+    """Which images are made whole, as arrays that hold nothing: uint8 [S, 0], or [1, 0] where not.
+
+    Those whose operations look at all of them, and where most patches are wanted those that are mixed: they serve two
+    rows.
+    """
+    data = settings.data
+    everything = settings.targets or settings.scores_behind or settings.last_part == "augment"
+    num_made = data.num_patches if everything else plan.stage.num_kept
+    whole, pixel = np.empty((data.image_size, 0), np.uint8), np.empty((1, 0), np.uint8)
+    wanted = looks_at_all(plan.augment, plan.num_rows)
+    if settings.mixes and num_made >= WHOLE_FROM * data.num_patches:
+        _, weights, boxes = mixing_of(plan)
+        wanted |= (weights < 1) | (boxes[:, 2] > boxes[:, 0])
+    return [whole if one else pixel for one in wanted]
 
 
 def row_sizes(plan: StepPlan, samples: Samples) -> np.ndarray:
@@ -184,28 +226,20 @@ def _windows(
     return [np.ascontiguousarray(image[top:bottom, left:right]) for image, (top, left), (bottom, right) in corners]
 
 
-def build_graph(
-    source: Callable[[int], SourceArrays], settings: GraphSettings, scorer: Scorer | None = None
-) -> Pipeline:
+def build_graph(source: Callable[[int], SourceArrays], settings: GraphSettings) -> Pipeline:
     """The graph of ``define_graph``, ready to run."""
-    pipeline = define_graph(source, settings, scorer)
+    pipeline = define_graph(source, settings)
     pipeline.build()
     return pipeline
 
 
-def define_graph(
-    source: Callable[[int], SourceArrays], settings: GraphSettings, scorer: Scorer | None = None
-) -> Pipeline:
+def define_graph(source: Callable[[int], SourceArrays], settings: GraphSettings) -> Pipeline:
     """The graph fed by ``source(i)``, i = 0, 1, 2, ...; StopIteration from the source ends it.
 
-    Args:
-        scorer: for rules that no kernel scores, on a CPU.
-
-    Outputs of ``run()``: on a CPU (patches uint8 [B, K, P*P*3], ids_keep int32 [B, K]); with a GPU (images uint8
-    [B, S, S, 3] on the GPU, ids_keep int32 [B, K] on the CPU), whose patches are gathered on the GPU, or for a rule
-    that looks at images (images, noise float32 [B, C] on the CPU), whose patches are also selected there.
-    With ``targets`` on a CPU a third one, the dropped patches uint8 [B, N-K, P*P*3] in raster order. A graph that ends
-    before the selection has one output, the images uint8 [B, S, S, 3].
+    Outputs of ``run()``: on a CPU (patches uint8 [B, K, P*P*3], their ids int32 [B, K]), all of them where they are
+    chosen behind the graph; with ``targets`` a third one, the dropped patches uint8 [B, N-K, P*P*3] in raster order.
+    On a GPU (images uint8 [B, S, S, 3],), whose patches are chosen and gathered behind the graph. A graph that ends
+    before the selection gives images.
     """
     on_gpu = settings.device_id is not None
 
@@ -215,18 +249,20 @@ def define_graph(
         device_id=settings.device_id,
         exec_dynamic=True,
         prefetch_queue_depth=PREFETCHED_BATCHES,
-        enable_conditionals=settings.augments and augmentation.needs_conditionals(settings.data.augment, on_gpu),
+        enable_conditionals=settings.augments and on_gpu and augmentation.needs_conditionals(settings.data.augment),
     )
     def graph() -> tuple[Any, ...]:
         # Conditionals rewrite the functions that are called here, Python's own branches and loops included. These have
-        # no need of it, and what they hand to python_function would run slower.
+        # no need of it.
         inputs = do_not_convert(_planned_inputs)(source, settings)
         if settings.selects_first:
-            return do_not_convert(_selected_first)(inputs, settings)
+            return do_not_convert(_patches)(_decoded(inputs, settings), inputs, settings)
         images = do_not_convert(_images)(inputs, settings)
+        if not on_gpu:
+            return do_not_convert(_patches)(images, inputs, settings)
         if settings.augments:
-            images = augmentation.augmented(images, inputs, settings.data, on_gpu)
-        return do_not_convert(_outputs)(images, inputs, settings, scorer)
+            images = augmentation.augmented(images, inputs, settings.data)
+        return (images,)
 
     return graph()
 
@@ -243,35 +279,41 @@ def run_once(arrays: SourceArrays, settings: GraphSettings) -> None:
             raise StopIteration
         return arrays
 
-    def score_alike(images: list[np.ndarray]) -> np.ndarray:
-        return np.zeros((len(images), settings.data.num_patches), dtype=np.float32)
-
-    build_graph(source, replace(settings, batch_size=len(arrays[0])), score_alike).run()
+    build_graph(source, replace(settings, batch_size=len(arrays[0]))).run()
 
 
 def _planned_inputs(source: Callable[[int], SourceArrays], settings: GraphSettings) -> dict[str, Any]:
     names = input_names(settings)
+    layouts = ["HWC" if name == "window" else "" for name in names]
     nodes = fn.external_source(
-        source=_held(source) if settings.decoded else source,
+        source=_held(source, layouts),
         num_outputs=len(names),
         batch=True,
         dtype=[_INPUTS[name][0] for name in names],
         ndim=[_INPUTS[name][1] for name in names],
-        layout=["HWC" if name == "window" else "" for name in names],
-        no_copy=settings.decoded,  # image files are small, and copying them is faster
+        no_copy=settings.device_id is None,  # to a GPU things are copied from memory that DALI has pinned
     )
     return dict(zip(names, nodes, strict=True))
 
 
-def _held(source: Callable[[int], SourceArrays]) -> Callable[[int], SourceArrays]:
-    """The source, whose arrays live until DALI, which copies none of them, has used them."""
+def _held(source: Callable[[int], SourceArrays], layouts: list[str]) -> Callable[[int], Sequence[TensorListCPU]]:
+    """The source as tensors. Its arrays live until DALI, which copies none of them, has used them."""
     recent: deque[SourceArrays] = deque(maxlen=PREFETCHED_BATCHES + 2)
 
-    def held(i: int) -> SourceArrays:
-        recent.append(source(i))
-        return recent[-1]
+    def held(i: int) -> list[TensorListCPU]:
+        recent.append(tuple(one if isinstance(one, list) else np.ascontiguousarray(one) for one in source(i)))
+        return [_as_tensors(arrays, layout) for arrays, layout in zip(recent[-1], layouts, strict=True)]
 
     return held
+
+
+def _as_tensors(arrays: list[np.ndarray] | np.ndarray, layout: str) -> TensorListCPU:
+    """What DALI would make of the arrays itself, in several times the time; nothing is copied."""
+    if isinstance(arrays, np.ndarray):
+        return TensorListCPU(arrays, layout)
+    different = {id(array): array for array in arrays}
+    tensors = dict(zip(different, map(TensorCPU, different.values()), strict=True))
+    return TensorListCPU([tensors[key] for key in map(id, arrays)], layout, False)
 
 
 def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
@@ -296,51 +338,18 @@ def _decoded(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
     return nodes.decode_window(encoded, inputs["start"], inputs["shape"])
 
 
-def _selected_first(inputs: Mapping[str, Any], settings: GraphSettings) -> tuple[Any, ...]:
-    """(patches, ids_keep) of images that are never resized as a whole."""
-    images = _decoded(inputs, settings)
-    if settings.last_part != "select":
+def _patches(images: Any, inputs: Mapping[str, Any], settings: GraphSettings) -> tuple[Any, ...]:
+    """On a CPU all that is left to do, of decoded images or of square ones."""
+    if "planned" not in inputs:
         return (images,)
-    partners = fn.permute_batch(images, indices=inputs["partner"]) if settings.mixes else images
-    ids, sampling = inputs["ids_keep"], inputs["sampling"]
-    noise = inputs.get("noise", sampling)  # a planned rule reads none, but the kernel takes something
-    return compiled.select_then_resample(images, partners, ids, sampling, noise, settings.data.patch_size)
-
-
-def _outputs(images: Any, inputs: Mapping[str, Any], settings: GraphSettings, scorer: Scorer | None) -> tuple[Any, ...]:
-    if settings.last_part != "select":
-        return (images,)
-    if settings.device_id is not None:
-        return images, inputs["ids_keep" if settings.selection.is_planned else "noise"]
-    data = settings.data
-    ids_keep = _selected(images, inputs, settings, scorer)
-    patches = compiled.gather(images, ids_keep, data.patch_size)
-    return (patches, ids_keep, _targets(images, ids_keep, data)) if settings.targets else (patches, ids_keep)
-
-
-def _selected(images: Any, inputs: Mapping[str, Any], settings: GraphSettings, scorer: Scorer | None) -> Any:
-    """The ids of the patches that are kept of images on the CPU, int32 [K]."""
-    data, selection, ids_keep = settings.data, settings.selection, inputs["ids_keep"]
-    if selection.is_planned:
-        return ids_keep
-    noise, kernel = inputs["noise"], selection.of_rule.kernel
-    if kernel is not None:
-        return compiled.keep_best(kernel, images, ids_keep, noise, selection.temperature, data.patch_size)
-
-    def score_and_rank(images: list[np.ndarray], noise: list[np.ndarray], ids: list[np.ndarray]) -> list[np.ndarray]:
-        assert scorer is not None
-        num_kept, shape = len(ids[0]), (len(images), data.num_patches)
-        scores = np.zeros(shape) if num_kept == data.num_patches else scorer(images)
-        return list(select(scores, np.stack(noise), num_kept, data.grid_size, selection))
-
-    return fn.python_function(images, noise, ids_keep, function=score_and_rank, batch_processing=True)
-
-
-def _targets(images: Any, ids_keep: Any, data: DataConfig) -> Any:
-    """The patches of uint8 [B, S, S, 3] that are not among ``ids_keep``, uint8 [B, N-K, P*P*3] in raster order."""
-
-    def gather_rest(images: list[np.ndarray], ids_keep: list[np.ndarray]) -> list[np.ndarray]:
-        rest = ids_dropped(np.stack(ids_keep), data.num_patches)
-        return [gather_patches(image, ids, data.patch_size) for image, ids in zip(images, rest, strict=True)]
-
-    return fn.python_function(images, ids_keep, function=gather_rest, batch_processing=True)
+    planned, partners, wholes = inputs["planned"], images, [compiled.pixel()] * 2
+    if settings.makes_wholes:
+        wholes = [compiled.augment_whole(inputs["side"], images, planned)] * 2
+    if settings.mixes:
+        partners = fn.permute_batch(images, indices=inputs["partner"])
+        wholes[1] = fn.permute_batch(wholes[0], indices=inputs["partner"])
+    pictures, made = (images, partners), (wholes[0], wholes[1])
+    patches, ids, others = compiled.augment_patches(inputs["sizes"], pictures, made, planned)
+    if settings.last_part == "augment":
+        return (fn.reshape(patches, shape=[settings.data.image_size, settings.data.image_size, 3]),)
+    return (patches, ids, others) if settings.targets else (patches, ids)

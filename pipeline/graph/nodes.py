@@ -7,18 +7,15 @@ width and height in the index are those of the stored pixels.
 from collections.abc import Callable
 from typing import Any
 
-from nvidia.dali import fn, types
-from nvidia.dali.auto_aug import augmentations
-from nvidia.dali.auto_aug.augmentations import sharpness_kernel
-from nvidia.dali.auto_aug.core import augmentation, select, signed_bin
-from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
-from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
+import numpy as np
+from nvidia.dali import fn, math, types
+from nvidia.dali.auto_aug.core import select
 from nvidia.dali.pipeline import do_not_convert
 
-from pipeline.plan.augmentation import AUTO_OPS, NUM_MAGNITUDE_BINS
+from pipeline.config import AutoAugmentConfig, DataConfig
+from pipeline.operations import OPERATIONS, levels_of
 
 Node = Any  # a DALI DataNode; the operators' stubs accept several kinds
-Augmentation = Any  # what DALI's decorator ``augmentation`` makes of a function
 
 
 def decode_window(encoded: Node, start: Node, shape: Node) -> Node:
@@ -86,71 +83,120 @@ def flip(images: Node, mirrored: Node) -> Node:
     return fn.flip(images, horizontal=mirrored)
 
 
-@augmentation(mag_range=(0, 0.9), randomly_negate=True, mag_to_param=sharpness_kernel, param_device="auto")
-def sharpness(images: Node, kernel: Node) -> Node:
+def _gpu(number: Node, images: Node) -> Node:
+    """A number where the images are: DALI's arithmetic wants both in one place."""
+    return number.gpu() if images.device == "gpu" else number
+
+
+def _scaled(images: Node, factor: Node, _: Node) -> Node:
+    return fn.cast(images * _gpu(factor, images), dtype=types.UINT8)
+
+
+def _contrasted(images: Node, factor: Node, _: Node) -> Node:
+    means = fn.reductions.mean(images, axis_names="HW", keep_dims=True)
+    grey = fn.reductions.sum(means * types.Constant(_GREY), axis_names="C", keep_dims=True)
+    return fn.cast(grey + (images - grey) * _gpu(factor, images), dtype=types.UINT8)
+
+
+def _saturated(images: Node, factor: Node, _: Node) -> Node:
+    return fn.saturation(images, saturation=factor)
+
+
+def _sharpened(images: Node, factor: Node, _: Node) -> Node:
+    factor = _gpu(factor, images)
+    kernel = types.Constant(_SMOOTH) * (1.0 - factor) + types.Constant(_SAME) * factor
     return fn.filter(images, kernel)
 
 
-@augmentation
-def equalize(images: Node, _: Node) -> Node:
-    return fn.equalize(images)
+def _posterized(images: Node, bits: Node, _: Node) -> Node:
+    step = math.pow(2.0, 8.0 - _gpu(bits, images))
+    return fn.cast(math.floor(images / step) * step, dtype=types.UINT8)
 
 
-def auto_suite(kind: str) -> list[Augmentation]:
-    """The operations of ``OPERATIONS`` as DALI has them in its suite for ``randaugment`` or ``trivialaugment``.
-
-    Images move by up to 100 (TrivialAugment: 32) pixels of 224, and by the same share of another size. An operation
-    that the suite lacks is taken from DALI's collection by its name.
-
-    Raises:
-        ValueError: DALI has no such operation.
-    """
-    suite = _SUITES[kind]()
-    found = {one.name: one for one in suite}
-    # The suites name two operators by their old names, and DALI prints a line for each.
-    found |= {name: one.augmentation(mag_range=found[name].mag_range) for name, one in _RENAMED.items()}
-    missing = [name for name in AUTO_OPS if name not in found and not hasattr(augmentations, name)]
-    if missing:
-        raise ValueError(f"DALI has no operation named {', '.join(missing)}, which the table of operations lists")
-    return [found.get(name) or getattr(augmentations, name) for name in AUTO_OPS]
+def _solarized(images: Node, threshold: Node, _: Node) -> Node:
+    stay = images < _gpu(threshold, images)
+    return fn.cast(images * stay + (255 - images) * (stay ^ True), dtype=types.UINT8)
 
 
-_RENAMED = {"sharpness": sharpness, "equalize": equalize}
-_SUITES: dict[str, Callable[[], list[Augmentation]]] = {
-    "randaugment": lambda: get_rand_augment_suite(use_shape=True, max_translate_rel=100 / 224),
-    "trivialaugment": lambda: get_trivial_augment_wide_suite(use_shape=True, max_translate_rel=32 / 224),
+def _solarize_added(images: Node, add: Node, _: Node) -> Node:
+    return fn.cast(images + _gpu(add, images) * (images < 128), dtype=types.UINT8)
+
+
+def _stretched(images: Node, _value: Node, _: Node) -> Node:
+    low = fn.cast(fn.reductions.min(images, axis_names="HW", keep_dims=True), dtype=types.FLOAT)
+    high = fn.cast(fn.reductions.max(images, axis_names="HW", keep_dims=True), dtype=types.FLOAT)
+    flat = high <= low
+    scale = 255.0 / (high - low + flat)
+    stretched = (images - low) * scale * (flat ^ True) + images * flat
+    return fn.cast(math.floor(stretched), dtype=types.UINT8)
+
+
+_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_SAME = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]], dtype=np.float32)
+_SMOOTH = (np.ones((3, 3), dtype=np.float32) + 4 * _SAME) / 13
+_WARPS = ("translate_x", "translate_y", "shear_x", "shear_y", "rotate")
+# What DALI does for each operation: (images, value float32 scalar, matrix float32 [2, 3]) to images.
+_NODES: dict[str, Callable[[Node, Node, Node], Node]] = {
+    "identity": lambda images, value, matrix: images,
+    "brightness": _scaled,
+    "contrast": _contrasted,
+    "color": _saturated,
+    "sharpness": _sharpened,
+    "posterize": _posterized,
+    "solarize": _solarized,
+    "solarize_add": _solarize_added,
+    "invert": lambda images, value, matrix: fn.cast(255 - images, dtype=types.UINT8),
+    "auto_contrast": _stretched,
+    "equalize": lambda images, value, matrix: fn.equalize(images),
+    "grey": _saturated,
+    "blur": lambda images, value, matrix: fn.gaussian_blur(images, sigma=value),
+}
+# In what the operations of a GPU's graph differ from a CPU's kernels. The others do the same, within one level.
+DIFFERENCES = {
+    **dict.fromkeys(
+        _WARPS, "beyond the border lies one grey, the mean of data.mean, and pixels there are blended with it"
+    ),
+    "brightness": "rounded, not cut off",
+    "contrast": "the mean grey is not rounded to a whole number",
+    "color": "grey is not rounded, values are",
+    "sharpness": "the outermost pixels are sharpened too",
+    "equalize": "OpenCV's formula, not Pillow's",
+    "grey": "grey is not rounded down",
+    "blur": "DALI's own window of the Gaussian",
 }
 
 
-def auto_operations(kind: str) -> list[Callable[..., Node]]:
-    """The suite's operations as functions that a graph with ``enable_conditionals`` calls as they are.
+def auto_operations(auto: AutoAugmentConfig, data: DataConfig) -> list[Callable[[Node, Node, Node], Node]]:
+    """The suite's operations, in the places that ``operations.OPERATIONS`` has them, for a graph with conditionals.
 
     They branch on no image, and to rewrite them takes a second for each operation in a row.
+
+    Raises:
+        ValueError: the suite draws an operation that there is no node for.
     """
-    return [do_not_convert(one.__call__) for one in auto_suite(kind)]
+    fill = 255 * float(np.mean(data.mean))
+
+    def warped(images: Node, _: Node, matrix: Node) -> Node:
+        return fn.warp_affine(images, matrix=matrix, fill_value=fill, interp_type=types.INTERP_LINEAR)
+
+    known = {**_NODES, **dict.fromkeys(_WARPS, warped)}
+    drawn = ("identity", *levels_of(auto.kind, increasing=auto.increasing))
+    missing = [name for name in drawn if name not in known]
+    if missing:
+        raise ValueError(f"data.device is gpu, and no node there does {', '.join(missing)}; set data.device to cpu")
+    return [do_not_convert(known[name] if name in drawn else known["identity"]) for name in OPERATIONS]
 
 
 def auto_augment(
-    images: Node, operations: list[Callable[..., Node]], ops: Node, bins: Node, signs: Node, image_size: int
+    images: Node, operations: list[Callable[[Node, Node, Node], Node]], op: Node, value: Node, matrix: Node
 ) -> Node:
     """Apply one operation to each image. Needs a graph with ``enable_conditionals``.
 
-    What moves into the image from beyond its border is mid-grey.
-
     Args:
         operations: from ``auto_operations``.
-        ops, bins, signs: int32 scalars: place in the suite, magnitude bin of 31, 1 for the negated magnitude.
+        op: int32 scalar, place in them; value: float32 scalar; matrix: float32 [2, 3], of a warp, in pixels.
     """
-    return select(
-        operations,
-        ops,
-        data=images,
-        magnitude_bin=signed_bin(bins, signs),
-        num_magnitude_bins=NUM_MAGNITUDE_BINS,
-        shape=(image_size, image_size),
-        fill_value=128,
-        interp_type=types.INTERP_LINEAR,
-    )
+    return select(operations, op, images, value, matrix)
 
 
 def jitter_colors(images: Node, factors: Node) -> Node:

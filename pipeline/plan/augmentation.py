@@ -1,53 +1,14 @@
 """The planned part of augmentation beyond crop and flip, as arrays: every choice, strength, partner and box."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
 
 import numpy as np
 
 from pipeline.config import AugmentConfig, AutoAugmentConfig
+from pipeline.operations import IDENTITY, MAX_MAGNITUDE, OPERATION_NAMES, OPERATIONS, SUITES, Level, levels_of
 from pipeline.plan.erasing import NUM_ERASE_DRAWS, plan_boxes
 from pipeline.plan.keyed import KeyedRows, Stream
 from pipeline.plan.mixing import NUM_MIX_DRAWS, partners, plan_pairs
-
-
-@dataclass(frozen=True)
-class Operation:
-    """An operation of automatic augmentation.
-
-    Attributes:
-        kind: what it does to an image: an affine warp, a table for each channel, a blend with grey or with the smoothed
-            image, a table made from the whole image's values, or nothing.
-        goes_either_way: its magnitude is negated at random.
-        has_magnitude: it is stronger or weaker.
-    """
-
-    kind: Literal["affine", "table", "blend", "smoothed", "histogram", "nothing"]
-    goes_either_way: bool = False
-    has_magnitude: bool = True
-
-
-# The operations of DALI's suites for RandAugment and TrivialAugment. Plans count them in this order, so a changed list
-# changes what is drawn: it is part of a run's identity.
-OPERATIONS: dict[str, Operation] = {
-    "translate_x": Operation("affine", goes_either_way=True),
-    "translate_y": Operation("affine", goes_either_way=True),
-    "shear_x": Operation("affine", goes_either_way=True),
-    "shear_y": Operation("affine", goes_either_way=True),
-    "rotate": Operation("affine", goes_either_way=True),
-    "brightness": Operation("table", goes_either_way=True),
-    "contrast": Operation("blend", goes_either_way=True),
-    "color": Operation("blend", goes_either_way=True),
-    "sharpness": Operation("smoothed", goes_either_way=True),
-    "posterize": Operation("table"),
-    "solarize": Operation("table"),
-    "equalize": Operation("histogram", has_magnitude=False),
-    "auto_contrast": Operation("histogram", has_magnitude=False),
-    "identity": Operation("nothing", has_magnitude=False),
-}
-AUTO_OPS = tuple(OPERATIONS)
-NUM_MAGNITUDE_BINS = 31
-MAX_MAGNITUDE = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,9 +18,9 @@ class AugmentPlan:
     Shapes: B rows; L operations in a row.
 
     Attributes:
-        auto_ops: int32 [B, L], places in ``AUTO_OPS``.
-        auto_bins: int32 [B, L], magnitude bins 0 to 30, which stand for the magnitudes 0 to 10.
-        auto_signs: int32 [B, L], 1 where an operation that goes either way goes the other way.
+        auto_ops: int32 [B, L], places in ``operations.OPERATIONS``; that of ``identity`` where none is applied.
+        auto_magnitudes: float32 [B, L], 0 to 10, negative where an operation goes the other way.
+        auto_values: float32 [B, L], what the suite makes of the magnitudes: degrees, factors, thresholds, ...
         jitter: float32 [B, 3], factors of brightness, contrast and saturation.
         mix_labels: int64 [B], the partner's label.
         mix_weights: float32 [B], share of the row's own label; 1 where it is not mixed.
@@ -70,8 +31,8 @@ class AugmentPlan:
     """
 
     auto_ops: np.ndarray | None = None
-    auto_bins: np.ndarray | None = None
-    auto_signs: np.ndarray | None = None
+    auto_magnitudes: np.ndarray | None = None
+    auto_values: np.ndarray | None = None
     jitter: np.ndarray | None = None
     mix_labels: np.ndarray | None = None
     mix_weights: np.ndarray | None = None
@@ -105,7 +66,7 @@ def plan_augment(augment: AugmentConfig, image_size: int, labels: np.ndarray, ro
     parts: dict[str, np.ndarray] = {}
     if augment.auto is not None:
         drawn = rows.uniform(Stream.AUTO_AUGMENT, num_auto_draws(augment.auto))
-        parts["auto_ops"], parts["auto_bins"], parts["auto_signs"] = plan_auto(drawn, augment.auto)
+        parts["auto_ops"], parts["auto_magnitudes"], parts["auto_values"] = plan_auto(drawn, augment.auto)
     if augment.color_jitter > 0:
         parts["jitter"] = 1 + np.float32(augment.color_jitter) * (2 * rows.uniform(Stream.COLOR_JITTER, 3) - 1)
     if augment.mixes:
@@ -159,38 +120,53 @@ def check_pairs(num_rows: int, of_what: str) -> None:
         )
 
 
+def num_auto_ops(auto: AutoAugmentConfig) -> int:
+    """Operations in a row on each image."""
+    return auto.num_ops if SUITES[auto.kind].is_set else 1
+
+
 def num_auto_draws(auto: AutoAugmentConfig) -> int:
     """Random numbers per image."""
-    return 4 * auto.num_ops if auto.kind == "randaugment" else 3
+    return 5 * auto.num_ops if SUITES[auto.kind].is_set else 3
 
 
 def plan_auto(draws: np.ndarray, auto: AutoAugmentConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Operations, magnitude bins and signs, int32 [B, L] each.
+    """Operations int32, magnitudes float32 and values float32, [B, L] each.
 
-    Magnitude m stands for bin 3 m, rounded, of DALI's 31, which part an operation's range evenly. RandAugment's is
-    normal around ``magnitude``, clipped to 0 to 10, as in timm; every chosen operation is applied, as in the paper.
+    RandAugment's magnitude is normal around ``magnitude``, clipped to 0 to 10, as in timm.
 
     Args:
-        draws: float32 [B, 4 L] in [0, 1) for RandAugment: operation, sign and two of the magnitude, each for all L; or
-            [B, 3] for TrivialAugment: operation, sign, magnitude.
+        draws: float32 [B, 5 L] in [0, 1) where the suite is set: operation, sign, whether it is applied and two of the
+            magnitude, each for all L; else [B, 3]: operation, sign, magnitude.
     """
-    operation, sign, *strength = np.split(draws, 4 if auto.kind == "randaugment" else 3, axis=1)
-    ops = (operation * len(AUTO_OPS)).astype(np.int32)
-    if auto.kind == "randaugment":
+    levels, suite = levels_of(auto.kind, increasing=auto.increasing), SUITES[auto.kind]
+    operation, sign, *others = np.split(draws, 5 if suite.is_set else 3, axis=1)
+    drawn = (operation * len(levels)).astype(np.int32)
+    if suite.is_set:
+        applied = others[0] < auto.probability
         # Box and Muller's transform of two uniform numbers into a normal one.
-        radius = np.sqrt(-2 * np.log(1 - strength[0].astype(np.float64)))
-        normal = radius * np.cos(2 * np.pi * strength[1].astype(np.float64))
-        magnitudes = np.clip(auto.magnitude + auto.magnitude_std * normal, 0, MAX_MAGNITUDE)
-        bins = np.round(magnitudes * ((NUM_MAGNITUDE_BINS - 1) / MAX_MAGNITUDE))
+        radius = np.sqrt(-2 * np.log(1 - others[1].astype(np.float64)))
+        normal = radius * np.cos(2 * np.pi * others[2].astype(np.float64))
+        shares = np.clip(auto.magnitude + auto.magnitude_std * normal, 0, MAX_MAGNITUDE) / MAX_MAGNITUDE
     else:
-        bins = strength[0] * NUM_MAGNITUDE_BINS
-    return ops, bins.astype(np.int32), (sign >= 0.5).astype(np.int32)
+        applied = np.ones(drawn.shape, dtype=bool)
+        shares = np.floor(others[0].astype(np.float64) * suite.num_bins) / (suite.num_bins - 1)
+    places = np.array([OPERATION_NAMES.index(name) for name in levels], dtype=np.int32)
+    either_way = np.array([level.goes_either_way for level in levels.values()])
+    shares = np.where((sign >= 0.5) & either_way[drawn], -shares, shares)
+    values = _values(list(levels.values()), drawn, shares)
+    ops = np.where(applied, places[drawn], np.int32(IDENTITY))
+    return ops, (MAX_MAGNITUDE * shares).astype(np.float32), values.astype(np.float32)
 
 
-def magnitude_of(op: str, magnitude_bin: int, sign: int) -> float | None:
-    """The magnitude that a bin stands for, -10 to 10; None for an operation that knows none."""
-    operation = OPERATIONS[op]
-    if not operation.has_magnitude:
-        return None
-    magnitude = magnitude_bin * MAX_MAGNITUDE / (NUM_MAGNITUDE_BINS - 1)
-    return -magnitude if sign and operation.goes_either_way else magnitude
+def _values(levels: list[Level], drawn: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    values = np.empty(shares.shape)
+    for number, level in enumerate(levels):
+        here = drawn == number
+        values[here] = level.value(shares[here])
+    return values
+
+
+def magnitude_of(op: str, magnitude: float) -> float | None:
+    """The magnitude of an operation, -10 to 10; None for one that knows none."""
+    return float(magnitude) if OPERATIONS[op].has_magnitude else None

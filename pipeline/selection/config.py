@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.config import Settings, one_of
 from pipeline.selection.magnitude import ESTIMATES, EmbeddingSnapshot
+from pipeline.selection.patches import unpatchify
 from pipeline.selection.rules import RULES, Rule, Scores, perturbed, top_k
 
 
@@ -94,6 +95,24 @@ def open_scores(
         return rule.scorer(snapshot, selection, grid_size, seed).scores
     score: Callable[..., np.ndarray] | None = rule.scores
     return None if score is None else lambda images: score(images, grid_size)
+
+
+def open_patch_scores(
+    selection: SelectionConfig, grid_size: int, *, snapshot: EmbeddingSnapshot | None = None, seed: int = 0
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """``open_scores`` for images that come as all their patches, uint8 [B, N, P*P*3]."""
+    rule = selection.of_rule
+    if rule.scorer is not None:
+        assert snapshot is not None
+        return rule.scorer(snapshot, selection, grid_size, seed).patch_scores
+    score = open_scores(selection, grid_size)
+
+    def scores(patches: np.ndarray) -> np.ndarray:
+        assert score is not None
+        patch_size = round((patches.shape[2] / 3) ** 0.5)
+        return score(list(unpatchify(patches, patch_size)))
+
+    return None if score is None else scores
 
 
 def rule_forms() -> str:

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.plan.keyed import KeyedRows, Stream
+from pipeline.selection.patches import patchify
 
 # Every estimate of the score, with what its size counts.
 ESTIMATES = {"sketch": "directions", "rows": "rows"}
@@ -24,6 +25,7 @@ ESTIMATES = {"sketch": "directions", "rows": "rows"}
 # Natural images as the first-order Markov field that transform coding assumes (Jain, "Fundamentals of Digital Image
 # Processing", 1989, section 2.9): correlation between neighbouring pixels, and between the channels of one pixel.
 _NEIGHBOUR_CORRELATION, _CHANNEL_CORRELATION = 0.95, 0.9
+_IMAGES_AT_A_TIME = 4
 
 
 class Estimated(Protocol):
@@ -120,22 +122,28 @@ class MagnitudeScorer:
             self.scale = float(np.sqrt(2 / np.pi * snapshot.kernel.shape[0]))
         self._kernel_t = np.ascontiguousarray(kernel.T)
         self._offsets = np.ascontiguousarray(offsets)
-        num_patches, num_values = grid_size**2, kernel.shape[1]
-        self._patches = np.empty((num_patches, num_values), dtype=np.float32)  # both are used again for each image
-        self._embedded = np.empty((num_patches, kernel.shape[0]), dtype=np.float32)
+
+    def patch_scores(self, patches: np.ndarray) -> np.ndarray:
+        """The L1 norm of every embedded patch, or its estimate: float32 [B, N] from uint8 [B, N, P*P*3]."""
+        # A product of one shape for each image, a few of them at a time, which stay in the processor's cache.
+        parts = [
+            self._scored(patches[start : start + _IMAGES_AT_A_TIME].astype(np.float32))
+            for start in range(0, len(patches), _IMAGES_AT_A_TIME)
+        ]
+        return np.concatenate(parts)
+
+    def _scored(self, patches: np.ndarray) -> np.ndarray:
+        embedded = np.matmul(patches, self._kernel_t)
+        embedded += self._offsets
+        if self.is_squared:
+            total = np.einsum("bnd,bnd->bn", embedded, embedded) + self._rest
+            return (self.scale * np.sqrt(total)).astype(np.float32)
+        np.abs(embedded, out=embedded)
+        return embedded.sum(axis=2) * np.float32(self.scale)
 
     def score(self, image: np.ndarray) -> np.ndarray:
-        """The L1 norm of every embedded patch, or its estimate: float32 [N] from uint8 [S, S, 3]."""
-        patch_size = image.shape[0] // self.grid_size
-        tiles = image.reshape(self.grid_size, patch_size, self.grid_size, patch_size * 3).transpose(0, 2, 1, 3)
-        self._patches.reshape(tiles.shape)[...] = tiles
-        np.matmul(self._patches, self._kernel_t, out=self._embedded)
-        self._embedded += self._offsets
-        if self.is_squared:
-            total = np.einsum("nd,nd->n", self._embedded, self._embedded) + self._rest
-            return self.scale * np.sqrt(total)
-        np.abs(self._embedded, out=self._embedded)
-        return self._embedded.sum(axis=1) * np.float32(self.scale)
+        """The same of one image: float32 [N] from uint8 [S, S, 3]."""
+        return self.scores([image])[0]
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the score is computed from, float32: kernel [R, P*P*3], offsets [N, R] or [1, R], rest [N] or [1]."""
@@ -143,7 +151,7 @@ class MagnitudeScorer:
 
     def scores(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """float32 [B, N] from B images uint8 [S, S, 3]."""
-        return np.stack([self.score(image) for image in images])
+        return self.patch_scores(patchify(np.stack(images), images[0].shape[0] // self.grid_size))
 
 
 def _sketch(snapshot: EmbeddingSnapshot, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

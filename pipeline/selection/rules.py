@@ -58,8 +58,15 @@ def top_k(scores: np.ndarray, num_kept: int) -> np.ndarray:
     Returns:
         int32 [B, K].
     """
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :num_kept]
-    return np.sort(best, axis=1).astype(np.int32)
+    num_rows, num_patches = scores.shape
+    worst = np.partition(scores, num_patches - num_kept, axis=1)[:, num_patches - num_kept, None]  # of those kept
+    kept = scores >= worst
+    if np.count_nonzero(kept) > num_rows * num_kept:
+        tied = scores == worst
+        room = num_kept - np.count_nonzero(scores > worst, axis=1)
+        kept &= ~tied | (np.cumsum(tied, axis=1) <= room[:, None])
+    places = np.flatnonzero(kept).reshape(num_rows, num_kept) - num_patches * np.arange(num_rows)[:, None]
+    return places.astype(np.int32)
 
 
 def perturbed(scores: np.ndarray, noise: np.ndarray, temperature: float) -> np.ndarray:

@@ -149,6 +149,7 @@ def test_the_decoders_heads_divide_its_width(minimal: Path) -> None:
 
 def test_a_route_that_the_configuration_does_not_allow_is_refused_with_the_reason(minimal: Path) -> None:
     assert load_config(minimal).route == "select_first"
-    assert load_config(minimal, ["data.augment.color_jitter=0.4"]).route == "resample_first"
-    with pytest.raises(ConfigError, match=r"data\.route is select_first, but data\.augment\.color_jitter needs whole"):
-        load_config(minimal, ["data.route=select_first", "data.augment.color_jitter=0.4"])
+    assert load_config(minimal, ["data.augment.color_jitter=0.4"]).route == "select_first"
+    assert load_config(minimal, ["data.augment.crop=pad"]).route == "resample_first"
+    with pytest.raises(ConfigError, match=r"data\.route is select_first, but data\.augment\.crop pad shifts images"):
+        load_config(minimal, ["data.route=select_first", "data.augment.crop=pad"])

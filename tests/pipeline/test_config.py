@@ -148,7 +148,10 @@ def test_a_value_out_of_range_is_named_by_its_key(key: str, value: Any) -> None:
             "auto.magnitude: Input should be less than or equal to 10",
         ),
         ({"auto": {"kind": "trivialaugment", "magnitude": 5}}, "leave out num_ops, magnitude, magnitude_std"),
-        ({"auto": {"kind": "autoaugment"}}, "auto.kind: Input should be 'randaugment' or 'trivialaugment'"),
+        (
+            {"auto": {"kind": "autoaugment"}},
+            "auto.kind: Input should be 'randaugment', 'trivialaugment' or 'threeaugment'",
+        ),
     ],
 )
 def test_an_impossible_augmentation_is_explained(settings: dict[str, Any], part: str) -> None:

@@ -332,6 +332,17 @@ def test_the_time_spent_waiting_for_batches_adds_up(
 # Gathering on a device
 
 
+def test_the_loader_counts_the_images_that_its_thread_has_made_and_its_processor_time(
+    garments: ShardIndex, planner: TrainPlanner
+) -> None:
+    with load(garments, train_plans(planner, first_step=0, stop_step=3, micro_batch_size=8), 8) as loader:
+        batches = list(loader)
+        work = loader.work
+    assert work.num_images == sum(batch.num_images for batch in batches)
+    assert work.thread_cpu_s > 0
+    assert loader.work == work
+
+
 def test_gathering_on_a_device_gives_the_patches_that_numpy_gathers() -> None:
     images = np.stack([photograph(seed, 48, 48) for seed in range(3)])
     rng = np.random.default_rng(0)

@@ -19,7 +19,7 @@ MAX_SAMPLES = 8
 
 
 @compiled
-def _sample_points(start, end, window_start, window_end, grid, size, mirrored, num):  # type: ignore[no-untyped-def]
+def sample_points(start, end, window_start, window_end, grid, size, mirrored, num):  # type: ignore[no-untyped-def]
     """Pixels of the output at which the contrast looks, along one axis, and those of the input below them.
 
     Returns:
@@ -55,10 +55,10 @@ def thumbnail_contrast(image, partner, sampling, size):  # type: ignore[no-untyp
     grid, side = int(sampling[GRID_SIZE]), min(size, MAX_SAMPLES)
     region, others = sampling[OWN_REGION:], sampling[PARTNER_REGION:]
     window, partner_window = window_at(sampling, OWN_WINDOW), window_at(sampling, PARTNER_WINDOW)
-    y, own_y = _sample_points(region[0], region[2], window[0], window[2], grid, size, False, side)
-    x, own_x = _sample_points(region[1], region[3], window[1], window[3], grid, size, region[4] > 0, 2 * side)
-    _, partner_y = _sample_points(others[0], others[2], partner_window[0], partner_window[2], grid, size, False, side)
-    _, partner_x = _sample_points(
+    y, own_y = sample_points(region[0], region[2], window[0], window[2], grid, size, False, side)
+    x, own_x = sample_points(region[1], region[3], window[1], window[3], grid, size, region[4] > 0, 2 * side)
+    _, partner_y = sample_points(others[0], others[2], partner_window[0], partner_window[2], grid, size, False, side)
+    _, partner_x = sample_points(
         others[1], others[3], partner_window[1], partner_window[3], grid, size, others[4] > 0, 2 * side
     )
     weight, box = sampling[WEIGHT], sampling[BOX : BOX + 4]

@@ -17,11 +17,12 @@ from engine.checkpoints.resume import (
     check_same_run,
     choose_start,
     identity,
+    operations_of,
     set_aside_newer,
 )
 from engine.config import RunConfig, load_config
 from pipeline.config import Settings
-from pipeline.plan.augmentation import AUTO_OPS
+from pipeline.operations import SUITES, Level
 from pipeline.shards.index import open_index
 
 RUN: dict[str, Any] = {"seed": 0, "model.name": "vit", "optim.lr": 0.1, "engine.zero_stage": 0}
@@ -262,7 +263,7 @@ def test_another_list_of_operations_is_another_run_where_it_is_drawn_from(
 ) -> None:
     auto = "data.augment.auto={kind: randaugment}"
     before, plain = identity_of(toy, auto), identity_of(toy)
-    monkeypatch.setattr("engine.checkpoints.resume.AUTO_OPS", (*AUTO_OPS, "invert"))
+    monkeypatch.setitem(SUITES["randaugment"].levels, "grey", Level(lambda share: share))
     after = identity_of(toy, auto)
     assert [key for key in before if before[key] != after[key]] == ["data.augment.operations"]
     assert identity_of(toy) == plain
@@ -293,7 +294,7 @@ RECORDED = {
 
 def recorded_identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
     """Checkpoints with automatic augmentation did not record its operations, and are refused for that."""
-    operations = {} if config.data.augment.auto is None else {"data.augment.operations": list(AUTO_OPS)}
+    operations = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     values = config.model_dump(mode="json")
     return {
         **{key: values[key] for key in ("task", "seed", "schedule", "selection")},

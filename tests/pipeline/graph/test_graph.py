@@ -270,7 +270,7 @@ def test_the_gpu_graph_shows_the_images_of_the_cpu_graph(
 
 def test_a_graph_that_ends_early_gives_the_images_as_they_are_there(photos: ShardIndex) -> None:
     plain = photo_data(photos, route="resample_first")
-    augmented = photo_data(photos, augment=AugmentConfig(mixup=0.8, color_jitter=0.4))
+    augmented = photo_data(photos, route="resample_first", augment=AugmentConfig(mixup=0.8, color_jitter=0.4))
     plans = {data: train_planner(photos, settings).plan(3) for data, settings in (("plain", plain), ("all", augmented))}
     [(decoded, _)] = run_graph(photos, [plans["all"]], augmented, last_part="decode")
     [(mixed, _)] = run_graph(photos, [plans["all"]], augmented, last_part="augment")

@@ -144,8 +144,8 @@ def test_only_what_the_route_uses_enters_the_graph(photos: ShardIndex) -> None:
         data, training = photo_data(photos, "auto", **mix), crop != "centre"
         return set(input_names(GraphSettings(data, selection, crop, 8, 1, training=training)))
 
-    plain = {"encoded", "start", "shape", "sampling", "ids_keep"}
+    plain = {"encoded", "start", "shape", "planned", "sizes"}
     assert names(SelectionConfig(rule="random")) == plain
-    assert names(CONTRAST) == plain | {"noise"}
-    assert names(CONTRAST, mixup=0.8) == plain | {"noise", "partner"}
-    assert names(CONTRAST, "centre", mixup=0.8) == plain | {"noise"}
+    assert names(CONTRAST) == plain
+    assert names(CONTRAST, mixup=0.8) == plain | {"side", "partner"}
+    assert names(CONTRAST, "centre", mixup=0.8) == plain

@@ -8,15 +8,20 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_tables import samples
+from timm.data import auto_augment
 
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.plan.augmentation import AUTO_OPS, AugmentPlan, magnitude_of, order_positions
+from pipeline.operations import IDENTITY, OPERATION_NAMES, OPERATIONS, levels_of
+from pipeline.plan.augmentation import AugmentPlan, magnitude_of, order_positions
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig
 
 EVERYTHING = augmenting.EVERYTHING | {"repeats": 3}
 NAMES = [field.name for field in fields(AugmentPlan)]
+
+
+RAND = levels_of("randaugment")
 
 
 def data_config(**augment: Any) -> DataConfig:
@@ -51,8 +56,8 @@ def assert_same(got: StepPlan, want: StepPlan) -> None:
 @pytest.mark.parametrize(
     ("augment", "names"),
     [
-        ({"auto": {"kind": "randaugment", "num_ops": 3}}, ["auto_ops", "auto_bins", "auto_signs"]),
-        ({"auto": {"kind": "trivialaugment"}}, ["auto_ops", "auto_bins", "auto_signs"]),
+        ({"auto": {"kind": "randaugment", "num_ops": 3}}, ["auto_ops", "auto_magnitudes", "auto_values"]),
+        ({"auto": {"kind": "trivialaugment"}}, ["auto_ops", "auto_magnitudes", "auto_values"]),
         ({"color_jitter": 0.4}, ["jitter"]),
         ({"mixup": 0.8}, ["mix_labels", "mix_weights", "cut_boxes"]),
         ({"cutmix": 0.8}, ["mix_labels", "mix_weights", "cut_boxes"]),
@@ -85,8 +90,8 @@ def test_plans_have_the_stated_types_and_shapes() -> None:
     described = {name: (array.dtype.name, array.shape) for name, array in arrays_of(plan).items()}
     assert described == {
         "auto_ops": ("int32", (12, 2)),
-        "auto_bins": ("int32", (12, 2)),
-        "auto_signs": ("int32", (12, 2)),
+        "auto_magnitudes": ("float32", (12, 2)),
+        "auto_values": ("float32", (12, 2)),
         "mix_labels": ("int64", (12,)),
         "mix_weights": ("float32", (12,)),
         "cut_boxes": ("int32", (12, 4)),
@@ -129,44 +134,103 @@ def test_every_step_and_every_seed_has_its_own_choices() -> None:
 
 
 def test_randaugment_draws_every_operation_alike_with_magnitudes_around_its_own() -> None:
-    auto = {"kind": "randaugment", "num_ops": 3, "magnitude": 7, "magnitude_std": 0.5}
+    auto = {"kind": "randaugment", "num_ops": 3, "magnitude": 7, "magnitude_std": 0.5, "probability": 1.0}
     planned = [planner_of(4000, 2000, auto=auto).plan(step) for step in range(6)]
-    ops, bins, signs = (
-        np.concatenate([arrays_of(plan)[name] for plan in planned]) for name in ("auto_ops", "auto_bins", "auto_signs")
+    ops, magnitudes = (
+        np.concatenate([arrays_of(plan)[name] for plan in planned]) for name in ("auto_ops", "auto_magnitudes")
     )
-    counts = np.bincount(ops.reshape(-1), minlength=14)
-    assert reference.chi_square(counts, np.full(14, ops.size / 14)) < reference.chi_square_limit(13)
-    # A bin is a third of a magnitude, and rounding to it adds a twelfth of its square to the variance.
-    assert bins.mean() == pytest.approx(21, abs=0.05)
-    assert bins.std() == pytest.approx((1.5**2 + 1 / 12) ** 0.5, abs=0.03)
-    assert signs.mean() == pytest.approx(0.5, abs=0.02)
-    columns = np.concatenate([ops, bins, signs], axis=1)
-    assert np.abs(np.corrcoef(columns.T)[np.triu_indices(9, 1)]).max() < 4.5 / np.sqrt(len(columns))
+    names = list(levels_of("randaugment"))
+    assert len(names) == 15
+    counts = np.bincount(ops.reshape(-1), minlength=len(OPERATION_NAMES))
+    drawn = counts[[OPERATION_NAMES.index(name) for name in names]]
+    assert drawn.sum() == ops.size
+    assert reference.chi_square(drawn, np.full(15, ops.size / 15)) < reference.chi_square_limit(14)
+    assert np.abs(magnitudes).mean() == pytest.approx(7, abs=0.02)
+    assert np.abs(magnitudes).std() == pytest.approx(0.5, abs=0.01)
+    either_way = np.isin(ops, [OPERATION_NAMES.index(name) for name in names if RAND[name].goes_either_way])
+    assert (magnitudes[~either_way] > 0).all()
+    signs = magnitudes < 0
+    assert signs[either_way].mean() == pytest.approx(0.5, abs=0.02)
+    columns = np.concatenate([ops, np.abs(magnitudes), signs], axis=1)
+    beside = np.abs(np.corrcoef(columns.T)[np.triu_indices(9, 1)])
+    same_level = [(0, 6), (1, 7), (2, 8)]  # which operation it is says whether it goes either way
+    apart = [pair not in same_level for pair in zip(*np.triu_indices(9, 1), strict=True)]
+    assert beside[apart].max() < 4.5 / np.sqrt(len(columns))
 
 
-@pytest.mark.parametrize(("magnitude", "end"), [(0, 0), (9, 30), (10, 30)])
+@pytest.mark.parametrize("probability", [0.0, 0.5, 0.8])
+def test_each_operation_is_applied_with_its_chance(probability: float) -> None:
+    auto = {"kind": "randaugment", "probability": probability}
+    ops = arrays_of(planner_of(8000, 4000, auto=auto).plan(0))["auto_ops"]
+    share = (ops != IDENTITY).mean()
+    assert share == pytest.approx(probability, abs=4.5 * (probability * (1 - probability) / ops.size) ** 0.5)
+
+
+@pytest.mark.parametrize(("magnitude", "end"), [(0, 0), (9, 10), (10, 10)])
 def test_magnitudes_stay_within_0_and_10(magnitude: float, end: int) -> None:
     auto = {"kind": "randaugment", "magnitude": magnitude, "magnitude_std": 0.7}
-    bins = arrays_of(planner_of(4000, 2000, auto=auto).plan(0))["auto_bins"]
-    assert 0 <= bins.min() < bins.max() <= 30
-    assert end in bins
+    found = np.abs(arrays_of(planner_of(4000, 2000, auto=auto).plan(0))["auto_magnitudes"])
+    assert 0 <= found.min() < found.max() <= 10
+    assert end in found
     exact = {"kind": "randaugment", "magnitude": magnitude, "magnitude_std": 0}
-    assert (arrays_of(planner_of(auto=exact).plan(0))["auto_bins"] == 3 * magnitude).all()
+    np.testing.assert_allclose(np.abs(arrays_of(planner_of(auto=exact).plan(0))["auto_magnitudes"]), magnitude)
 
 
-def test_trivialaugment_draws_one_operation_of_any_magnitude() -> None:
-    arrays = arrays_of(planner_of(40_000, 20_000, auto={"kind": "trivialaugment"}).plan(0))
+@pytest.mark.parametrize(("kind", "num_ops"), [("trivialaugment", 14), ("threeaugment", 3)])
+def test_the_other_suites_draw_one_operation_of_any_magnitude(kind: str, num_ops: int) -> None:
+    arrays = arrays_of(planner_of(40_000, 20_000, auto={"kind": kind}).plan(0))
     assert arrays["auto_ops"].shape == (20_000, 1)
-    for name, size in (("auto_ops", len(AUTO_OPS)), ("auto_bins", 31), ("auto_signs", 2)):
-        counts = np.bincount(arrays[name][:, 0], minlength=size)
-        assert reference.chi_square(counts, np.full(size, 20_000 / size)) < reference.chi_square_limit(size - 1)
+    places = [OPERATION_NAMES.index(name) for name in levels_of(kind)]
+    assert len(places) == num_ops
+    bins = np.round(np.abs(arrays["auto_magnitudes"]) * 3).astype(int)
+    for counts in (np.bincount(arrays["auto_ops"][:, 0])[places], np.bincount(bins[:, 0])[1:30]):
+        expected = np.full(len(counts), counts.sum() / len(counts))
+        assert reference.chi_square(counts, expected) < reference.chi_square_limit(len(counts) - 1)
+
+
+TIMM_LEVELS = {
+    "rotate": auto_augment._rotate_level_to_arg,
+    "shear_x": auto_augment._shear_level_to_arg,
+    "translate_y": auto_augment._translate_rel_level_to_arg,
+    "posterize": auto_augment._posterize_increasing_level_to_arg,
+    "solarize": auto_augment._solarize_increasing_level_to_arg,
+    "solarize_add": auto_augment._solarize_add_level_to_arg,
+    "color": auto_augment._enhance_increasing_level_to_arg,
+}
+
+
+@pytest.mark.parametrize("name", TIMM_LEVELS)
+def test_a_magnitude_is_worth_what_it_is_worth_in_timm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for negated in (False, True):
+        monkeypatch.setattr(
+            auto_augment, "_randomly_negate", lambda value, negated=negated: -value if negated else value
+        )
+        for magnitude in np.linspace(0, 10, 41):
+            (want,) = TIMM_LEVELS[name](float(magnitude), {})
+            share = magnitude / 10 * (-1 if negated and RAND[name].goes_either_way else 1)
+            assert RAND[name].value(np.array([share]))[0] == pytest.approx(want), magnitude
+
+
+def test_the_suite_is_timms_increasing_one_in_its_order() -> None:
+    theirs = [OPERATIONS[name].timm for name in levels_of("randaugment")]
+    assert theirs == auto_augment._RAND_INCREASING_TRANSFORMS
+
+
+def test_without_increasing_the_values_are_timms_without_inc1() -> None:
+    plain = levels_of("randaugment", increasing=False)
+    assert list(plain) == list(levels_of("randaugment"))
+    for magnitude in (0.0, 3.3, 9.0, 10.0):
+        share = np.array([magnitude / 10])
+        assert plain["posterize"].value(share) == auto_augment._posterize_level_to_arg(magnitude, {})[0]
+        assert plain["solarize"].value(share) == auto_augment._solarize_level_to_arg(magnitude, {})[0]
+        assert plain["color"].value(share) == pytest.approx(auto_augment._enhance_level_to_arg(magnitude, {})[0])
+    assert not plain["color"].goes_either_way
 
 
 def test_magnitudes_are_told_as_people_know_them() -> None:
-    assert magnitude_of("rotate", 27, 0) == pytest.approx(9)
-    assert magnitude_of("rotate", 30, 1) == -10
-    assert magnitude_of("posterize", 15, 1) == 5
-    assert magnitude_of("equalize", 15, 1) is None
+    assert magnitude_of("rotate", 9.0) == pytest.approx(9)
+    assert magnitude_of("rotate", -10.0) == -10
+    assert magnitude_of("equalize", 5.0) is None
 
 
 def test_jitter_factors_are_spread_evenly_around_1() -> None:
