@@ -8,8 +8,9 @@ already there, and of both together; which of them limits; and what time the sch
 Shapes are warmed up first, and the stages are measured in turn, several times over. Images are read in the order of
 training, so a data set that fits into memory is read from there after its first pass, as in training.
 
-The loader is split as ``tools/profile/loader.py`` tells. A training step is split into forward, backward and optimizer,
-and in further steps under torch's profiler the exchange between ranks is found, which lies within these three.
+The loader is split as ``tools/profile/loader.py`` tells, which also says what processor time is counted. A training
+step is split into forward, backward and optimizer, and in further steps under torch's profiler the exchange between
+ranks is found, which lies within these three.
 
 Exit codes: 0 done; 2 an input that cannot be used; 3 an image that cannot be decoded or a shard that changed (one line
 on stderr says which); 1 anything else.

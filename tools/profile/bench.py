@@ -9,7 +9,7 @@ import math
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -35,9 +35,8 @@ from pipeline.graph.graph import GraphSettings, LastPart
 from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
-from pipeline.selection.config import open_scores
 from pipeline.selection.snapshots import fixed_board
-from tools.profile.loader import time_loader_until
+from tools.profile.loader import LoaderTimes, time_loader, time_loader_until
 from tools.profile.trace import chrome_trace, communication_s, profiled
 
 _PROFILED_STEPS = 2  # at a time; torch's profiler slows them down a little
@@ -100,14 +99,13 @@ class Bench:
     def __init__(self, prepared: Prepared, world: World, *, trains: bool) -> None:
         self._prepared, self._world = prepared, world
         self._next_step = 0  # every measurement goes on in the data where the one before it stopped
+        self._loaded_from = 0  # where the last measurement of the loader began
         config, model = prepared.config, prepared.model
         self._board = None
-        snapshot = None
         if config.selection.needs_model:
             # The model is fresh, so this is what the first batches of a run are selected by.
             snapshot = take_snapshot(model.encoder if isinstance(model, MaskedAutoencoder) else model, 0)
             self._board = fixed_board(snapshot)
-        self._scores = open_scores(config.selection, config.data.grid_size, snapshot=snapshot, seed=config.seed)
         self._average: WeightAverage | None = None
         if trains:
             model = model.to(world.device)
@@ -118,18 +116,27 @@ class Bench:
             # One batch thousands of times over must not lead the weights anywhere; a step costs the same at rate 0.
             set_learning_rate(self._engine.optimizer, 0.0)
 
-    def time_loader(self, stage: Stage, num_steps: int) -> tuple[float, Batch]:
-        """Seconds in which the slowest rank gets its batches of so many steps, and the last of them."""
-        num_passes = self._num_passes(stage)
+    def time_loader(self, stage: Stage, num_steps: int) -> LoaderTimes:
+        """What the loader takes for so many steps: the time of the slowest rank, processor times as ranks' means."""
+        num_passes, self._loaded_from = self._num_passes(stage), self._next_step
         with self._open(stage, num_steps) as loader:
-            batches = read_batches(loader)
-            for _ in range(self._warmup_steps(stage) * num_passes):
-                batch = next(batches)
-            start = time.perf_counter()
-            for _ in range(num_steps * num_passes):
-                batch = next(batches)
-            elapsed_s = time.perf_counter() - start
-        return self._slowest(elapsed_s), batch.to(self._world.device)
+            num_warmup = self._warmup_steps(stage) * num_passes
+            found = time_loader(loader, read_batches(loader), num_warmup, num_steps * num_passes)
+        return LoaderTimes(
+            self._slowest(found.elapsed_s),
+            self._mean(found.cpu_ms_per_image),
+            self._mean(found.thread_us_per_image),
+            found.last.to(self._world.device),
+        )
+
+    def decode_cpu_ms_per_image(self, stage: Stage, num_steps: int) -> float:
+        """Processor time of the whole process for an image, of a loader that ends after decoding; the ranks' mean.
+
+        It decodes the crops of the ``time_loader`` before it.
+        """
+        self._next_step = self._loaded_from
+        cpu_s = self._until("decode", stage, num_steps, time.process_time)
+        return self._mean(1000 * cpu_s * self._world.size / (num_steps * self._prepared.config.train.global_batch_size))
 
     def time_loader_until(self, last_part: LastPart | None, stage: Stage, num_steps: int) -> float:
         """Seconds in which the slowest rank makes its batches of so many steps, no further than to a part of the work.
@@ -137,19 +144,21 @@ class Bench:
         Args:
             last_part: None: the files are read, and that is all.
         """
+        return self._slowest(self._until(last_part, stage, num_steps, time.perf_counter))
+
+    def _until(self, last_part: LastPart | None, stage: Stage, num_steps: int, clock: Callable[[], float]) -> float:
         prepared = self._prepared
         settings = replace(self.loader_settings, batch_size=prepared.plan.micro_batches.size(stage.num_kept))
         dist.barrier()
-        elapsed_s = time_loader_until(
+        return time_loader_until(
             last_part,
             self._plans(stage, num_steps),
             num_steps * self._num_passes(stage),
             index=prepared.train_index,
             settings=settings,
             substitutes=prepared.planner if prepared.config.data.on_bad_sample == "skip" else None,
-            scorer=self._scores,
+            clock=clock,
         )
-        return self._slowest(elapsed_s)
 
     def time_steps(self, batch: Batch, num_steps: int) -> tuple[float, dict[str, float]]:
         """Seconds of so many training steps on one batch on the slowest rank, and this rank's seconds by part."""
@@ -165,7 +174,7 @@ class Bench:
         with profiled(self._world.device) as recorded:
             self._train(itertools.repeat(batch), _PROFILED_STEPS, batch.plan.stage)
         taken_s = communication_s(recorded, self._world.device) / _PROFILED_STEPS
-        return self._reduced(taken_s, dist.ReduceOp.SUM) / self._world.size
+        return self._mean(taken_s)
 
     def trace(self, stage: Stage, batch: Batch | None) -> dict[str, Any]:
         """The first rank's Chrome trace of a few steps and of its loader, or of steps on one ``batch`` alone."""
@@ -188,7 +197,7 @@ class Bench:
             waited_before_s = loader.wait_s
             elapsed_s, _ = self._train(batches, num_steps, stage)
             wait_share = (loader.wait_s - waited_before_s) / elapsed_s
-        return self._slowest(elapsed_s), self._reduced(wait_share, dist.ReduceOp.SUM) / self._world.size
+        return self._slowest(elapsed_s), self._mean(wait_share)
 
     def peak_memory_bytes(self) -> int:
         """Main memory of the rank that has needed most so far."""
@@ -279,6 +288,9 @@ class Bench:
 
     def _slowest(self, elapsed_s: float) -> float:
         return self._reduced(elapsed_s, dist.ReduceOp.MAX)
+
+    def _mean(self, value: float) -> float:
+        return self._reduced(value, dist.ReduceOp.SUM) / self._world.size
 
     def _reduced(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
         tensor = torch.tensor(value, dtype=torch.float64, device=self._world.device)

@@ -17,13 +17,15 @@ out below nothing by as much as repeats differ, while all parts add up to the ti
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from engine.bad_data import DataError
+from pipeline.batch import Batch
 from pipeline.graph.augmentation import input_names
 from pipeline.graph.bad_samples import BadSampleError, Planner, RowReader, Rows
 from pipeline.graph.decoded import DecodedRows
-from pipeline.graph.graph import GraphSettings, LastPart, Scorer, SourceArrays, build_graph
+from pipeline.graph.graph import GraphSettings, LastPart, SourceArrays, build_graph
+from pipeline.loader import PatchLoader, Work
 from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex, StaleIndexError
 from pipeline.shards.reader import SampleReader
@@ -31,9 +33,49 @@ from pipeline.shards.reader import SampleReader
 _WARMUP_BATCHES = 3  # two that DALI has ready, and one
 
 
+@dataclass(frozen=True)
+class LoaderTimes:
+    """What a run's loader took to make some batches while nothing held it up.
+
+    Attributes:
+        elapsed_s: until the last one was there.
+        cpu_ms_per_image: processor time of the whole process for an image, all threads.
+        thread_us_per_image: that of the loader's own thread, in microseconds.
+        last: the last batch.
+    """
+
+    elapsed_s: float
+    cpu_ms_per_image: float
+    thread_us_per_image: float
+    last: Batch
+
+
+def time_loader(loader: PatchLoader, batches: Iterator[Batch], num_warmup: int, num_batches: int) -> LoaderTimes:
+    """Take batches from a loader as fast as it makes them. Nothing else may run in the process.
+
+    Args:
+        batches: of the loader. num_warmup: batches after which what it had ready at the start is used up.
+    """
+    for _ in range(num_warmup):
+        batch = next(batches)
+    work, cpu_s, start = loader.work, time.process_time(), time.perf_counter()
+    num_images = 0
+    for _ in range(num_batches):
+        batch = next(batches)
+        num_images += batch.num_images
+    elapsed_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu_s
+    done = loader.work
+    if done.num_images == work.num_images:  # too few batches: all of them were ready
+        work = Work(0, 0.0)
+    # The thread's images are its own: it is ahead of those who take the batches, by now more or less than before.
+    thread_s_per_image = (done.thread_cpu_s - work.thread_cpu_s) / (done.num_images - work.num_images)
+    return LoaderTimes(elapsed_s, 1e3 * cpu_s / num_images, 1e6 * thread_s_per_image, batch)
+
+
 def augments(settings: GraphSettings) -> bool:
     """Whether there is anything between flip and selection."""
-    return settings.augments and bool(input_names(settings.data.augment, settings.device_id is not None))
+    augment = settings.data.augment
+    return settings.augments and (augment.auto is not None or bool(input_names(augment)))
 
 
 def time_loader_until(
@@ -44,14 +86,15 @@ def time_loader_until(
     index: ShardIndex,
     settings: GraphSettings,
     substitutes: Planner | None,
-    scorer: Scorer | None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Seconds in which a loader without a thread of its own makes so many batches, once its first ones are used up.
 
     Args:
         last_part: where its graph ends; None: it has none, and reads only.
         settings: of the run's own loader.
-        substitutes, scorer: as for ``RowReader`` and ``build_graph``.
+        substitutes: as for ``RowReader``.
+        clock: that counts them; ``time.process_time`` counts those that all threads have worked.
 
     Raises:
         DataError: an image or a shard that cannot be used.
@@ -70,12 +113,12 @@ def time_loader_until(
         def make_batch() -> Callable[[], object]:
             if last_part is None:
                 return lambda: source(0)
-            return build_graph(source, settings, scorer).run
+            return build_graph(source, settings).run
 
         try:
             while True:
                 try:
-                    return _time(make_batch(), num_batches)
+                    return _time(make_batch(), num_batches, clock)
                 except RuntimeError:
                     # As the run's loader does: once the rows that cannot be decoded are known they are left out.
                     if not any(rows.examine(one) for one in recent):
@@ -84,10 +127,10 @@ def time_loader_until(
             raise DataError(str(error)) from error
 
 
-def _time(make_batch: Callable[[], object], num_batches: int) -> float:
+def _time(make_batch: Callable[[], object], num_batches: int, clock: Callable[[], float]) -> float:
     for _ in range(_WARMUP_BATCHES):
         make_batch()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(num_batches):
         make_batch()
-    return time.perf_counter() - start
+    return clock() - start

@@ -36,6 +36,8 @@ class Repeats:
     """What was measured of a stage, repeat by repeat. Rates are images per second over all ranks."""
 
     loader: list[float] = field(default_factory=list)
+    loader_thread_us: list[float] = field(default_factory=list)  # processor time for an image, as the next one
+    behind_decode_ms: list[float] = field(default_factory=list)
     step: list[float] = field(default_factory=list)
     both: list[float] = field(default_factory=list)
     parts_ms: list[dict[str, float]] = field(default_factory=list)
@@ -74,12 +76,14 @@ class Measured:
             forward_ms=found.part_ms("forward"),
             backward_ms=found.part_ms("backward"),
             optimizer_ms=found.part_ms("optimizer"),
-            communication_ms=statistics.median(found.communication_ms) if found.communication_ms else None,
+            communication_ms=_median(found.communication_ms),
             loader_parts=None if unselected is None else self._loader_parts(unselected, global_batch_size),
-            loader_wait_share=statistics.median(found.wait_shares) if found.wait_shares else None,
+            loader_wait_share=_median(found.wait_shares),
             bytes_per_image=self.batch.num_bytes / self.batch.num_images,
             flops_per_image=flops,
             peak_device_memory_bytes=found.peak_device_memory_bytes,
+            loader_thread_us_per_image=_median(found.loader_thread_us),
+            behind_decode_cpu_ms_per_image=_median(found.behind_decode_ms),
         )
 
     def _loader_parts(self, unselected: "Unselected", global_batch_size: int) -> LoaderParts:
@@ -168,7 +172,8 @@ def profile_run(
 
 def _warmed_up(bench: Bench, stage: Stage, share: float, *, trains: bool, seconds: float) -> Measured:
     """A stage whose shapes have all been seen once, with the numbers of steps that take about ``seconds``."""
-    loader_s, batch = bench.time_loader(stage, _MIN_STEPS)
+    loaded = bench.time_loader(stage, _MIN_STEPS)
+    loader_s, batch = loaded.elapsed_s, loaded.last
     step_s = 0.0
     if trains:
         bench.time_steps(batch, _MIN_STEPS)
@@ -183,11 +188,19 @@ def _steps_in(seconds: float, taken_s: float) -> int:
     return max(_MIN_STEPS, math.ceil(seconds * _MIN_STEPS / taken_s)) if taken_s else _MIN_STEPS
 
 
+def _median(repeats: list[float]) -> float | None:
+    """None where nothing was measured."""
+    return statistics.median(repeats) if repeats else None
+
+
 def _measure(bench: Bench, measured: Measured, global_batch_size: int, *, loads: bool, trains: bool) -> None:
     found = measured.repeats
     if loads:
-        loader_s, _ = bench.time_loader(measured.stage, measured.loader_steps)
-        found.loader.append(measured.loader_steps * global_batch_size / loader_s)
+        loaded = bench.time_loader(measured.stage, measured.loader_steps)
+        decode_ms = bench.decode_cpu_ms_per_image(measured.stage, measured.loader_steps)
+        found.loader.append(measured.loader_steps * global_batch_size / loaded.elapsed_s)
+        found.loader_thread_us.append(loaded.thread_us_per_image)
+        found.behind_decode_ms.append(loaded.cpu_ms_per_image - decode_ms)
         selected_s = bench.time_loader_until("select", measured.stage, measured.loader_steps)
         found.selected_ms.append(1000 * selected_s / measured.loader_steps)
     if trains:

@@ -61,6 +61,12 @@ class StageProfile:
         bytes_per_image: that cross to the training device.
         flops_per_image: of a training step, without a decoder's.
         peak_device_memory_bytes: of the GPU that needed most; None on a CPU.
+        loader_thread_us_per_image: microseconds of processor time that the loader's own thread takes for an image while
+            nothing holds it up, the mean over the ranks. However many cores there are, a rank's loader makes no more
+            than 1e6 over this images per second.
+        behind_decode_cpu_ms_per_image: milliseconds of processor time for an image, of all threads of the process while
+            nothing but the loader runs in it, less those of a loader that decodes the same crops and ends there; the
+            mean over the ranks. Where the graph resizes the whole image, that is part of its decoding.
     """
 
     keep_rate: float
@@ -78,6 +84,8 @@ class StageProfile:
     bytes_per_image: float
     flops_per_image: int
     peak_device_memory_bytes: int | None
+    loader_thread_us_per_image: float | None = None
+    behind_decode_cpu_ms_per_image: float | None = None
 
     @property
     def limited_by(self) -> Side | None:
@@ -166,11 +174,12 @@ class Profile:
             rates[f"{name}_images_per_s_range"] = None if rate is None else [rate.low, rate.high]
         names = ("forward_ms", "backward_ms", "optimizer_ms", "communication_ms", "loader_wait_share")
         costs = ("bytes_per_image", "flops_per_image", "peak_device_memory_bytes", "limited_by")
+        times = ("loader_thread_us_per_image", "behind_decode_cpu_ms_per_image")
         return {
             **{name: getattr(stage, name) for name in ("keep_rate", "num_kept", "share")},
             **rates,
             **{part.name: getattr(stage.loader_parts, part.name, None) for part in fields(LoaderParts)},
-            **{name: getattr(stage, name) for name in (*names, *costs)},
+            **{name: getattr(stage, name) for name in (*names, *costs, *times)},
             "matmul_share": self.matmul_share(stage),
         }
 
@@ -194,9 +203,10 @@ def describe(profile: Profile) -> str:
         f"{profile.name} on {profile.world_size} rank(s): images/s, medians (± half of the repeats' range)",
         "",
         f"{'keep rate':>9} {'num_kept':>9} {'share':>7} {'loader':>16} {'step':>16} {'both':>16} {'limited by':>11} "
-        f"{'wait':>6} {'bytes/image':>12} {'MFLOPs/image':>13} {'of matmul':>10}",
+        f"{'wait':>6} {'bytes/image':>12} {'MFLOPs/image':>13} {'of matmul':>10} {'thread us':>10} {'behind ms':>10}",
         *(_row(profile, stage) for stage in profile.stages),
         "",
+        "thread, behind: the loader's processor time an image, of its own thread and of all threads behind decoding",
         "milliseconds of a step: the loader's parts, which work at the same time, and those of the training step",
         "",
         f"{'keep rate':>9} {'read':>8} {'decode':>8} {'augment':>8} {'select':>8} {'copy':>8} "
@@ -212,7 +222,8 @@ def _row(profile: Profile, stage: StageProfile) -> str:
         f"{stage.keep_rate:>9.4g} {stage.num_kept:>9} {stage.share:>7.1%} {_shown(stage.loader):>16} "
         f"{_shown(stage.step):>16} {_shown(stage.end_to_end):>16} {stage.limited_by or '-':>11} "
         f"{_percent(stage.loader_wait_share):>6} {stage.bytes_per_image:>12,.0f} {stage.flops_per_image / 1e6:>13,.1f} "
-        f"{_percent(profile.matmul_share(stage)):>10}"
+        f"{_percent(profile.matmul_share(stage)):>10} {_ms(stage.loader_thread_us_per_image):>10} "
+        f"{_ms(stage.behind_decode_cpu_ms_per_image, 2):>10}"
     )
 
 
@@ -228,8 +239,8 @@ def _shown(rate: Rate | None) -> str:
     return "-" if rate is None else f"{rate.median:.0f} (±{rate.spread / 2:.0f})"
 
 
-def _ms(part: float | None) -> str:
-    return "-" if part is None else f"{part:.1f}"
+def _ms(part: float | None, digits: int = 1) -> str:
+    return "-" if part is None else f"{part:.{digits}f}"
 
 
 def _percent(share: float | None) -> str:

@@ -40,7 +40,6 @@ def seconds(index: ShardIndex, last_part: LastPart | None, substitutes: TrainPla
         index=index,
         settings=of_graph,
         substitutes=planner if substitutes else None,
-        scorer=None,
     )
 
 

@@ -1,5 +1,6 @@
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,20 @@ def test_the_table_splits_the_loader_and_the_step() -> None:
     assert parts(100, None, None).split() == ["0.5", "1.0", "5.0", "0.0", "0.5", "0.2", "|", "-", "-", "-", "-"]
 
 
+def test_the_table_and_the_json_tell_the_loaders_processor_time() -> None:
+    told = replace(
+        stage(0.5, 9, 1, 100, None, None), loader_thread_us_per_image=21.44, behind_decode_cpu_ms_per_image=0.256
+    )
+    (row,) = [
+        line for line in describe(profile(told)).splitlines() if line.strip().startswith("0.5") and " | " not in line
+    ]
+    assert row.split()[-2:] == ["21.4", "0.26"]
+    (one,) = profile(told).as_json()["stages"]
+    assert (one["loader_thread_us_per_image"], one["behind_decode_cpu_ms_per_image"]) == (21.44, 0.256)
+    (none,) = profile(stage(0.5, 9, 1, None, 100, None)).as_json()["stages"]
+    assert (none["loader_thread_us_per_image"], none["behind_decode_cpu_ms_per_image"]) == (None, None)
+
+
 def test_full_patches_are_profiled_once_and_only_where_they_may_be() -> None:
     def kept(rate: float, full_patches: bool) -> list[tuple[int, float]]:
         schedule = PatchSchedule(ScheduleConfig(kind="constant", keep_rate=rate), 19, 10, 5, 4)
@@ -209,6 +224,8 @@ def test_a_profile_of_the_toy_run_is_consistent(config: Path, tmp_path: Path) ->
         assert sum(parts) == pytest.approx(1000 * 16 / one["loader_images_per_s"])
         assert parts[:3] == [stages[0][f"{part}_ms"] for part in ("read", "decode", "augment")]
         assert parts[0] > 0
+        assert one["loader_thread_us_per_image"] > 0
+        assert isinstance(one["behind_decode_cpu_ms_per_image"], float)
     full = stages[-1]["end_to_end_images_per_s"]
     times = [one["share"] * full / one["end_to_end_images_per_s"] for one in stages]
     assert result["schedule_time_ratio"] == pytest.approx(sum(times))
@@ -233,6 +250,7 @@ def test_ranks_see_the_time_of_their_exchange_within_the_step(config: Path, tmp_
     (one,) = json.loads((tmp_path / "p.json").read_text())["stages"]
     assert one["communication_ms"] > 0
     assert one["read_ms"] is None
+    assert one["loader_thread_us_per_image"] is None
     names = {event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
     assert any(name.startswith("gloo:") for name in names)
 
