@@ -9,9 +9,9 @@ from pathlib import Path
 from engine.command_line import Parser
 
 
-def add_picture_argument(parser: Parser, text: str) -> None:
+def add_picture_argument(parser: Parser, text: str, name: str = "--png") -> None:
     """``--png FILE``, checked before anything is computed."""
-    parser.add_argument("--png", type=_picture, metavar="FILE", help=text)
+    parser.add_argument(name, type=_picture, metavar="FILE", help=text)
 
 
 def _picture(name: str) -> Path:

@@ -12,6 +12,7 @@ from pixels import full_images
 from engine.config import load_config
 from engine.run_plan import build_schedule
 from pipeline.loader import PatchLoader, train_plans
+from pipeline.operations import IDENTITY, OPERATION_NAMES
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.patches import patchify
 from pipeline.shards.index import open_index
@@ -76,7 +77,10 @@ def test_json_tells_what_is_planned_beyond_crop_and_flip(capsys: pytest.CaptureF
     assert plan is not None
     for row, sample in enumerate(samples):
         assert list(sample) == ["key", "shard", "label", "crop", "flip", "augment", "mix", "erase"]
-        assert [sorted(op) for op in sample["augment"]] == [["magnitude", "op"]] * 2
+        assert plan.auto_ops is not None
+        applied = [OPERATION_NAMES[op] for op in plan.auto_ops[row] if op != IDENTITY]
+        assert [op["op"] for op in sample["augment"]] == applied
+        assert all(sorted(op) == ["magnitude", "op"] for op in sample["augment"])
         assert all(op["magnitude"] is None or 4 < abs(op["magnitude"]) <= 10 for op in sample["augment"])
         assert plan.mix_weights is not None
         assert plan.mix_labels is not None
@@ -248,3 +252,19 @@ def test_the_command_exits_with_the_code(config: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --step 99")
+
+
+def test_the_picture_of_the_operations_has_each_of_them(config: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "operations.png"
+    on = ["--set", "data.augment.auto={kind: trivialaugment}", "--operations", str(picture)]
+    assert main(["--config", str(config), "--step", "2", *on]) == 0
+    drawn = np.asarray(Image.open(picture).convert("RGB"))
+    assert drawn.shape[0] > 500
+    assert drawn.std() > 20
+
+
+def test_without_automatic_augmentation_there_are_no_operations_to_draw(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(config), "--step", "2", "--operations", str(tmp_path / "x.png")]) == 2
+    assert "give --set 'data.augment.auto={kind: randaugment}'" in capsys.readouterr().err

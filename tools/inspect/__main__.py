@@ -24,6 +24,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--world", type=int, default=1, help="number of ranks (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the plan for programs")
     add_picture_argument(parser, "draw the images, dropped patches greyed out")
+    add_picture_argument(parser, "draw the first image under every operation of data.augment.auto", name="--operations")
     return parser.parse_args(arguments)
 
 
@@ -36,6 +37,10 @@ def _shown(arguments: Sequence[str] | None) -> str:
         names = class_names(shown.index)
         labels = [row_label(shown.plan, row, names) for row in range(shown.plan.num_rows)]
         draw(shown.planner, shown.plan, shown.title(), labels, options.png)
+    if options.operations is not None:
+        from tools.inspect.operations import draw_operations
+
+        draw_operations(shown.planner, shown.plan, f"{shown.config.name}, step {shown.plan.step}", options.operations)
     return json.dumps(shown.as_json(), indent=2) if options.json else describe(shown)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.run_plan import build_schedule
-from pipeline.plan.augmentation import AUTO_OPS, AugmentPlan, magnitude_of
+from pipeline.operations import IDENTITY, OPERATION_NAMES
+from pipeline.plan.augmentation import AugmentPlan, magnitude_of
 from pipeline.plan.mixing import partners
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.shards.index import ShardIndex, open_index
@@ -93,12 +94,10 @@ def planned_augmentation(plan: StepPlan, index: ShardIndex) -> list[dict[str, An
     keys = [index.key(sample_id) for sample_id in plan.sample_ids]
     partner = partners(plan.first_row, plan.num_rows)
     for row, shown in enumerate(rows):
-        if planned.auto_ops is not None and planned.auto_bins is not None and planned.auto_signs is not None:
-            chosen = zip(planned.auto_ops[row], planned.auto_bins[row], planned.auto_signs[row], strict=True)
-            shown["augment"] = [
-                {"op": AUTO_OPS[op], "magnitude": magnitude_of(AUTO_OPS[op], int(strength), int(sign))}
-                for op, strength, sign in chosen
-            ]
+        if planned.auto_ops is not None and planned.auto_magnitudes is not None:
+            chosen = zip(planned.auto_ops[row], planned.auto_magnitudes[row], strict=True)
+            applied = [(OPERATION_NAMES[op], magnitude) for op, magnitude in chosen if op != IDENTITY]
+            shown["augment"] = [{"op": op, "magnitude": magnitude_of(op, magnitude)} for op, magnitude in applied]
         if planned.jitter is not None:
             names = ("brightness", "contrast", "saturation")
             shown["jitter"] = dict(zip(names, planned.jitter[row].tolist(), strict=True))

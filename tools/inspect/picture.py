@@ -37,14 +37,15 @@ def draw(planner: TrainPlanner, plan: StepPlan, title: str, labels: list[str], p
     shown = plan.rows(0, min(plan.num_rows, MAX_IMAGES))
     planner = replace(planner, data=planner.data.model_copy(update={"device": "cpu"}))
     everything = replace(shown, stage=Stage(1.0, planner.data.num_patches))
-    batch, full = _load(planner, shown), _load(planner, everything)
+    batch, full = load(planner, shown), load(planner, everything)
     images = greyed_out(full.patches.numpy(), batch.patches.numpy(), batch.ids_keep.numpy(), planner.data.patch_size)
     if shown.num_rows < plan.num_rows:
         title += f" (the first {shown.num_rows} of {plan.num_rows} images)"
-    _save(images, title, labels[: shown.num_rows], path)
+    save_sheet(images, title, labels[: shown.num_rows], path)
 
 
-def _load(planner: TrainPlanner, plan: StepPlan) -> Batch:
+def load(planner: TrainPlanner, plan: StepPlan) -> Batch:
+    """A plan carried out on the CPU."""
     num_threads = len(os.sched_getaffinity(0))
     with PatchLoader(planner, iter([plan]), batch_size=plan.num_rows, num_threads=num_threads) as loader:
         return next(loader)
@@ -69,7 +70,8 @@ def greyed_out(full: Pixels, kept: Pixels, ids_keep: npt.NDArray[np.int32], patc
     return unpatchify(patches, patch_size)
 
 
-def _save(images: Pixels, title: str, labels: list[str], path: Path) -> None:
+def save_sheet(images: Pixels, title: str, labels: list[str], path: Path) -> None:
+    """Images uint8 [B, S, S, 3] with a text under each, as a PNG file. Raises OSError where it cannot be written."""
     matplotlib.use("Agg")  # draws into files, without a display
     from matplotlib import pyplot
 
