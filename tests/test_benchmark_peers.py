@@ -191,8 +191,8 @@ def test_the_faster_of_two_is_what_we_are_compared_with() -> None:
     [found] = loader.ratios(lines)
     assert (found["over"], found["which_is"]) == ("timm, recipe", "timm, WebDataset, recipe without mixup")
     assert found["ratio"]["values"] == [3.0, 3.0, 3.0]
-    assert found["target"] is None
-    assert loader.describe_ratios([found]).endswith("over timm, WebDataset, recipe without mixup: 3.00 (3.00 to 3.00)")
+    assert found["target"] == contenders.TARGETS["ours, random, recipe, keep 0.2", "timm, recipe"]
+    assert "over timm, WebDataset, recipe without mixup: 3.00 (3.00 to 3.00)" in loader.describe_ratios([found])
 
 
 def test_other_shards_than_drawn_ones_are_taken_as_they_are(tmp_path: Path) -> None:
