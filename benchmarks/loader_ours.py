@@ -13,6 +13,7 @@ from nvidia.dali import fn, pipeline_def, types
 from benchmarks.loader_peers import Batches, Setting
 from pipeline.config import DataConfig
 from pipeline.graph import nodes
+from pipeline.graph.workers import kept_to_cores
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner
@@ -117,7 +118,8 @@ class Part:
         plans = train_plans(planner, first_step=0, stop_step=_MANY_STEPS, micro_batch_size=setting.batch_size)
         with SampleReader(index) as reader:
             pipeline = self.graph((arrays[: self.num_inputs] for arrays in part_source(plans, reader)), setting)
-            pipeline.build()
+            with kept_to_cores(setting.workers):  # as the loader does
+                pipeline.build()
             yield _outputs(pipeline, self.ends, setting.batch_size)
 
     def graph(self, source: Iterator[tuple[list[np.ndarray], ...]], setting: Setting) -> Any:

@@ -18,6 +18,7 @@ from pipeline.graph import nodes
 from pipeline.graph.bad_samples import RowReader, Rows, failing_rows
 from pipeline.graph.graph import GraphSettings, SourceArrays, row_sizes, source_arrays, window_corners
 from pipeline.graph.pixel_cache import PixelCache
+from pipeline.graph.workers import kept_to_cores
 from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex
 
@@ -75,7 +76,8 @@ class ImageDecoder:
             return nodes.decode_window(encoded, *corners)
 
         pipeline = graph()
-        pipeline.build()
+        with kept_to_cores(self._num_threads):
+            pipeline.build()
         return pipeline
 
 

@@ -15,6 +15,7 @@ from pipeline.graph import augmentation, compiled, nodes
 from pipeline.graph.kernels.patches import WHOLE_FROM
 from pipeline.graph.route import route_of
 from pipeline.graph.rows import Choice, kernel_rows, looks_at_all, mixing_of
+from pipeline.graph.workers import kept_to_cores
 from pipeline.plan.step import CropKind, Samples, StepPlan
 from pipeline.selection.config import SelectionConfig, select
 
@@ -229,7 +230,8 @@ def _windows(
 def build_graph(source: Callable[[int], SourceArrays], settings: GraphSettings) -> Pipeline:
     """The graph of ``define_graph``, ready to run."""
     pipeline = define_graph(source, settings)
-    pipeline.build()
+    with kept_to_cores(settings.num_threads):
+        pipeline.build()
     return pipeline
 
 
