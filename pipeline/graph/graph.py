@@ -14,7 +14,7 @@ from pipeline.config import DataConfig
 from pipeline.graph import augmentation, compiled, nodes
 from pipeline.graph.kernels.patches import WHOLE_FROM
 from pipeline.graph.route import route_of
-from pipeline.graph.rows import Choice, kernel_rows, looks_at_all, mixing_of
+from pipeline.graph.rows import Choice, Mixing, kernel_rows, looks_at_all, mixing_of
 from pipeline.graph.workers import kept_to_cores
 from pipeline.plan.step import CropKind, Samples, StepPlan
 from pipeline.selection.config import SelectionConfig, select
@@ -145,9 +145,10 @@ def source_arrays(plan: StepPlan, images: list[np.ndarray], settings: GraphSetti
         if settings.selects_first:
             given = 0 if settings.decoded else start  # where what the graph has of the image begins
             crops = regions, np.concatenate([start - given, stop - given], axis=1)
-        arrays["planned"] = kernel_rows(plan, settings.data, crops, _choice(plan, settings))
-        arrays["partner"] = mixing_of(plan)[0].astype(np.int32)
-        arrays["side"] = _sides(plan, settings) if settings.makes_wholes else []
+        mixing = mixing_of(plan)
+        arrays["planned"] = kernel_rows(plan, settings.data, crops, _choice(plan, settings), mixing)
+        arrays["partner"] = mixing[0].astype(np.int32)
+        arrays["side"] = _sides(plan, settings, mixing) if settings.makes_wholes else []
         arrays["sizes"] = np.empty((plan.num_rows, *_num_patches(plan, settings), 0), np.uint8)
     return tuple(arrays[name] for name in names)
 
@@ -178,7 +179,7 @@ def planned_ids(plan: StepPlan, settings: GraphSettings) -> np.ndarray:
     return select(None, plan.noise, plan.stage.num_kept, settings.data.grid_size, settings.selection)
 
 
-def _sides(plan: StepPlan, settings: GraphSettings) -> list[np.ndarray]:
+def _sides(plan: StepPlan, settings: GraphSettings, mixing: Mixing) -> list[np.ndarray]:
     """Which images are made whole, as arrays that hold nothing: uint8 [S, 0], or [1, 0] where not.
 
     Those whose operations look at all of them, and where most patches are wanted those that are mixed: they serve two
@@ -190,7 +191,7 @@ def _sides(plan: StepPlan, settings: GraphSettings) -> list[np.ndarray]:
     whole, pixel = np.empty((data.image_size, 0), np.uint8), np.empty((1, 0), np.uint8)
     wanted = looks_at_all(plan.augment, plan.num_rows)
     if settings.mixes and num_made >= WHOLE_FROM * data.num_patches:
-        _, weights, boxes = mixing_of(plan)
+        _, weights, boxes = mixing
         wanted |= (weights < 1) | (boxes[:, 2] > boxes[:, 0])
     return [whole if one else pixel for one in wanted]
 

@@ -84,7 +84,10 @@ def looks_at_all(augment: AugmentPlan | None, num_rows: int) -> np.ndarray:
     return _LOOKS_AT_ALL[augment.auto_ops].any(axis=1)
 
 
-def mixing_of(plan: StepPlan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+Mixing = tuple[np.ndarray, np.ndarray, np.ndarray]  # as ``mixing_of`` gives it
+
+
+def mixing_of(plan: StepPlan) -> Mixing:
     """Place of each row's partner int64 [B], its own weight float32 [B] under mixup, else 1, and cutmix's box [B, 4].
 
     A row whose partner is not here is looked at alone, as when a decoder's error is traced: it stays unmixed.
@@ -115,7 +118,7 @@ class Choice:
 
 
 def kernel_rows(
-    plan: StepPlan, data: DataConfig, crops: tuple[np.ndarray, np.ndarray] | None, choice: Choice
+    plan: StepPlan, data: DataConfig, crops: tuple[np.ndarray, np.ndarray] | None, choice: Choice, mixing: Mixing
 ) -> np.ndarray:
     """What ``kernels.patches`` reads: float32 [B, R].
 
@@ -123,9 +126,10 @@ def kernel_rows(
         crops: regions float32 [B, 4], (top, left, bottom, right) of the crops in pixels of their windows, and the
             windows int32 [B, 4] in the given images: as much as the resize's filter may look at. None: the images are
             square and mirrored already.
+        mixing: of ``mixing_of``.
     """
     num_rows, (levels, tables) = plan.num_rows, levels_of(plan.augment, plan.num_rows)
-    partner, weights, boxes = mixing_of(plan)
+    partner, weights, boxes = mixing
     flat = levels.reshape(num_rows, -1), tables.reshape(num_rows, -1).view(np.float32)
     noise = plan.noise if choice.kernel is not None else plan.noise[:, :0]
     ids = np.empty((num_rows, 0)) if choice.ids is None else choice.ids

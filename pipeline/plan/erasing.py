@@ -69,22 +69,3 @@ def box_noise(key: int, height: int, width: int, tables: np.ndarray) -> np.ndarr
     numbers = keyed.words(key, Stream.ERASE_NOISE, 0, -(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
     pixels = numbers.reshape(height, width, 3)
     return np.stack([table[pixels[..., channel]] for channel, table in enumerate(tables)], axis=2)
-
-
-def erased_images(
-    images: list[np.ndarray], boxes: list[np.ndarray], fillings: list[np.ndarray] | np.ndarray
-) -> list[np.ndarray]:
-    """The images with their boxes filled; the given ones stay as they are.
-
-    Args:
-        images: uint8 [S, S, 3] each.
-        boxes: int32 [4] each.
-        fillings: uint8 [height, width, 3] for each image (ignored where nothing is erased), or one colour uint8 [3].
-    """
-    erased = list(images)
-    for row, box in enumerate(boxes):
-        top, left, bottom, right = (int(edge) for edge in box)
-        if bottom > top:
-            erased[row] = images[row].copy()
-            erased[row][top:bottom, left:right] = fillings if isinstance(fillings, np.ndarray) else fillings[row]
-    return erased

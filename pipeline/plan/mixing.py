@@ -92,33 +92,3 @@ def partners(first_row: int, num_rows: int) -> np.ndarray:
     places = np.arange(num_rows)
     partner = ((first_row + places) ^ 1) - first_row
     return np.where((partner >= 0) & (partner < num_rows), partner, places)
-
-
-def mixed_images(
-    images: list[np.ndarray], partner: list[np.ndarray], weights: list[np.ndarray], boxes: list[np.ndarray]
-) -> list[np.ndarray]:
-    """The images of a micro batch, mixed in pairs; the given ones stay as they are.
-
-    Args:
-        images: uint8 [S, S, 3] each.
-        partner: int scalars, as from ``partners``; the other arguments of two partners are equal.
-        weights: float32 scalars.
-        boxes: int32 [4] each.
-    """
-    mixed = list(images)
-    for row, other in enumerate(int(place) for place in partner):
-        top, left, bottom, right = (int(edge) for edge in boxes[row])
-        if bottom > top and other != row:
-            mixed[row] = images[row].copy()
-            mixed[row][top:bottom, left:right] = images[other][top:bottom, left:right]
-        elif row < other and weights[row] < 1:
-            mixed[row], mixed[other] = _blend(images[row], images[other], weights[row])
-    return mixed
-
-
-def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both mixtures of two images at once: what one gains the other loses."""
-    step = np.subtract(second, first, dtype=np.int16) * np.float32(1 - weight)
-    # Differences are taken modulo 256: the sums lie within 0 to 255, so they come out right.
-    change = np.rint(step, out=step).astype(np.int16).astype(np.uint8)
-    return first + change, second - change

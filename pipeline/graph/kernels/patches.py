@@ -113,7 +113,7 @@ def augment_whole(image, planned, whole):  # type: ignore[no-untyped-def]
 
 @compiled
 def _mix(own, other, planned, top, left, size):  # type: ignore[no-untyped-def]
-    """A patch mixed with the partner's, in place; see ``mixing.mixed_images``."""
+    """A patch mixed with the partner's, in place: mixup's blend, or cutmix's box."""
     low_y, high_y = max(int(planned[BOX]) - top, 0), min(int(planned[BOX + 2]) - top, size)
     low_x, high_x = max(int(planned[BOX + 1]) - left, 0), min(int(planned[BOX + 3]) - left, size)
     if low_x < high_x:

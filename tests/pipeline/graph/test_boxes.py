@@ -1,9 +1,6 @@
 """Boxes of a resized image: exact whatever the box, and as near the definition as whole numbers allow."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_machine import on_a_plain_machine
 
 from benchmarks.shared.photographs import photograph
 from pipeline.graph.kernels.boxes import box_scratch, resample_box
@@ -148,13 +146,4 @@ def digest_of_many() -> str:
 
 
 def test_a_machine_without_wide_vectors_computes_the_same_bits(tmp_path: Path) -> None:
-    plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
-    folders = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
-    told = subprocess.run(
-        [sys.executable, "-c", "import test_boxes; print(test_boxes.digest_of_many())"],
-        env=os.environ | plain | {"PYTHONPATH": folders},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert told.stdout.strip() == digest_of_many()
+    assert on_a_plain_machine("test_boxes", "digest_of_many", tmp_path) == digest_of_many()

@@ -1,6 +1,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import augmenting
 import numpy as np
 import pytest
 import reference
@@ -11,9 +12,8 @@ from pixels import assemble
 from pipeline.config import DataConfig
 from pipeline.graph.kernels import sampling, thumbnail
 from pipeline.graph.kernels.patches import select_augment_gather
-from pipeline.graph.rows import Choice, kernel_rows
+from pipeline.graph.rows import Choice, kernel_rows, mixing_of
 from pipeline.plan.augmentation import AugmentPlan
-from pipeline.plan.mixing import mixed_images
 from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan
 from pipeline.selection.config import SelectionConfig, select
@@ -65,7 +65,7 @@ class Case:
         plan = step_plan(self.flips, augment or mixing)
         windows = np.array([[0, 0, *window.shape[:2]] for window in self.windows])
         choice = Choice(self.grid, "contrast") if ids is None else Choice(self.grid, ids=np.stack([ids] * 2))
-        return kernel_rows(plan, DATA, (self.regions, windows), choice)[0]
+        return kernel_rows(plan, DATA, (self.regions, windows), choice, mixing_of(plan))[0]
 
     def expected(self) -> np.ndarray:
         """The first window's mixture before it is rounded: float64 [S, S, 3]."""
@@ -140,7 +140,7 @@ def test_a_mixture_is_exactly_that_of_the_two_images_resampled_alone(case: Case)
     pair = [case, replace(case, windows=case.windows[::-1], regions=case.regions[::-1], flips=case.flips[::-1])]
     alone = [run(replace(one, weight=1.0, box=(0, 0, 0, 0)), ids)[1] for one in pair]
     images = [assemble(patches[None], case.patch_size)[0] for patches in alone]
-    mixed = mixed_images(images, np.array([1, 0]), [np.float32(case.weight)] * 2, boxes)
+    mixed = augmenting.mixed_images(images, np.array([1, 0]), [np.float32(case.weight)] * 2, boxes)
     for one, expected in zip(pair, mixed, strict=True):
         np.testing.assert_array_equal(run(one, ids)[1], patchify(expected[None], case.patch_size)[0])
 
@@ -250,10 +250,10 @@ def test_the_choice_on_whole_images_is_numpys_to_the_last_tie(
     # Through a logarithm the last bit may differ; without it nothing does.
     assert (kept != expected).sum() == 0 if temperature == 0 else (kept != expected).mean() <= 0.5
     square = step_plan(np.zeros(2, dtype=bool), None)
-    told = kernel_rows(square, DATA, None, Choice(grid, ids=np.stack([expected] * 2)))[0]
+    told = kernel_rows(square, DATA, None, Choice(grid, ids=np.stack([expected] * 2)), mixing_of(square))[0]
     found, patches = carried_out([image, image], told, num_kept, patch_size)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(patches, gather_patches(image, found, patch_size))
     if temperature == 0:
-        told = kernel_rows(square, DATA, None, Choice(grid, "contrast"))[0]
+        told = kernel_rows(square, DATA, None, Choice(grid, "contrast"), mixing_of(square))[0]
         np.testing.assert_array_equal(carried_out([image, image], told, num_kept, patch_size)[0], expected)

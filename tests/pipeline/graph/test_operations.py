@@ -1,19 +1,19 @@
 """Operations on boxes, several pixels at once, against one pixel after another: the same bits, whatever the box."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import augmenting
 import kernels_reference as reference
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from plain_machine import on_a_plain_machine
 
+from benchmarks.shared.photographs import photograph
 from pipeline.graph.kernels import blurring, pixel_lanes, pixels, sampling, warp
 from pipeline.graph.kernels.copying import copy_bytes
 from pipeline.graph.kernels.erasing import erase
@@ -240,16 +240,7 @@ def digest_of_all() -> str:
 
 
 def test_a_machine_without_wide_vectors_computes_the_same_bits(tmp_path: Path) -> None:
-    plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
-    folders = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
-    told = subprocess.run(
-        [sys.executable, "-c", "import test_operations; print(test_operations.digest_of_all())"],
-        env=os.environ | plain | {"PYTHONPATH": folders},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert told.stdout.strip() == digest_of_all()
+    assert on_a_plain_machine("test_operations", "digest_of_all", tmp_path) == digest_of_all()
 
 
 @pytest.mark.parametrize("num", [3, 45, 48, 51])
@@ -258,3 +249,13 @@ def test_nothing_is_written_further_behind_the_pixels_than_there_is_room(num: in
     pixels.blend_with_grey(content, num, np.float32(0.3))
     pixels.multiply(content, num, np.zeros(12, np.float32))
     assert (content[num + SPARE :] == UNTOUCHED).all()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 0), (2, 3, 10, 40), (0, 0, 40, 1)])
+def test_only_the_erased_box_is_filled_with_the_color(box: tuple[int, int, int, int]) -> None:
+    image, color = photograph(0, 40, 40), np.array([1, 2, 3], np.uint8)
+    planned, erased = np.zeros(sampling.LEVELS, np.float32), image.copy()
+    planned[sampling.ERASE_BOX : sampling.ERASE_BOX + 4], planned[sampling.COLOR : sampling.COLOR + 3] = box, color
+    erase(planned, 0, 0, 40, 40, erased.reshape(-1))
+    want = augmenting.erased(image, np.array(box), color) if any(box) else image
+    np.testing.assert_array_equal(erased, want)

@@ -1,14 +1,12 @@
 import math
 
-import augmenting
 import numpy as np
 import pytest
 import reference
 
-from benchmarks.shared.photographs import photograph
 from pipeline.config import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.plan import keyed
-from pipeline.plan.erasing import NUM_ERASE_DRAWS, box_noise, erased_images, noise_tables, plan_boxes
+from pipeline.plan.erasing import NUM_ERASE_DRAWS, box_noise, noise_tables, plan_boxes
 from pipeline.plan.keyed import Stream
 
 
@@ -69,17 +67,3 @@ def test_noise_depends_on_its_key_alone() -> None:
     assert np.array_equal(box_noise(7, 5, 9, tables), box_noise(7, 5, 9, tables))
     assert not np.array_equal(box_noise(7, 5, 9, tables), box_noise(8, 5, 9, tables))
     assert box_noise(2**64 - 1, 1, 1, tables).shape == (1, 1, 3)
-
-
-def test_only_boxes_are_filled_and_the_given_images_stay() -> None:
-    images = [photograph(i, 40, 40) for i in range(3)]
-    before = [image.copy() for image in images]
-    boxes = np.array([[0, 0, 0, 0], [2, 3, 10, 40], [0, 0, 40, 1]], np.int32)
-    noise = [np.zeros((1, 1, 3), np.uint8), photograph(7, 37, 8), photograph(8, 1, 40)]
-    color = np.array([1, 2, 3], np.uint8)
-    for fillings in (noise, color):
-        for row, image in enumerate(erased_images(images, list(boxes), fillings)):
-            filling = color if isinstance(fillings, np.ndarray) else fillings[row]
-            want = augmenting.erased(before[row], boxes[row], filling) if boxes[row].any() else before[row]
-            np.testing.assert_array_equal(image, want)
-            np.testing.assert_array_equal(images[row], before[row])

@@ -10,7 +10,7 @@ from benchmarks.shared.photographs import photograph
 from pipeline.config import AugmentConfig
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
-from pipeline.plan.mixing import NUM_MIX_DRAWS, beta_quantiles, mixed_images, partners, plan_pairs
+from pipeline.plan.mixing import NUM_MIX_DRAWS, beta_quantiles, partners, plan_pairs
 
 ALPHAS = [0.05, 0.2, 0.5, 0.8, 1.0, 1.7, 4.0, 30.0, 100.0]
 
@@ -131,7 +131,7 @@ def test_images_are_mixed_as_the_slow_way_mixes_them() -> None:
     partner = partners(0, 40)
     partner[38:] = [38, 39]
     before = [image.copy() for image in images]
-    got = mixed_images(images, list(partner), list(weights), list(boxes))
+    got = augmenting.mixed_images(images, list(partner), list(weights), list(boxes))
     for row, image in enumerate(got):
         alone = partner[row] == row
         want = images[row] if alone else augmenting.mixed(before[row], before[row ^ 1], weights[row], boxes[row])
