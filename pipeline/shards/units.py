@@ -1,0 +1,107 @@
+"""Where the units of a shard's addressable JPEGs lie: a memory-mapped file beside the shard, two bytes a unit.
+
+``train-000000.units`` for ``train-000000.tar``, an Arrow file with a row for each indexed sample of the shard. Without
+it the loader looks for the units itself, in the whole file of each image.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.files import write_atomically
+from pipeline.jpeg.addressable import Units
+from pipeline.shards.index import Shard, map_file
+
+FORMAT_VERSION = 1
+UNITS_SUFFIX = ".units"
+_SCHEMA = pa.schema([("header_bytes", pa.uint32()), ("lengths", pa.large_list(pa.uint16()))])
+_METADATA_KEY = b"units"
+
+
+@dataclass(frozen=True, eq=False)
+class ShardUnits:
+    """The units of a shard's samples; the arrays are views of the mapped file.
+
+    Attributes:
+        header_bytes: uint32 [samples]; 0 where the sample is not addressable.
+        starts: int64 [samples + 1], where each sample's lengths begin.
+        lengths: uint16 [units of all samples], bytes of each unit with the marker behind it.
+    """
+
+    header_bytes: npt.NDArray[np.uint32]
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.uint16]
+    _mapped: Any = field(repr=False)
+
+    @property
+    def num_addressable(self) -> int:
+        return int(np.count_nonzero(self.header_bytes))
+
+
+def units_path(tar: Path) -> Path:
+    return tar.with_suffix(UNITS_SUFFIX)
+
+
+def write_units(tar: Path, digest: str, units: Sequence[Units | None]) -> None:
+    """Write the file beside a shard, under a temporary name first.
+
+    Args:
+        digest: of the shard, as the index has it.
+        units: of each of its samples in order; None where one is not addressable.
+    """
+    starts = np.zeros(len(units) + 1, np.int64)
+    np.cumsum([0 if one is None else one.lengths.size for one in units], out=starts[1:])
+    lengths = [one.lengths.reshape(-1) for one in units if one is not None]
+    values = np.concatenate(lengths) if lengths else np.empty(0, np.uint16)
+    columns = [
+        pa.array([0 if one is None else one.header_bytes for one in units], pa.uint32()),
+        pa.LargeListArray.from_arrays(pa.array(starts, pa.int64()), pa.array(values, pa.uint16())),
+    ]
+    metadata = {"format_version": FORMAT_VERSION, "shard": tar.name, "digest": digest}
+    schema = _SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=schema))
+    write_atomically(units_path(tar), sink.getbuffer(), sync=True)
+
+
+def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
+    """The units of a shard's samples; None where there is no file of them, or one of another shard.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    path = units_path(folder / shard.name)
+    if not path.is_file():
+        return None
+    again = f"remove it, or make it again with: python -m tools.shards units {folder}"
+    try:
+        mapped = map_file(path)
+        with pa.BufferReader(pa.py_buffer(mapped)) as source, pa.ipc.open_file(source) as reader:
+            metadata = json.loads((reader.schema.metadata or {})[_METADATA_KEY])
+            if metadata["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format {metadata['format_version']}, and this program reads {FORMAT_VERSION}")
+            if metadata["digest"] != shard.digest:
+                return None
+            if not reader.schema.equals(_SCHEMA) or reader.num_record_batches != 1:
+                raise ValueError("its columns are not those of units")
+            batch = reader.get_batch(0)
+            batch.validate()
+            if batch.num_rows != shard.num_samples:
+                raise ValueError(f"it has {batch.num_rows} rows, and the shard {shard.num_samples} samples")
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable file of units ({error}); {again}") from error
+    column = batch.column("lengths")
+    return ShardUnits(
+        batch.column("header_bytes").to_numpy(),
+        column.offsets.to_numpy(),
+        column.values.to_numpy() if len(column.values) else np.empty(0, np.uint16),
+        mapped,
+    )
