@@ -84,7 +84,12 @@ def prepare_in_order(
 def _start(preparer: Preparer) -> None:
     global _worker  # noqa: PLW0603 (one preparer for the life of a worker process)
     _worker = preparer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops the workers
+    follow_parent()
+
+
+def follow_parent() -> None:
+    """In a worker process: leave Ctrl-C to the parent, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

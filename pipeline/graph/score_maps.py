@@ -1,0 +1,36 @@
+"""Scores of a plan's patches from the score maps of its images, before any image is read."""
+
+import numpy as np
+
+from pipeline.config import DataConfig
+from pipeline.graph.kernels.map_scores import score_patches
+from pipeline.graph.rows import levels_of, mixing_of
+from pipeline.plan.step import CropKind, StepPlan
+
+
+def map_scores(plan: StepPlan, grids: np.ndarray, sizes: np.ndarray, data: DataConfig, crop: CropKind) -> np.ndarray:
+    """The mean of the map over what each patch shows of the stored image: float32 [B, N], 0 to 1.
+
+    Crop, mirror image, warps and mixing are followed. A patch that warps bring in counts as the box of the crop that it
+    is made of; what lies beyond the image does not count, and a patch of nothing else scores 0. What is erased is not
+    known here.
+
+    Args:
+        grids: uint8 [B, G, G], the maps of the plan's samples.
+        sizes: int [B, 2], (height, width) of the stored images.
+        crop: how the plan's crops are made.
+    """
+    regions = regions_of(plan, sizes, data, crop) * grids.shape[1]
+    levels, _ = levels_of(plan.augment, plan.num_rows)
+    partner, weights, boxes = mixing_of(plan)
+    scores = np.empty((plan.num_rows, data.num_patches), np.float32)
+    score_patches(grids, regions, plan.flips, levels, partner, weights, boxes, data.patch_size, scores)
+    return scores
+
+
+def regions_of(plan: StepPlan, sizes: np.ndarray, data: DataConfig, crop: CropKind) -> np.ndarray:
+    """The crops as shares of the stored images' heights and widths: float64 [B, 4], (top, left, bottom, right)."""
+    if crop == "pad":  # counted in pixels of the resized image
+        return plan.crops.astype(np.float64) / data.image_size
+    assert crop in ("resized", "centre"), crop
+    return plan.crops.astype(np.float64) / np.tile(sizes, 2)
