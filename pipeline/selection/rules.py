@@ -157,7 +157,6 @@ RULES: dict[str, Rule] = {
         num_noise=lambda _: 1,
         choose=lambda noise, num_kept, grid_size: grid_ids(noise[:, 0], num_kept, grid_size),
     ),
-    "map": Rule("the patches whose stored score is highest", "map"),
     "contrast": Rule(
         "the patches whose pixels differ most from the patch's mean colour",
         "pixels",
@@ -170,4 +169,5 @@ RULES: dict[str, Rule] = {
         scorer=MagnitudeScorer,
         estimates=True,
     ),
+    "map": Rule("the patches whose stored score is highest", "map"),
 }

@@ -11,6 +11,7 @@ from pipeline.compiling import compiled
 from pipeline.graph.kernels.chain import AFFINE, BLUR, SMOOTHED, boxes_of
 
 _BITS = 15  # of a share along an axis
+_NOTHING = 1e-6  # of a patch's side: less of the image than this is rounding, as where a patch begins at its border
 NOWHERE = -1  # the mean of a patch that shows nothing of the image
 
 
@@ -25,7 +26,7 @@ def _shares(start, end, grid, first, count, weights, place):  # type: ignore[no-
     """
     low, high = min(max(start, 0.0), float(grid)), min(max(end, 0.0), float(grid))
     first[place], count[place] = 0, 0
-    if not high > low:
+    if not high - low > _NOTHING * (end - start):
         return
     cell, before = min(int(low), grid - 1), 0
     first[place] = cell
