@@ -1,18 +1,13 @@
 """The kinds of score maps, in one table. A new kind is an entry of ``KINDS`` and a file that makes its maps."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tools.shards.maps.contrast import contrast_maps
-from tools.shards.maps.shard_images import ShardImages
+from tools.shards.maps.shard_images import MakeMaps
 from tools.shards.maps.unit_bytes import bytes_maps
-
-# (images, rows, grid size) to a map uint8 [G, G] for each row, in order.
-MakeMaps = Callable[[ShardImages, Sequence[int], int], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True)

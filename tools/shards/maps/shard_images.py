@@ -1,8 +1,10 @@
 """The images of one shard, as what makes score maps reads them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+
+import numpy as np
 
 from pipeline.shards.index import ShardIndex, StaleIndexError
 
@@ -57,3 +59,7 @@ class ShardImages:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+# (images, rows, grid size) to a map uint8 [G, G] for each row, in order.
+MakeMaps = Callable[[ShardImages, Sequence[int], int], Iterator[np.ndarray]]
