@@ -34,3 +34,20 @@ def regions_of(plan: StepPlan, sizes: np.ndarray, data: DataConfig, crop: CropKi
         return plan.crops.astype(np.float64) / data.image_size
     assert crop in ("resized", "centre"), crop
     return plan.crops.astype(np.float64) / np.tile(sizes, 2)
+
+
+def whole_scores(grids: np.ndarray, grid_size: int) -> np.ndarray:
+    """The same of images that show all that their maps cover, and nothing is done to: float32 [B, N], 0 to 1.
+
+    Args:
+        grids: uint8 [B, G, G].
+        grid_size: patches along one side of the image.
+    """
+    num_rows, cells, _ = grids.shape
+    regions = np.tile(np.array([0, 0, cells, cells], np.float64), (num_rows, 1))
+    levels, _ = levels_of(None, num_rows)
+    alone, none = np.arange(num_rows), np.zeros((num_rows, 4), np.int32)
+    scores = np.empty((num_rows, grid_size**2), np.float32)
+    mirrored, ones = np.zeros(num_rows, bool), np.ones(num_rows, np.float32)
+    score_patches(grids, regions, mirrored, levels, alone, ones, none, 1, scores)
+    return scores

@@ -84,6 +84,12 @@ def list_maps(folder: Path) -> list[str]:
     return sorted(name for name in names if _NAME.fullmatch(name))
 
 
+def maps_beside(index: ShardIndex) -> list[str]:
+    """Names of the maps that any shard of a split has."""
+    tars = [index.folder / shard.name for shard in index.shards]
+    return [name for name in list_maps(index.folder) if any(map_path(tar, name).is_file() for tar in tars)]
+
+
 def write_maps(
     tar: Path,
     name: str,
