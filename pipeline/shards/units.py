@@ -93,7 +93,7 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
             if not reader.schema.equals(_SCHEMA) or reader.num_record_batches != 1:
                 raise ValueError("its columns are not those of units")
             batch = reader.get_batch(0)
-            batch.validate()
+            batch.validate(full=True)
             if batch.num_rows != shard.num_samples:
                 raise ValueError(f"it has {batch.num_rows} rows, and the shard {shard.num_samples} samples")
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
