@@ -16,17 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.files import write_atomically
-from pipeline.shards.index import INDEX_SUFFIX, build_index, open_index
+from pipeline.shards.index import build_index
 from tools.shards.dali_index import write_dali_index
+from tools.shards.dataset import DATASET_NAME, FORMAT_VERSION, REJECTED_NAME, describe_split, read_finished
 from tools.shards.files import ShardWriter
 from tools.shards.images import Encoding
-from tools.shards.journal import JOURNAL_NAME, Journal, Rejected, ShardRecord, describe_difference
+from tools.shards.journal import Journal, Rejected, ShardRecord
 from tools.shards.sources.source import Source, SourceSplit
 from tools.shards.workers import Prepared, prepare_in_order
-
-FORMAT_VERSION = 1
-DATASET_NAME = "dataset.json"
-REJECTED_NAME = "rejected.jsonl"
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,7 @@ def convert(
     """
     parts = divide(source, settings)
     job = _job(source, settings)
-    if (finished := _read_finished(out, job)) is not None:
-        for split in finished["splits"]:
-            open_index(out, split)
+    if (finished := read_finished(out, job)) is not None:
         return Conversion(finished, was_finished=True)
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out, job)
@@ -214,34 +209,6 @@ def _write_split(
     return rejected
 
 
-def _read_finished(out: Path, job: dict[str, Any]) -> dict[str, Any] | None:
-    """dataset.json of a finished conversion of this very job, or None where ``out`` is free to be written."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out names a folder")
-    if (out / JOURNAL_NAME).exists() or not out.exists():
-        return None
-    path = out / DATASET_NAME
-    if not path.exists():
-        foreign = sorted(file.name for file in out.iterdir() if file.suffix in (".tar", ".idx", INDEX_SUFFIX))
-        if foreign:
-            raise ValueError(
-                f"{out}: holds {foreign[0]} and {len(foreign) - 1} more file(s) that no conversion here left behind; "
-                "choose another --out"
-            )
-        return None
-    try:
-        dataset = json.loads(path.read_text())
-        made = dataset["job"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: cannot be read; choose another --out or remove the folder") from None
-    if made != job:
-        raise ValueError(
-            f"{out}: holds the shards of another conversion ({describe_difference(made, job)}); "
-            "choose another --out or remove the folder"
-        )
-    return dataset
-
-
 def _describe(
     out: Path, job: dict[str, Any], spec: str, source: Source, shards: list[ShardRecord], num_rejected: int
 ) -> dict[str, Any]:
@@ -254,14 +221,7 @@ def _describe(
     splits = {}
     for split, index in indexes.items():
         mine = [shard for shard in shards if shard.split == split]
-        splits[split] = {
-            "num_samples": index.num_samples,
-            "num_shards": len(mine),
-            "num_bytes": sum(shard.size_bytes for shard in mine),
-            "class_counts": np.bincount(index.label, minlength=num_classes).tolist(),
-            "fingerprint": index.fingerprint,
-            "sha256": {shard.name: shard.sha256 for shard in mine},
-        }
+        splits[split] = describe_split(index, mine, num_classes)
     return {
         "format_version": FORMAT_VERSION,
         "source": spec,

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.shards.index import ShardIndex
+from tools.shards.dataset import read_dataset
 from tools.shards.images import DEFAULT_QUALITY
-from tools.shards.verify import read_dataset, read_indexes
+from tools.shards.verify import read_indexes
 
 
 def collect_stats(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Holds the indexes of a folder, its tars and every image against one another."""
 
 import hashlib
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -18,9 +17,8 @@ from pipeline.shards.index import ShardIndex, index_path, list_splits, read_inde
 from pipeline.shards.tars import Fault, Row, scan_shard
 from tools.command import bar_interval_s
 from tools.shards.dali_index import render_dali_index
+from tools.shards.dataset import read_dataset
 from tools.shards.images import LOADABLE_FORMATS, decode
-
-DATASET_NAME = "dataset.json"
 
 
 @dataclass(frozen=True)
@@ -81,20 +79,6 @@ def read_indexes(folder: Path) -> list[ShardIndex]:
     if not (splits := list_splits(folder)):
         raise FileNotFoundError(f"{folder}: no index; make one with: python -m tools.shards index {folder}")
     return [read_index(index_path(folder, split)) for split in splits]
-
-
-def read_dataset(folder: Path) -> dict[str, Any] | None:
-    """dataset.json, or None where another program wrote the shards. Raises ValueError where it is damaged."""
-    path = folder / DATASET_NAME
-    if not path.exists():
-        return None
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8"))
-        for split in dataset["splits"].values():
-            split["fingerprint"], split["sha256"], split["class_counts"], dataset["classes"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
-    return dataset
 
 
 @dataclass(frozen=True)

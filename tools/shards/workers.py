@@ -3,19 +3,15 @@
 Nothing heavy is imported here, because each worker starts by importing this module.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 
 import numpy as np
 import numpy.typing as npt
 
 from tools.shards.images import Encoding, prepare
+from tools.shards.pool import worker_processes
 from tools.shards.sources.source import ReadSample
 
 Prepared = tuple[bytes, str, int] | str
@@ -57,42 +53,19 @@ def prepare_in_order(
         preparer = Preparer(read, encoding, num_classes)
         yield from (preparer(position) for chunk in chunks for position in chunk)
         return
-    pool = ProcessPoolExecutor(
-        workers,
-        # Not fork: the parent runs threads (the progress bar's, Arrow's), which a forked child would inherit torn.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(Preparer(read, encoding, num_classes),),
-    )
     pending: deque[Future[list[Prepared]]] = deque()
-    try:
+    with worker_processes(workers, _start, (Preparer(read, encoding, num_classes),)) as pool:
         for chunk in chunks:
             pending.append(pool.submit(_prepare_chunk, chunk))
             if len(pending) > 4 * workers:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
-    except BrokenProcessPool:
-        raise OSError(
-            "a worker process was ended from outside, as happens when memory runs out; "
-            "run the same command again, perhaps with fewer --workers, and it goes on where it stopped"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start(preparer: Preparer) -> None:
     global _worker  # noqa: PLW0603 (one preparer for the life of a worker process)
     _worker = preparer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops the workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)  # the parent was killed; without this the worker would wait for work for ever
 
 
 def _prepare_chunk(positions: list[int]) -> list[Prepared]:
