@@ -5,7 +5,7 @@ The coefficients stay as they are and are only written down otherwise, so that n
 
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -46,6 +46,14 @@ def check_jpegtran() -> None:
         )
 
 
+def as_it_is(encoded: bytes) -> Transcoded:
+    """An image that is not transcoded, with its units or the reason why it has none."""
+    try:
+        return Transcoded(encoded, units_of(encoded))
+    except NotAddressableError as error:
+        return Transcoded(encoded, None, str(error))
+
+
 def make_addressable(encoded: bytes) -> Transcoded:
     """Transcode an image without loss; one that is addressable already, or cannot be, stays as it is.
 
@@ -54,9 +62,8 @@ def make_addressable(encoded: bytes) -> Transcoded:
     Raises:
         OSError: jpegtran cannot be started, or was ended from outside.
     """
-    units, _ = _look(encoded)
-    if units is not None:
-        return Transcoded(encoded, units)
+    if (found := as_it_is(encoded)).units is not None:
+        return found
     try:
         image = decode(encoded)
     except ValueError:
@@ -69,20 +76,12 @@ def make_addressable(encoded: bytes) -> Transcoded:
         raise OSError(f"jpegtran was ended by signal {-done.returncode}, as happens when memory runs out")
     if done.returncode > 0 or done.stderr:
         return Transcoded(encoded, None, DAMAGED)
-    units, reason = _look(done.stdout)
-    if units is None:
-        return Transcoded(encoded, None, reason)
+    made = as_it_is(done.stdout)
+    if made.units is None:
+        return Transcoded(encoded, None, made.reason)
     if not _are_equal(image, done.stdout):
         return Transcoded(encoded, None, OTHER_PIXELS)
-    return Transcoded(done.stdout, units, bytes_before=len(encoded))
-
-
-def _look(encoded: bytes) -> tuple[Units | None, str]:
-    """The units of an addressable image, or None and the reason why it is not."""
-    try:
-        return units_of(encoded), ""
-    except NotAddressableError as error:
-        return None, str(error)
+    return replace(made, bytes_before=len(encoded))
 
 
 def _are_equal(image: Image.Image, encoded: bytes) -> bool:

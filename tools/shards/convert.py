@@ -8,7 +8,7 @@ Within a split the images lie in an order keyed by seed and name.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.files import write_atomically
-from pipeline.shards.index import build_index
+from pipeline.shards.index import ShardIndex, build_index
+from tools.shards.addressable import check_jpegtran
 from tools.shards.dali_index import write_dali_index
 from tools.shards.dataset import DATASET_NAME, FORMAT_VERSION, REJECTED_NAME, describe_split, read_finished
 from tools.shards.files import ShardWriter
 from tools.shards.images import Encoding
 from tools.shards.journal import Journal, Rejected, ShardRecord
 from tools.shards.sources.source import Source, SourceSplit
+from tools.shards.tally import Tally
+from tools.shards.units_files import write_units_files
 from tools.shards.workers import Prepared, prepare_in_order
 
 
@@ -73,6 +76,8 @@ def convert(
     job = _job(source, settings)
     if (finished := read_finished(out, job)) is not None:
         return Conversion(finished, was_finished=True)
+    if settings.encoding.transcodes:
+        check_jpegtran()
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out, job)
     try:
@@ -96,7 +101,11 @@ def convert(
                 )
         on_phase("writing the indexes")
         _write_rejected(out, rejected)
-        dataset = _describe(out, job, spec, source, journal.shards, len(rejected))
+        indexes = _write_indexes(out, list(parts), journal.shards)
+        if settings.encoding.addressable:
+            on_phase("writing where the units lie")
+            write_units_files(list(indexes.values()), workers=workers)
+        dataset = _describe(indexes, job, spec, source, journal.shards, len(rejected))
         write_atomically(out / DATASET_NAME, json.dumps(dataset, indent=2) + "\n", sync=True)
         journal.remove()
     finally:
@@ -133,9 +142,12 @@ def divide(source: Source, settings: Settings) -> dict[str, tuple[SourceSplit, n
 def _job(source: Source, settings: Settings) -> dict[str, Any]:
     """All that decides on the bytes. How the source was named is not part of it: a folder may be moved."""
     values = asdict(settings)
+    encoding = values.pop("encoding")
+    if not encoding["addressable"]:
+        del encoding["addressable"]  # as in folders that were made before there was the choice
     return {
         "format_version": FORMAT_VERSION,
-        **values.pop("encoding"),
+        **encoding,
         **values,
         "fingerprint": source.fingerprint,
     }
@@ -178,13 +190,13 @@ def _write_split(
     number, key = len(mine), sum(shard.num_samples for shard in mine)
     rejected: list[Rejected] = []
     writer: ShardWriter | None = None
+    tally = Tally()
     start = _position(journal, split)
 
     def finish(writer: "ShardWriter", next_position: int) -> None:
         size_bytes, sha256 = writer.finish()
-        journal.add(
-            ShardRecord(split, writer.name, writer.num_samples, size_bytes, sha256, next_position, rejected.copy())
-        )
+        record = ShardRecord(split, writer.name, writer.num_samples, size_bytes, sha256, next_position, rejected.copy())
+        journal.add(replace(record, addressable=tally.as_json()) if settings.encoding.addressable else record)
         rejected.clear()
 
     try:
@@ -193,8 +205,11 @@ def _write_split(
             if isinstance(result, str):
                 rejected.append({"source": names[positions[step]], "reason": result})
                 continue
-            writer = writer or ShardWriter(out, f"{split}-{number:06d}.tar")
-            writer.add(f"{key:08d}", result)
+            if writer is None:
+                writer, tally = ShardWriter(out, f"{split}-{number:06d}.tar"), Tally()
+            writer.add(f"{key:08d}", (result.data, result.extension, result.label))
+            if result.stored is not None:
+                tally.add(result.stored)
             key += 1
             if writer.num_samples == settings.shard_samples or writer.num_bytes >= settings.shard_bytes:
                 finish(writer, step + 1)
@@ -209,14 +224,23 @@ def _write_split(
     return rejected
 
 
-def _describe(
-    out: Path, job: dict[str, Any], spec: str, source: Source, shards: list[ShardRecord], num_rejected: int
-) -> dict[str, Any]:
-    """Writes the indexes and returns the content of dataset.json."""
+def _write_indexes(out: Path, splits: list[str], shards: list[ShardRecord]) -> dict[str, ShardIndex]:
     indexes = {}
-    for split in source.splits | {shard.split: None for shard in shards}:
+    for split in splits:
         paths = [out / shard.name for shard in shards if shard.split == split]
         indexes[split] = build_index(out, split, paths, on_shard=write_dali_index)
+    return indexes
+
+
+def _describe(
+    indexes: dict[str, ShardIndex],
+    job: dict[str, Any],
+    spec: str,
+    source: Source,
+    shards: list[ShardRecord],
+    num_rejected: int,
+) -> dict[str, Any]:
+    """The content of dataset.json."""
     num_classes = len(source.classes) or 1 + max(index.max_label for index in indexes.values())
     splits = {}
     for split, index in indexes.items():

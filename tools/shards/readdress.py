@@ -16,7 +16,6 @@ from typing import Any
 from pipeline.files import write_atomically
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, known_samples
 from pipeline.shards.index import (
-    BadShardsError,
     Fault,
     Shard,
     build_index,
@@ -117,7 +116,7 @@ def find_groups(folder: Path) -> list[Group]:
     """The shards of a folder by split: as its indexes have them, or as ``index`` would where there is none.
 
     Raises FileNotFoundError where there is no tar, StaleIndexError or ValueError where the indexes do not fit the
-    tars, BadShardsError where a sample cannot be indexed.
+    tars or a sample cannot be indexed.
     """
     if splits := list_splits(folder):
         groups = []
@@ -144,7 +143,11 @@ def find_groups(folder: Path) -> list[Group]:
             faults += scan.faults
         groups.append(Group(split, tuple(shards), None, ()))
     if faults:
-        raise BadShardsError(faults)
+        raise ValueError(
+            f"{folder}: has no index, and {len(faults)} sample(s) or shard(s) cannot be indexed, the first being "
+            f"{faults[0]}; make an index first, which may leave samples out or take labels from elsewhere: "
+            f"python -m tools.shards index {folder} --help"
+        )
     return groups
 
 

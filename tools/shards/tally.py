@@ -50,8 +50,8 @@ def sum_tallies(tallies: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return total.as_json()
 
 
-def describe_tally(tally: dict[str, Any]) -> list[str]:
-    """The same in words, a line for what is addressable and one for each reason."""
+def describe_tally(tally: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same in words: (title, text) for what is addressable and for each reason why others are not."""
     others = tally["not_addressable"]
     line = f"{tally['num_addressable']:,} of {tally['num_addressable'] + sum(others.values()):,} images"
     if before := tally["bytes_before"]:
@@ -60,4 +60,4 @@ def describe_tally(tally: dict[str, Any]) -> list[str]:
             f"; {tally['num_transcoded']:,} of them transcoded, {before / 1e6:,.1f} MB before and "
             f"{after / 1e6:,.1f} MB after ({after / before - 1:+.1%})"
         )
-    return [line, *(f"{count:,} stay as they are: {reason}" for reason, count in others.items())]
+    return [("addressable", line), *(("not addressable", f"{count:,}: {why}") for why, count in others.items())]

@@ -19,6 +19,7 @@ from tools.command import bar_interval_s
 from tools.shards.dali_index import render_dali_index
 from tools.shards.dataset import read_dataset
 from tools.shards.images import LOADABLE_FORMATS, decode
+from tools.shards.units_check import compare_units
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ def _verify_shard(job: _Job) -> tuple[int, list[Fault]]:
     beside = path.with_suffix(".idx")
     if beside.exists() and beside.read_text(encoding="utf-8", errors="surrogateescape") != render_dali_index(scan):
         faults.append(Fault(beside.name, "", "does not fit its tar"))
+    if scan.digest == shard.digest:
+        faults += compare_units(index.folder, shard, scan.rows)
     with open(path, "rb") as file:
         for row in scan.rows:
             try:
