@@ -13,10 +13,12 @@ from pipeline.jpeg.addressable import NotAddressableError, Units, units_of
 from tools.shards.images import decode
 
 _COMMAND = ("jpegtran", "-copy", "all", "-optimize", "-restart", "1B")
+_FAILED = 1  # 2 is for files that it warns of
 
 UNDECODABLE = "it cannot be decoded"
 SEVERAL_PICTURES = "it holds further pictures behind the first (MPO)"
 DAMAGED = "jpegtran finds it damaged"
+UNREADABLE = "jpegtran cannot read it"
 OTHER_PIXELS = "its pixels would not be the same"
 
 
@@ -74,6 +76,8 @@ def make_addressable(encoded: bytes) -> Transcoded:
     done = subprocess.run(_COMMAND, input=encoded, capture_output=True, check=False)
     if done.returncode < 0:
         raise OSError(f"jpegtran was ended by signal {-done.returncode}, as happens when memory runs out")
+    if done.returncode == _FAILED:
+        return Transcoded(encoded, None, UNREADABLE)
     if done.returncode > 0 or done.stderr:
         return Transcoded(encoded, None, DAMAGED)
     made = as_it_is(done.stdout)

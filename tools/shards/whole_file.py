@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import secrets
 from pathlib import Path
 
 from pipeline.files import sync_folder
@@ -13,7 +14,8 @@ class WholeFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.tmp")
+        # Not a fixed name: a worker of a call that was killed may not have ended yet when the next call writes.
+        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         self._file = open(self._temporary, "wb")  # noqa: SIM115 (closed by finish or abandon)
         self._sha = hashlib.sha256()
 

@@ -22,6 +22,7 @@ from tools.shards.addressable import (
     OTHER_PIXELS,
     SEVERAL_PICTURES,
     UNDECODABLE,
+    UNREADABLE,
     check_jpegtran,
     make_addressable,
 )
@@ -90,10 +91,15 @@ def test_what_jpegtran_is_not_asked_for_stays_as_it_is_with_a_reason(data: bytes
     assert (made.data, made.units, made.reason) == (data, None, reason)
 
 
+def without_its_last_scan(progressive: bytes) -> bytes:
+    return progressive[: progressive.rindex(b"\xff\xda")] + b"\xff\xd9"
+
+
 @needs_jpegtran
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
+        (without_its_last_scan(KINDS["progressive"]), OTHER_PIXELS),
         (encoded(picture(mode="CMYK")), "it has neither one nor three colour components"),
         (damaged_jpeg(), DAMAGED),
     ],
@@ -116,7 +122,7 @@ def test_an_answer_with_other_pixels_or_a_warning_or_none_is_not_taken(monkeypat
         (0, addressable_jpeg(0, 61), b"", OTHER_PIXELS),
         (0, addressable_jpeg(0), b"Corrupt JPEG data", DAMAGED),
         (2, addressable_jpeg(0), b"Premature end of JPEG file", DAMAGED),
-        (1, b"", b"Unsupported", DAMAGED),
+        (1, b"", b"Unsupported", UNREADABLE),
         (0, b"", b"", "it is no JPEG that can be looked through"),
         (0, before, b"", "it has no restart marker behind every unit"),
     ):
