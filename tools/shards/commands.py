@@ -102,7 +102,10 @@ def _check_workers(options: argparse.Namespace) -> None:
 
 
 class _Progress:
-    """A bar on stderr, made only when the total is known, so that its rate does not count what was done before."""
+    """A bar on stderr, made only when the total is known, so that its rate does not count what was done before.
+
+    Another total begins another bar.
+    """
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -110,6 +113,7 @@ class _Progress:
     def on_total(self, total: int, done: int) -> None:
         from tqdm import tqdm
 
+        self._stack.close()
         self._bar: tqdm[NoReturn] = tqdm(total=total, initial=done, unit="img", mininterval=bar_interval_s())
         self._stack.callback(self._bar.close)
 

@@ -69,8 +69,9 @@ def convert(
     """Writes the shards of all splits into ``out``, going on where an earlier call with the same settings stopped.
 
     spec: how the source was named, for dataset.json. on_total(total, done), on_images(count) and on_phase(text)
-    report progress in images. Raises ValueError where ``out`` holds something else or no image is usable, OSError
-    where the disk refuses.
+    report progress in images; a second total is that of images that are looked through for their units. Raises
+    ValueError where ``out`` holds something else or no image is usable, OSError where the disk refuses or jpegtran is
+    wanted and missing.
     """
     parts = divide(source, settings)
     job = _job(source, settings)
@@ -103,8 +104,9 @@ def convert(
         _write_rejected(out, rejected)
         indexes = _write_indexes(out, list(parts), journal.shards)
         if settings.encoding.addressable:
+            on_total(sum(index.num_samples for index in indexes.values()), 0)
             on_phase("writing where the units lie")
-            write_units_files(list(indexes.values()), workers=workers)
+            write_units_files(list(indexes.values()), workers=workers, on_images=on_images)
         dataset = _describe(indexes, job, spec, source, journal.shards, len(rejected))
         write_atomically(out / DATASET_NAME, json.dumps(dataset, indent=2) + "\n", sync=True)
         journal.remove()

@@ -38,7 +38,7 @@ def worker_processes(
     except BrokenProcessPool:
         raise OSError(
             "a worker process was ended from outside, as happens when memory runs out; "
-            "run the same command again, perhaps with fewer --workers, and it goes on where it stopped"
+            "run the same command again, perhaps with fewer --workers"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
