@@ -34,6 +34,7 @@ class Batch:
         ids_target: int32 [B, N-K], their raster indices, ascending; None without target_patches.
         mix_labels: int64 [B], label of the image that each row is mixed with; None where no images are mixed.
         mix_weights: float32 [B], share of the row's own label, 1 where it is not mixed; None with ``mix_labels``.
+        bytes_read, pages_read: taken out of the shards' files for the batch, and the pages of a disk that hold them.
     """
 
     patches: torch.Tensor
@@ -46,6 +47,8 @@ class Batch:
     ids_target: torch.Tensor | None = None
     mix_labels: torch.Tensor | None = None
     mix_weights: torch.Tensor | None = None
+    bytes_read: int = 0
+    pages_read: int = 0
 
     @property
     def num_images(self) -> int:

@@ -18,9 +18,11 @@ from torch.profiler import record_function
 from pipeline.batch import Batch
 from pipeline.graph.bad_samples import BadRow, RowReader, Rows
 from pipeline.graph.decoded import DecodedRows
-from pipeline.graph.graph import GraphSettings, SourceArrays, build_graph, planned_ids
+from pipeline.graph.graph import build_graph
+from pipeline.graph.inputs import SourceArrays
 from pipeline.graph.on_device import gather_on_device, open_device_scores
 from pipeline.graph.pixel_cache import PixelCache
+from pipeline.graph.settings import GraphSettings
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig, open_patch_scores, select
 from pipeline.selection.magnitude import EmbeddingSnapshot
@@ -130,11 +132,13 @@ class PatchLoader:
             targets=targets,
             training=planner.training,
         )
-        substitutes = planner if data.on_bad_sample == "skip" else None
-        self._rows: RowReader | DecodedRows = RowReader(index, self._reader, self._settings, substitutes)
         if cache is not None or (data.echo > 1 and self._settings.augments):
             self._settings = replace(self._settings, decoded=True)
-            self._rows = DecodedRows(index, self._rows, self._settings, cache)
+        substitutes = planner if data.on_bad_sample == "skip" else None
+        files = RowReader(index, self._reader, self._settings, substitutes)
+        self._rows: RowReader | DecodedRows = files
+        if self._settings.decoded:
+            self._rows = DecodedRows(index, files, self._settings, cache)
         self._thread = threading.Thread(target=self._produce, name="patch-loader", daemon=True)
         self._thread.start()
 
@@ -229,7 +233,7 @@ class PatchLoader:
     def _batch(self, outputs: Any) -> Batch:
         _, rows = self._issued.popleft()
         plan = rows.plan
-        patches, ids_keep, target_patches, ids_target = self._patches(plan, *outputs)
+        patches, ids_keep, target_patches, ids_target = self._patches(rows, *outputs)
         return Batch(
             patches=patches,
             ids_keep=ids_keep,
@@ -237,6 +241,8 @@ class PatchLoader:
             counted=torch.from_numpy(plan.counted),
             plan=plan,
             bad=rows.bad,
+            bytes_read=rows.num_bytes,
+            pages_read=rows.num_pages,
             target_patches=target_patches,
             ids_target=ids_target,
             mix_labels=_tensor(plan.augment.mix_labels) if plan.augment is not None else None,
@@ -244,15 +250,15 @@ class PatchLoader:
         )
 
     def _patches(
-        self, plan: StepPlan, *outputs: Any
+        self, rows: Rows, *outputs: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """The graph's outputs as kept patches and their ids, dropped patches and their ids."""
         if self._settings.device_id is not None:
-            return self._patches_on_device(plan, *outputs)
+            return self._patches_on_device(rows, *outputs)
         patches, ids, *others = (np.array(output.as_tensor()) for output in outputs)
         ids_target = targets = None
         if self._settings.scores_behind:
-            everything, ids = patches, self._chosen(plan, patches)
+            everything, ids = patches, self._chosen(rows.plan, patches)
             patches, others = _taken(everything, ids), []
         if self._settings.targets:
             ids_target = ids_dropped(ids, self._data.num_patches)
@@ -269,10 +275,10 @@ class PatchLoader:
         return select(table, plan.noise, num_kept, self._data.grid_size, self._settings.selection)
 
     def _patches_on_device(
-        self, plan: StepPlan, pixels: Any
+        self, rows: Rows, pixels: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         images = torch.from_dlpack(pixels.as_tensor())
-        ids = self._chosen(plan, images) if self._settings.scores_behind else planned_ids(plan, self._settings)
+        ids = self._chosen(rows.plan, images) if rows.ids is None else rows.ids
         ids_keep = torch.from_numpy(ids)
         patches = gather_on_device(images, ids_keep, self._data.patch_size)
         ids_target = target_patches = None

@@ -11,7 +11,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from pipeline.config import DataConfig
-from pipeline.graph.graph import GraphSettings, build_graph, source_arrays
+from pipeline.graph.graph import build_graph
+from pipeline.graph.inputs import source_arrays
+from pipeline.graph.settings import GraphSettings
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection.config import SelectionConfig

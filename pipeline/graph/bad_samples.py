@@ -1,10 +1,11 @@
 """Samples that cannot be used: found row by row, named, and replaced by planned substitutes.
 
-Whether a row is bad depends on its image's bytes, its entry in the index and its planned window alone, and its
+Whether a row is bad depends on its image's bytes, its entry in the index and what its plan needs of it alone, and its
 substitute on (seed, sample id, attempt) alone. What is remembered from batch to batch says only where to look first.
 So the rows that come out are the same on any number of ranks, under any prefetching and after a resume.
 
-What cannot be seen: damage inside an image that decodes without complaint, and damage outside of the decoded window.
+What cannot be seen: damage inside an image that decodes without complaint, and damage outside of what is decoded: the
+planned window, and of an addressable JPEG what the kept patches need of it.
 ``python -m tools.shards verify`` finds the latter, and the former where dataset.json holds the shards' SHA-256.
 """
 
@@ -15,7 +16,10 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.config import AugmentConfig
-from pipeline.graph.graph import GraphSettings, SourceArrays, row_sizes, run_once, source_arrays
+from pipeline.graph.graph import run_once
+from pipeline.graph.inputs import SourceArrays, needed_rows, planned_ids, row_sizes, source_arrays, told_rows
+from pipeline.graph.settings import GraphSettings
+from pipeline.graph.spliced import SplicedReader, whole_files
 from pipeline.plan.step import StepPlan
 from pipeline.shards.image_header import image_size, is_parsable, why_undecodable
 from pipeline.shards.index import ShardIndex
@@ -64,12 +68,29 @@ class BadRow:
 class Rows:
     """A plan as it can be carried out: with its images, and what had to be replaced.
 
-    images: uint8 [bytes] each, or once decoded uint8 [H, W, 3].
+    Attributes:
+        images: uint8 [bytes] each, or once decoded uint8 [H, W, 3].
+        ids: int32 [B, K], the kept patches where they are chosen before an image is looked at.
+        origins: int32 [B, 2], (row, column) of the stored images at which ``images`` begin; None: all at 0.
+        told: of ``graph.told_rows``, where it is known already.
+        num_bytes, num_pages: read from the shards' files, and the pages of a disk that hold them.
     """
 
     plan: StepPlan
     images: list[np.ndarray]
     bad: tuple[BadRow, ...]
+    ids: np.ndarray | None = None
+    origins: np.ndarray | None = None
+    told: np.ndarray | None = None
+    num_bytes: int = 0
+    num_pages: int = 0
+
+    def part(self, start: int, stop: int) -> "Rows":
+        """Some of the rows, looked at alone: not augmented."""
+        plan = replace(self.plan.rows(start, stop), augment=None)
+        ids = None if self.ids is None else self.ids[start:stop]
+        origins = None if self.origins is None else self.origins[start:stop]
+        return Rows(plan, self.images[start:stop], (), ids, origins)
 
 
 class RowReader:
@@ -84,9 +105,10 @@ class RowReader:
         self, index: ShardIndex, reader: SampleReader, settings: GraphSettings, planner: Planner | None
     ) -> None:
         self._index, self._reader, self._settings, self._planner = index, reader, settings, planner
+        self._spliced = SplicedReader(index, reader, settings) if settings.splices else None
         # Rows that are tried alone are decoded and cropped: what comes after has no part in their failing.
         plain = AugmentConfig(crop=settings.data.augment.crop)
-        self._plain = replace(settings, data=settings.data.model_copy(update={"augment": plain}))
+        self._plain = replace(settings, data=settings.data.model_copy(update={"augment": plain}), decoded=False)
         self._suspects: set[int] = set()  # ids of samples that have failed in the graph
 
     def read(self, plan: StepPlan, known: Collection[int] = ()) -> Rows:
@@ -99,20 +121,42 @@ class RowReader:
             BadSampleError: a row is bad and there is no planner, or no substitute of it can be used.
             ValueError, OSError: see ``SampleReader.read``.
         """
-        rows = [row for row in range(plan.num_rows) if row not in known]
-        encoded = [_NOT_READ] * plan.num_rows
+        rows, in_doubt = self._read_needed(plan) if self._spliced is not None else self._read_whole(plan, known)
         causes = {}
-        for row, image, is_sound in zip(rows, *self._reader.read_checked(plan.sample_ids[rows]), strict=True):
-            encoded[row] = image
-            if is_sound and not self._suspects:
-                continue
-            sample_id = plan.sample_ids[row]
-            cause = None if is_sound else self._fault_outside(sample_id, image)
-            if cause is None and int(sample_id) in self._suspects:
-                cause = self._fault_inside(plan.rows(row, row + 1), image)
+        for row in range(plan.num_rows) if self._suspects else in_doubt:
+            cause = self._fault_outside(plan.sample_ids[row], rows.images[row]) if row in in_doubt else None
+            if cause is None and row not in known and int(plan.sample_ids[row]) in self._suspects:
+                cause = self._fault_inside(rows.part(row, row + 1))
             if cause is not None:
                 causes[row] = cause
-        return self._replaced(plan, encoded, causes) if causes else Rows(plan, encoded, ())
+        return self._replaced(rows, causes) if causes else rows
+
+    def _read_whole(self, plan: StepPlan, known: Collection[int]) -> tuple[Rows, list[int]]:
+        """The planned rows with their files, and those of them that may not be what the index says."""
+        rows = [row for row in range(plan.num_rows) if row not in known]
+        encoded, in_doubt = [_NOT_READ] * plan.num_rows, []
+        for row, image, is_sound in zip(rows, *self._reader.read_checked(plan.sample_ids[rows]), strict=True):
+            encoded[row] = image
+            if not is_sound:
+                in_doubt.append(row)
+        num_bytes, num_pages = whole_files(self._index, plan.sample_ids[rows])
+        ids = planned_ids(plan, self._settings)
+        return Rows(plan, encoded, (), ids, num_bytes=num_bytes, num_pages=num_pages), in_doubt
+
+    def _read_needed(self, plan: StepPlan) -> tuple[Rows, list[int]]:
+        """As ``_read_whole``, with no more of the files than the kept patches are made from."""
+        assert self._spliced is not None
+        settings, sizes = self._settings, row_sizes(plan, self._index)
+        ids, needed, told = planned_ids(plan, settings), None, None
+        if settings.selects_first and settings.last_part == "select":
+            told = needed = told_rows(plan, settings, sizes, ids)
+        elif not settings.needs_crops:
+            assert ids is not None
+            needed = needed_rows(plan, settings, sizes, ids)
+        read = self._spliced.read(plan, sizes, None if settings.needs_crops else needed)
+        in_doubt = [row for row, is_sound in enumerate(read.is_sound) if not is_sound]
+        rows = Rows(plan, read.images, (), ids, read.origins, told, read.num_bytes, read.num_pages)
+        return rows, in_doubt
 
     def examine(self, rows: Rows) -> bool:
         """Look for the rows that a graph has failed on, and suspect their samples from now on.
@@ -123,9 +167,9 @@ class RowReader:
         Raises:
             BadSampleError: there are, and there is no planner.
         """
-        failing = failing_rows(lambda start, stop: self._runs(rows, start, stop), 0, rows.plan.num_rows)
+        failing = failing_rows(lambda start, stop: self._runs(rows.part(start, stop)), 0, rows.plan.num_rows)
         if failing and self._planner is None:
-            self._replaced(rows.plan, rows.images, {row: why_undecodable(rows.images[row].data) for row in failing})
+            self._replaced(rows, {row: self._why(int(rows.plan.sample_ids[row])) for row in failing})
         found = {int(rows.plan.sample_ids[row]) for row in failing} - self._suspects
         self._suspects |= found
         return bool(found)
@@ -135,7 +179,10 @@ class RowReader:
         return self._arrays(rows, self._settings)
 
     def _arrays(self, rows: Rows, settings: GraphSettings) -> SourceArrays:
-        return source_arrays(rows.plan, rows.images, settings, row_sizes(rows.plan, self._index))
+        sizes = row_sizes(rows.plan, self._index)
+        return source_arrays(
+            rows.plan, rows.images, settings, sizes, ids=rows.ids, origins=rows.origins, told=rows.told
+        )
 
     def _fault_outside(self, sample_id: int, image: np.ndarray) -> str | None:
         """What is wrong with an image by its header; a decompression bomb is never decoded."""
@@ -149,19 +196,24 @@ class RowReader:
             return f"is {size[1]}x{size[0]} pixels by its header, but {width}x{height} in the index"
         return None if is_parsable(image.data) else why_undecodable(image.data)
 
-    def _fault_inside(self, plan: StepPlan, image: np.ndarray) -> str | None:
+    def _fault_inside(self, row: Rows) -> str | None:
         """What is wrong with one row's image by the graph itself, None where it runs."""
-        return None if self._runs(Rows(plan, [image], ()), 0, 1) else why_undecodable(image.data)
+        return None if self._runs(row) else self._why(int(row.plan.sample_ids[0]))
 
-    def _runs(self, rows: Rows, start: int, stop: int) -> bool:
-        part = Rows(replace(rows.plan.rows(start, stop), augment=None), rows.images[start:stop], ())
+    def _why(self, sample_id: int) -> str:
+        """What is wrong with a sample's image, of which no more than a part may have been read."""
+        [image] = self._reader.read(np.array([sample_id]))
+        return why_undecodable(image.data)
+
+    def _runs(self, rows: Rows) -> bool:
         try:
-            run_once(self._arrays(part, self._plain), self._plain)
+            run_once(self._arrays(rows, self._plain), self._plain)
         except RuntimeError:
             return False
         return True
 
-    def _replaced(self, plan: StepPlan, encoded: list[np.ndarray], causes: dict[int, str]) -> Rows:
+    def _replaced(self, rows: Rows, causes: dict[int, str]) -> Rows:
+        plan = rows.plan
         bad = [self._describe(plan, row, cause) for row, cause in causes.items()]
         if self._planner is None:
             raise BadSampleError(
@@ -169,16 +221,19 @@ class RowReader:
                 f"To leave such samples out: python -m tools.shards verify {self._index.folder} --exclude; "
                 "to go on with substitutes: data.on_bad_sample: skip"
             )
-        ids, encoded = plan.sample_ids.copy(), list(encoded)
+        ids, images = plan.sample_ids.copy(), list(rows.images)
+        origins = None if rows.origins is None else rows.origins.copy()
         for row in causes:
-            ids[row], encoded[row] = self._substitute(plan, row)
+            ids[row], images[row] = self._substitute(plan, row)
+            if origins is not None:
+                origins[row] = 0
         replaced = self._planner.with_samples(plan, ids)
         counted = [
             replace(one, substitute_id=int(ids[row]) if replaced.counted[row] else None)
             for row, one in zip(causes, bad, strict=True)
             if plan.counted[row]
         ]
-        return Rows(replaced, encoded, tuple(counted))
+        return replace(rows, plan=replaced, images=images, bad=tuple(counted), origins=origins, told=None)
 
     def _substitute(self, plan: StepPlan, row: int) -> tuple[int, np.ndarray]:
         """The first planned substitute of a row that runs through the graph: its id and its image's bytes."""
@@ -189,7 +244,7 @@ class RowReader:
             [image] = self._reader.read(candidate)
             if self._fault_outside(candidate[0], image) is None:
                 planned = self._planner.with_samples(plan.rows(row, row + 1), candidate)
-                if self._fault_inside(planned, image) is None:
+                if self._fault_inside(Rows(planned, [image], ()).part(0, 1)) is None:
                     return int(candidate[0]), image
         raise BadSampleError(
             f"none of {MAX_ATTEMPTS} substitutes for {self._index.describe(sample_id)} can be decoded either; to see "

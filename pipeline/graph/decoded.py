@@ -16,8 +16,9 @@ from nvidia.dali.pipeline import Pipeline
 
 from pipeline.graph import nodes
 from pipeline.graph.bad_samples import RowReader, Rows, failing_rows
-from pipeline.graph.graph import GraphSettings, SourceArrays, row_sizes, source_arrays, window_corners
+from pipeline.graph.inputs import SourceArrays, row_sizes, source_arrays, window_corners
 from pipeline.graph.pixel_cache import PixelCache
+from pipeline.graph.settings import GraphSettings
 from pipeline.graph.workers import kept_to_cores
 from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex
@@ -134,7 +135,7 @@ class DecodedRows:
 
     def arrays(self, rows: Rows) -> SourceArrays:
         """The rows as the graph's inputs."""
-        return source_arrays(rows.plan, rows.images, self._settings, row_sizes(rows.plan, self._index))
+        return source_arrays(rows.plan, rows.images, self._settings, row_sizes(rows.plan, self._index), ids=rows.ids)
 
     def _find(self, plan: StepPlan, row: int) -> np.ndarray | None:
         sample_id = int(plan.sample_ids[row])

@@ -16,7 +16,7 @@ import json
 import mmap
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ __all__ = [
     "ShardIndex",
     "StaleIndexError",
     "build_index",
+    "fingerprint_of",
     "group_tars",
     "index_path",
     "list_splits",
@@ -225,14 +226,14 @@ def build_index(
         "label_field": label_field,
         "min_label": int(labels.min()),
         "max_label": int(labels.max()),
-        "fingerprint": _fingerprint(shards),
+        "fingerprint": fingerprint_of(shards),
         "shards": [asdict(shard) for shard in shards],
     }
     path = index_path(folder, split)
     _write_index(path, batch, metadata)
     if faults:
         left_out = [ExcludedSample(fault.shard, fault.key, fault.reason, None) for fault in faults]
-        add_samples(exclusion_path(folder, split), _fingerprint(shards), left_out)
+        add_samples(exclusion_path(folder, split), fingerprint_of(shards), left_out)
     return read_index(path)
 
 
@@ -365,7 +366,8 @@ def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
     return tuple(checked)
 
 
-def _fingerprint(shards: list[Shard]) -> str:
+def fingerprint_of(shards: Sequence[Shard]) -> str:
+    """The fingerprint of an index over these shards."""
     facts = [[shard.name, shard.size_bytes, shard.num_samples, shard.digest] for shard in shards]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

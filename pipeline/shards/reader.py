@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 
@@ -50,52 +51,70 @@ class SampleReader:
         That is a JPEG or PNG of the stated size whose parts lead the decoder to its data. ``image_header`` knows more
         about the others.
         """
-        images: list[npt.NDArray[np.uint8]] = []
-        is_sound: list[bool] = []
-        # No more rows at a time than shards may be open: each of them may lie in another one.
-        for start in range(0, len(sample_ids), self._max_open_shards):
-            ids = np.asarray(sample_ids[start : start + self._max_open_shards], dtype=np.int64)
-            found = self._read_together(ids)
-            # If anything is not as it should be: one by one, so that the first sample to fail is named.
-            images += [self._read_one(int(sample_id)) for sample_id in ids] if found is None else found[0]
-            is_sound += [False] * len(ids) if found is None else found[1]
-        return images, is_sound
+        ids = np.asarray(sample_ids, dtype=np.int64)
+        found = self._read_together(ids) if len(ids) else ([], [])
+        # If anything is not as it should be: one by one, so that the first sample to fail is named.
+        return ([self._read_one(int(sample_id)) for sample_id in ids], [False] * len(ids)) if found is None else found
 
     def _read_together(self, ids: npt.NDArray[np.int64]) -> tuple[list[npt.NDArray[np.uint8]], list[bool]] | None:
         """``read_checked`` in one call; None where it fails, for whatever reason. The images share their memory."""
         index = self._index
         if ids.min() < 0 or ids.max() >= len(index.shard):
             return None
+        starts = np.zeros(len(ids) + 1, dtype=np.int64)
+        np.cumsum(index.length[ids], out=starts[1:])
+        memory, is_sound = self._memory.take(int(starts[-1])), np.empty(len(ids), dtype=bool)
+        sizes, offsets = np.stack([index.height[ids], index.width[ids]], axis=1), index.offset[ids]
+
+        def read(first: int, stop: int, descriptors: npt.NDArray[np.int32]) -> bool:
+            rows, places = slice(first, stop), starts[first : stop + 1]
+            return read_images(descriptors, offsets[rows], places, memory, sizes[rows], is_sound[rows])
+
+        if not self.run(ids, read):
+            return None
+        ends = starts.tolist()
+        return [memory[start:stop] for start, stop in itertools.pairwise(ends)], is_sound.tolist()
+
+    def run(self, ids: npt.NDArray[np.int64], read: Callable[[int, int, npt.NDArray[np.int32]], bool]) -> bool:
+        """Have something read from the samples' shards, by several threads where there are many samples.
+
+        Args:
+            read: called with parts of the samples: the place of the first in ``ids``, that behind the last, and the
+                open shard of each, int32 [n]. It lets go of the interpreter, and returns whether all was well.
+
+        Returns:
+            Whether every part was well and no shard has been written to since it was indexed. If not, ``read_checked``
+            names what is wrong, where it is the shards.
+        """
+        return all(
+            self._run_some(ids[start : start + self._max_open_shards], start, read)
+            for start in range(0, len(ids), self._max_open_shards)
+        )
+
+    def _run_some(
+        self, ids: npt.NDArray[np.int64], place: int, read: Callable[[int, int, npt.NDArray[np.int32]], bool]
+    ) -> bool:
+        """``run`` for no more samples than shards may be open: each of them may lie in another one."""
         opened: dict[int, int] = {}
-        numbers = index.shard[ids].tolist()
+        numbers = self._index.shard[ids].tolist()
         try:
             for number, sample_id in zip(numbers, ids.tolist(), strict=True):
                 if number not in opened:
                     opened[number] = self._open(sample_id)
         except (OSError, StaleIndexError):
-            return None
-        starts = np.zeros(len(ids) + 1, dtype=np.int64)
-        np.cumsum(index.length[ids], out=starts[1:])
-        memory, is_sound = self._memory.take(int(starts[-1])), np.empty(len(ids), dtype=bool)
-        sizes = np.stack([index.height[ids], index.width[ids]], axis=1)
-        descriptors, offsets = np.array([opened[number] for number in numbers], dtype=np.int32), index.offset[ids]
-
-        def read(first: int, stop: int) -> bool:
-            rows = slice(first, stop)
-            return read_images(
-                descriptors[rows], offsets[rows], starts[first : stop + 1], memory, sizes[rows], is_sound[rows]
-            )
-
+            return False
+        descriptors = np.array([opened[number] for number in numbers], dtype=np.int32)
         size = max(_ROWS_A_THREAD, -(-len(ids) // self._helpers.count))
-        parts = [partial(read, first, min(first + size, len(ids))) for first in range(0, len(ids), size)]
+        parts = [
+            partial(read, place + first, place + min(first + size, len(ids)), descriptors[first : first + size])
+            for first in range(0, len(ids), size)
+        ]
         if not all(self._helpers.run(parts) if len(parts) > 1 else [parts[0]()]):
-            return None
+            return False
         # A shard that is written to from here on is noticed with the next batch: this one has been read.
-        for number, descriptor in opened.items():
-            if os.fstat(descriptor).st_mtime_ns != self._checked_mtimes_ns[number]:
-                return None
-        ends = starts.tolist()
-        return [memory[start:stop] for start, stop in itertools.pairwise(ends)], is_sound.tolist()
+        return all(
+            os.fstat(descriptor).st_mtime_ns == self._checked_mtimes_ns[number] for number, descriptor in opened.items()
+        )
 
     def _read_one(self, sample_id: int) -> npt.NDArray[np.uint8]:
         index = self._index

@@ -9,15 +9,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.files import write_atomically
-from pipeline.jpeg.addressable import Units
 from pipeline.shards.index import Shard, map_file
+
+if TYPE_CHECKING:  # it brings numba with it, which those who only look at files do without
+    from pipeline.jpeg.addressable import Units
 
 FORMAT_VERSION = 1
 UNITS_SUFFIX = ".units"
@@ -49,7 +51,7 @@ def units_path(tar: Path) -> Path:
     return tar.with_suffix(UNITS_SUFFIX)
 
 
-def write_units(tar: Path, digest: str, units: Sequence[Units | None]) -> None:
+def write_units(tar: Path, digest: str, units: Sequence["Units | None"]) -> None:
     """Write the file beside a shard, under a temporary name first.
 
     Args:
@@ -93,7 +95,7 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
             if not reader.schema.equals(_SCHEMA) or reader.num_record_batches != 1:
                 raise ValueError("its columns are not those of units")
             batch = reader.get_batch(0)
-            batch.validate()
+            batch.validate(full=True)
             if batch.num_rows != shard.num_samples:
                 raise ValueError(f"it has {batch.num_rows} rows, and the shard {shard.num_samples} samples")
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:

@@ -31,7 +31,7 @@ from engine.snapshots import take_snapshot
 from engine.task import training_loss
 from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
-from pipeline.graph.graph import GraphSettings, LastPart
+from pipeline.graph.settings import GraphSettings, LastPart
 from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan, TrainPlanner

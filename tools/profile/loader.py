@@ -24,7 +24,9 @@ from pipeline.batch import Batch
 from pipeline.graph.augmentation import input_names
 from pipeline.graph.bad_samples import BadSampleError, Planner, RowReader, Rows
 from pipeline.graph.decoded import DecodedRows
-from pipeline.graph.graph import GraphSettings, LastPart, SourceArrays, build_graph
+from pipeline.graph.graph import build_graph
+from pipeline.graph.inputs import SourceArrays
+from pipeline.graph.settings import GraphSettings, LastPart
 from pipeline.loader import PatchLoader, Work
 from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex, StaleIndexError

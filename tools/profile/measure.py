@@ -9,7 +9,7 @@ from typing import Any
 from engine.prepare import Prepared
 from engine.ranks.world import World
 from pipeline.batch import Batch
-from pipeline.graph.graph import LastPart
+from pipeline.graph.settings import LastPart
 from pipeline.plan.schedule import PatchSchedule, Stage
 from tools.profile.bench import Bench
 from tools.profile.loader import augments

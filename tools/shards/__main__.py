@@ -1,4 +1,4 @@
-"""Shards on the command line: `python -m tools.shards {convert,index,verify,stats,score}`."""
+"""Shards on the command line: `python -m tools.shards {convert,readdress,index,units,verify,stats,score}`."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.shards.commands import run_convert, run_index, run_stats, run_verify
+from tools.shards.commands import run_convert, run_index, run_readdress, run_stats, run_units, run_verify
 from tools.shards.images import DEFAULT_QUALITY, FORMATS
 from tools.shards.maps.command import EXAMPLE, add_score_arguments, run_score
 from tools.shards.sources.table import sources_help
@@ -15,15 +15,20 @@ from tools.shards.sources.table import sources_help
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.shards", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="{convert,index,verify,stats,score}")
+    commands = parser.add_subparsers(required=True, metavar="{convert,readdress,index,units,verify,stats,score}")
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> Any:
-        one = commands.add_parser(name, help=text, description=text)
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str, example: str | None = None) -> Any:
+        one = commands.add_parser(name, help=text, description=text, epilog=example and f"example: {example}")
         one.set_defaults(command=command)
         return one
 
     cores = len(os.sched_getaffinity(0))
-    one = add("convert", run_convert, "Make WebDataset shards, with their indexes, from labelled images.")
+    one = add(
+        "convert",
+        run_convert,
+        "Make WebDataset shards, with their indexes, from labelled images.",
+        "python -m tools.shards convert --source imagefolder:/data/imagenet --out data/imagenet --addressable",
+    )
     one.add_argument("--source", required=True, help=sources_help())
     one.add_argument("--out", type=Path, required=True, help="folder for the shards")
     one.add_argument("--val-fraction", type=float, default=0.0, help="share held out as val (default: none)")
@@ -53,11 +58,28 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of JPEG and WebP, 1 to 100 (default: {DEFAULT_QUALITY}); with --format jpeg or webp, images that have "
         "that format already are encoded anew only if this is given",
     )
+    one.add_argument(
+        "--addressable",
+        action="store_true",
+        help="write JPEGs so that each unit of 8 or 16 pixels can be reached alone: those that are not encoded anew "
+        "are transcoded by jpegtran without loss; what cannot be stays as it is and is counted (docs/addressable.md)",
+    )
     one.add_argument("--max-rejected", type=int, default=0, help="unreadable images to put up with (default: 0)")
     one.add_argument(
         "--root", type=Path, default=Path("data/downloads"), help="where downloads are kept (default: %(default)s)"
     )
 
+    one.add_argument("--json", action="store_true", help="print what the shards hold for programs")
+
+    one = add(
+        "readdress",
+        run_readdress,
+        "Write shards anew with JPEGs each of whose units can be reached alone, without loss; all else stays the same.",
+        "python -m tools.shards readdress data/imagenet --out data/imagenet-addressable --workers 16",
+    )
+    one.add_argument("folder", type=Path, metavar="DIR", help="folder of the shards, of this program or another")
+    one.add_argument("--out", type=Path, required=True, help="folder for the new shards; an interrupted call goes on")
+    one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
     one.add_argument("--json", action="store_true", help="print what the shards hold for programs")
 
     one = add("index", run_index, "Index shards that another program wrote, without rewriting them.")
@@ -72,6 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     one.add_argument("--json", action="store_true", help="print what the indexes hold for programs")
+
+    one = add(
+        "units",
+        run_units,
+        "Write, beside each indexed shard, where the units of its addressable JPEGs lie.",
+        "python -m tools.shards units /data/imagenet-wds",
+    )
+    one.add_argument("folder", type=Path, metavar="DIR")
+    one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
+    one.add_argument("--json", action="store_true", help="print the numbers of addressable images for programs")
 
     one = add("verify", run_verify, "Hold index, tars and every image against one another, and name each fault.")
     one.add_argument("folder", type=Path, metavar="DIR")
@@ -113,7 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # some libraries' messages have many lines
         return 2
     except KeyboardInterrupt:
-        print("error: interrupted; `convert` and `score` go on where they stopped when run again", file=sys.stderr)
+        print(
+            "error: interrupted; `convert`, `readdress` and `score` go on where they stopped when they are run again",
+            file=sys.stderr,
+        )
         return 130
 
 

@@ -6,13 +6,14 @@ Raises ValueError or OSError where a command cannot be carried out.
 import argparse
 import json
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from pipeline.shards.exclusion import Exclusion, exclusion_path, known_samples
-from pipeline.shards.index import BadShardsError, ShardIndex, build_index, group_tars
+from pipeline.shards.index import BadShardsError, ShardIndex, build_index, group_tars, open_index
 from pipeline.shards.tars import Fault, Scan
 from tools.command import bar_interval_s
 from tools.shards.dali_index import write_dali_index
@@ -20,56 +21,33 @@ from tools.shards.exclude import exclude_faulty, read_bad_samples
 from tools.shards.images import Encoding
 from tools.shards.sources.table import open_source
 from tools.shards.stats import collect_stats, describe_stats
+from tools.shards.tally import describe_tally
+from tools.shards.units_check import remove_stale_units
 from tools.shards.verify import read_indexes, verify_folder
-
-if TYPE_CHECKING:
-    from tools.shards.convert import Conversion
 
 
 def run_convert(options: argparse.Namespace) -> int:
     """Writes shards from a source. Returns 1 where more images were rejected than was allowed."""
-    from tqdm import tqdm
-
     # Imported here: webdataset brings torch with it, which the other commands and the workers do without.
     from tools.shards.convert import Settings, convert
-    from tools.shards.journal import JOURNAL_NAME
 
-    if options.workers < 1:
-        raise ValueError(f"workers {options.workers}; allowed is 1 or more")
-    encoding = Encoding(options.format, options.quality, options.resize_shorter)
+    _check_workers(options)
+    encoding = Encoding(options.format, options.quality, options.resize_shorter, options.addressable)
     settings = Settings(options.val_fraction, options.shard_samples, options.shard_bytes, options.seed, encoding)
     print(f"reading the list of {options.source}", file=sys.stderr)
     source = open_source(options.source, options.root)
-    with ExitStack() as stack:
-        bars: list[tqdm[NoReturn]] = []
-
-        def on_total(total: int, done: int) -> None:
-            # Made only now, so that its rate does not count what an earlier call had done.
-            bars.append(tqdm(total=total, initial=done, unit="img", mininterval=bar_interval_s()))
-            stack.callback(bars[0].close)
-
-        def on_images(count: int) -> None:
-            bars[0].update(count)
-
-        def on_phase(phase: str) -> None:
-            bars[0].set_description(phase)
-
-        try:
-            conversion = convert(
-                source,
-                options.source,
-                options.out,
-                settings,
-                workers=options.workers,
-                on_total=on_total,
-                on_images=on_images,
-                on_phase=on_phase,
-            )
-        except OSError as error:
-            if not (options.out / JOURNAL_NAME).exists():
-                raise
-            raise OSError(f"{error}; the finished shards are kept, and the same command goes on from there") from error
-    _print_conversion(conversion, options)
+    with _progress() as progress, _going_on(options.out):
+        conversion = convert(
+            source,
+            options.source,
+            options.out,
+            settings,
+            workers=options.workers,
+            on_total=progress.on_total,
+            on_images=progress.on_images,
+            on_phase=progress.on_phase,
+        )
+    _print_conversion(conversion.dataset, conversion.was_finished, options)
     rejected = conversion.dataset["rejected"]
     if rejected > options.max_rejected:
         print(
@@ -82,24 +60,109 @@ def run_convert(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_conversion(conversion: "Conversion", options: argparse.Namespace) -> None:
-    """What the shards hold, for people or for programs."""
-    from tools.shards.convert import REJECTED_NAME
+def run_readdress(options: argparse.Namespace) -> int:
+    """Writes shards anew with addressable JPEGs."""
+    from tools.shards.readdress import readdress
 
-    rejected = conversion.dataset["rejected"]
+    _check_workers(options)
+    with _progress() as progress, _going_on(options.out):
+        dataset, was_finished = readdress(
+            options.folder,
+            options.out,
+            workers=options.workers,
+            on_total=progress.on_total,
+            on_images=progress.on_images,
+            on_phase=progress.on_phase,
+        )
+    _print_conversion(dataset, was_finished, options)
+    return 0
+
+
+def run_units(options: argparse.Namespace) -> int:
+    """Writes where the units of addressable JPEGs lie, for the indexes that are there."""
+    from tools.shards.units_files import write_units_files
+
+    _check_workers(options)
+    indexes = [open_index(options.folder, index.split) for index in read_indexes(options.folder)]
+    with _progress() as progress:
+        progress.on_total(sum(len(index.shard) for index in indexes), 0)
+        found = write_units_files(indexes, workers=options.workers, on_images=progress.on_images)
+    facts = {index.split: {"num_samples": len(index.shard), "num_addressable": found[index.split]} for index in indexes}
     if options.json:
-        keys = ("num_samples", "num_shards", "num_bytes", "class_counts")
-        splits = {name: {key: split[key] for key in keys} for name, split in conversion.dataset["splits"].items()}
-        result = {"was_finished": conversion.was_finished, "rejected": rejected, "splits": splits}
-        print(json.dumps(result, indent=2))
+        print(json.dumps({"splits": facts}, indent=2))
+        return 0
+    for split, fact in facts.items():
+        print(f"{split}: {fact['num_addressable']:,} of {fact['num_samples']:,} images are addressable")
+    return 0
+
+
+def _check_workers(options: argparse.Namespace) -> None:
+    if options.workers < 1:
+        raise ValueError(f"workers {options.workers}; allowed is 1 or more")
+
+
+class _Progress:
+    """A bar on stderr, made only when the total is known, so that its rate does not count what was done before.
+
+    Another total begins another bar.
+    """
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+
+    def on_total(self, total: int, done: int) -> None:
+        from tqdm import tqdm
+
+        self._stack.close()
+        self._bar: tqdm[NoReturn] = tqdm(total=total, initial=done, unit="img", mininterval=bar_interval_s())
+        self._stack.callback(self._bar.close)
+
+    def on_images(self, count: int) -> None:
+        self._bar.update(count)
+
+    def on_phase(self, phase: str) -> None:
+        self._bar.set_description(phase)
+
+
+@contextmanager
+def _progress() -> Iterator[_Progress]:
+    with ExitStack() as stack:
+        yield _Progress(stack)
+
+
+@contextmanager
+def _going_on(out: Path) -> Iterator[None]:
+    """Says, where the disk or a file refuses, that nothing is lost."""
+    from tools.shards.journal import JOURNAL_NAME
+
+    try:
+        yield
+    except OSError as error:
+        if not (out / JOURNAL_NAME).exists():
+            raise
+        raise OSError(f"{error}; the finished shards are kept, and the same command goes on from there") from error
+
+
+def _print_conversion(dataset: dict[str, Any], was_finished: bool, options: argparse.Namespace) -> None:
+    """What the shards hold, for people or for programs."""
+    from tools.shards.dataset import REJECTED_NAME
+
+    rejected = dataset["rejected"]
+    if options.json:
+        keys = ("num_samples", "num_shards", "num_bytes", "class_counts", "addressable")
+        splits = {name: {key: split[key] for key in keys if key in split} for name, split in dataset["splits"].items()}
+        print(json.dumps({"was_finished": was_finished, "rejected": rejected, "splits": splits}, indent=2))
         return
-    if conversion.was_finished:
+    if was_finished:
         print(f"{options.out} holds this very conversion already; nothing to do. To do it anew, remove the folder.")
-    for name, split in conversion.dataset["splits"].items():
+    for name, split in dataset["splits"].items():
         print(
             f"{name}: {split['num_samples']:,} images of {len(split['class_counts'])} classes "
             f"in {split['num_shards']} shards, {split['num_bytes'] / 1e6:,.1f} MB"
         )
+        if "addressable" in split:
+            for title, line in describe_tally(split["addressable"]):
+                print(f"  {title:<18} {line}")
     if rejected:
         print(f"rejected: {rejected}, each named in {options.out / REJECTED_NAME}")
 
@@ -137,6 +200,12 @@ def run_index(options: argparse.Namespace) -> int:
                 for fault in error.faults:
                     print(fault)
                 raise
+    if stale := [path for index in indexes for path in remove_stale_units(index)]:
+        print(
+            f"removed {stale[0].name}{f' and {len(stale) - 1} more' if stale[1:] else ''}, made for other shards than "
+            f"these; to make them again: python -m tools.shards units {folder}",
+            file=sys.stderr,
+        )
     if options.json:
         print(json.dumps({"splits": {index.split: _index_as_json(index) for index in indexes}}, indent=2))
         return 0

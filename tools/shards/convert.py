@@ -8,7 +8,7 @@ Within a split the images lie in an order keyed by seed and name.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.files import write_atomically
-from pipeline.shards.index import INDEX_SUFFIX, build_index, open_index
+from pipeline.shards.index import ShardIndex, build_index
+from tools.shards.addressable import check_jpegtran
 from tools.shards.dali_index import write_dali_index
+from tools.shards.dataset import DATASET_NAME, FORMAT_VERSION, REJECTED_NAME, describe_split, read_finished
 from tools.shards.files import ShardWriter
 from tools.shards.images import Encoding
-from tools.shards.journal import JOURNAL_NAME, Journal, Rejected, ShardRecord, describe_difference
+from tools.shards.journal import Journal, Rejected, ShardRecord
 from tools.shards.sources.source import Source, SourceSplit
+from tools.shards.tally import Tally
+from tools.shards.units_files import write_units_files
 from tools.shards.workers import Prepared, prepare_in_order
-
-FORMAT_VERSION = 1
-DATASET_NAME = "dataset.json"
-REJECTED_NAME = "rejected.jsonl"
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,16 @@ def convert(
     """Writes the shards of all splits into ``out``, going on where an earlier call with the same settings stopped.
 
     spec: how the source was named, for dataset.json. on_total(total, done), on_images(count) and on_phase(text)
-    report progress in images. Raises ValueError where ``out`` holds something else or no image is usable, OSError
-    where the disk refuses.
+    report progress in images; a second total is that of images that are looked through for their units. Raises
+    ValueError where ``out`` holds something else or no image is usable, OSError where the disk refuses or jpegtran is
+    wanted and missing.
     """
     parts = divide(source, settings)
     job = _job(source, settings)
-    if (finished := _read_finished(out, job)) is not None:
-        for split in finished["splits"]:
-            open_index(out, split)
+    if (finished := read_finished(out, job)) is not None:
         return Conversion(finished, was_finished=True)
+    if settings.encoding.transcodes:
+        check_jpegtran()
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out, job)
     try:
@@ -101,7 +102,12 @@ def convert(
                 )
         on_phase("writing the indexes")
         _write_rejected(out, rejected)
-        dataset = _describe(out, job, spec, source, journal.shards, len(rejected))
+        indexes = _write_indexes(out, list(parts), journal.shards)
+        if settings.encoding.addressable:
+            on_total(sum(index.num_samples for index in indexes.values()), 0)
+            on_phase("writing where the units lie")
+            write_units_files(list(indexes.values()), workers=workers, on_images=on_images)
+        dataset = _describe(indexes, job, spec, source, journal.shards, len(rejected))
         write_atomically(out / DATASET_NAME, json.dumps(dataset, indent=2) + "\n", sync=True)
         journal.remove()
     finally:
@@ -138,9 +144,12 @@ def divide(source: Source, settings: Settings) -> dict[str, tuple[SourceSplit, n
 def _job(source: Source, settings: Settings) -> dict[str, Any]:
     """All that decides on the bytes. How the source was named is not part of it: a folder may be moved."""
     values = asdict(settings)
+    encoding = values.pop("encoding")
+    if not encoding["addressable"]:
+        del encoding["addressable"]  # as in folders that were made before there was the choice
     return {
         "format_version": FORMAT_VERSION,
-        **values.pop("encoding"),
+        **encoding,
         **values,
         "fingerprint": source.fingerprint,
     }
@@ -183,13 +192,13 @@ def _write_split(
     number, key = len(mine), sum(shard.num_samples for shard in mine)
     rejected: list[Rejected] = []
     writer: ShardWriter | None = None
+    tally = Tally()
     start = _position(journal, split)
 
     def finish(writer: "ShardWriter", next_position: int) -> None:
         size_bytes, sha256 = writer.finish()
-        journal.add(
-            ShardRecord(split, writer.name, writer.num_samples, size_bytes, sha256, next_position, rejected.copy())
-        )
+        record = ShardRecord(split, writer.name, writer.num_samples, size_bytes, sha256, next_position, rejected.copy())
+        journal.add(replace(record, addressable=tally.as_json()) if settings.encoding.addressable else record)
         rejected.clear()
 
     try:
@@ -198,8 +207,11 @@ def _write_split(
             if isinstance(result, str):
                 rejected.append({"source": names[positions[step]], "reason": result})
                 continue
-            writer = writer or ShardWriter(out, f"{split}-{number:06d}.tar")
-            writer.add(f"{key:08d}", result)
+            if writer is None:
+                writer, tally = ShardWriter(out, f"{split}-{number:06d}.tar"), Tally()
+            writer.add(f"{key:08d}", (result.data, result.extension, result.label))
+            if result.stored is not None:
+                tally.add(result.stored)
             key += 1
             if writer.num_samples == settings.shard_samples or writer.num_bytes >= settings.shard_bytes:
                 finish(writer, step + 1)
@@ -214,54 +226,28 @@ def _write_split(
     return rejected
 
 
-def _read_finished(out: Path, job: dict[str, Any]) -> dict[str, Any] | None:
-    """dataset.json of a finished conversion of this very job, or None where ``out`` is free to be written."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out names a folder")
-    if (out / JOURNAL_NAME).exists() or not out.exists():
-        return None
-    path = out / DATASET_NAME
-    if not path.exists():
-        foreign = sorted(file.name for file in out.iterdir() if file.suffix in (".tar", ".idx", INDEX_SUFFIX))
-        if foreign:
-            raise ValueError(
-                f"{out}: holds {foreign[0]} and {len(foreign) - 1} more file(s) that no conversion here left behind; "
-                "choose another --out"
-            )
-        return None
-    try:
-        dataset = json.loads(path.read_text())
-        made = dataset["job"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: cannot be read; choose another --out or remove the folder") from None
-    if made != job:
-        raise ValueError(
-            f"{out}: holds the shards of another conversion ({describe_difference(made, job)}); "
-            "choose another --out or remove the folder"
-        )
-    return dataset
+def _write_indexes(out: Path, splits: list[str], shards: list[ShardRecord]) -> dict[str, ShardIndex]:
+    indexes = {}
+    for split in splits:
+        paths = [out / shard.name for shard in shards if shard.split == split]
+        indexes[split] = build_index(out, split, paths, on_shard=write_dali_index)
+    return indexes
 
 
 def _describe(
-    out: Path, job: dict[str, Any], spec: str, source: Source, shards: list[ShardRecord], num_rejected: int
+    indexes: dict[str, ShardIndex],
+    job: dict[str, Any],
+    spec: str,
+    source: Source,
+    shards: list[ShardRecord],
+    num_rejected: int,
 ) -> dict[str, Any]:
-    """Writes the indexes and returns the content of dataset.json."""
-    indexes = {}
-    for split in source.splits | {shard.split: None for shard in shards}:
-        paths = [out / shard.name for shard in shards if shard.split == split]
-        indexes[split] = build_index(out, split, paths, on_shard=write_dali_index)
+    """The content of dataset.json."""
     num_classes = len(source.classes) or 1 + max(index.max_label for index in indexes.values())
     splits = {}
     for split, index in indexes.items():
         mine = [shard for shard in shards if shard.split == split]
-        splits[split] = {
-            "num_samples": index.num_samples,
-            "num_shards": len(mine),
-            "num_bytes": sum(shard.size_bytes for shard in mine),
-            "class_counts": np.bincount(index.label, minlength=num_classes).tolist(),
-            "fingerprint": index.fingerprint,
-            "sha256": {shard.name: shard.sha256 for shard in mine},
-        }
+        splits[split] = describe_split(index, mine, num_classes)
     return {
         "format_version": FORMAT_VERSION,
         "source": spec,

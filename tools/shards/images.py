@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,8 @@ _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP":
 LOADABLE_FORMATS = frozenset(_EXTENSIONS)
 FORMATS = ("keep", "jpeg", "png", "webp")
 DEFAULT_QUALITY = 90
+# A restart marker behind every unit, and Huffman tables that are made for the image.
+ADDRESSABLE_OPTIONS = {"restart_marker_blocks": 1, "optimize": True}
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,15 @@ class Encoding:
 
     format: one of FORMATS. ``keep`` leaves encoded images as they are; so do the others where an image has that
     format already, unless a ``quality`` (1 to 100, JPEG and WebP) asks for encoding anew. resize_shorter: images
-    whose shorter side is longer than this are shrunk to it, with antialiasing, and encoded anew.
+    whose shorter side is longer than this are shrunk to it, with antialiasing, and encoded anew. addressable: each unit
+    of a JPEG can be reached alone, because a restart marker ends it: those that are encoded anew are written so, the
+    others are transcoded without loss.
     """
 
     format: str = "keep"
     quality: int | None = None
     resize_shorter: int | None = None
+    addressable: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -34,6 +40,13 @@ class Encoding:
             raise ValueError(f"quality {self.quality}; allowed is 1 to 100")
         if self.resize_shorter is not None and self.resize_shorter < 1:
             raise ValueError(f"resize-shorter {self.resize_shorter}; allowed is 1 pixel or more")
+        if self.addressable and self.format not in ("keep", "jpeg"):
+            raise ValueError(f"only JPEGs are addressable, but format is '{self.format}'; allowed are keep and jpeg")
+
+    @property
+    def transcodes(self) -> bool:
+        """Whether JPEGs may be transcoded, because not all of them are encoded anew."""
+        return self.addressable and (self.format == "keep" or self.quality is None)
 
 
 def prepare(raw: bytes | Image.Image, encoding: Encoding) -> tuple[bytes, str]:
@@ -61,7 +74,7 @@ def prepare(raw: bytes | Image.Image, encoding: Encoding) -> tuple[bytes, str]:
     if shrinks:
         assert encoding.resize_shorter is not None
         image = _shrink(image, encoding.resize_shorter)
-    return _encode(image, target, encoding.quality or DEFAULT_QUALITY), _EXTENSIONS[target]
+    return _encode(image, target, encoding), _EXTENSIONS[target]
 
 
 def decode(data: bytes) -> Image.Image:
@@ -105,15 +118,17 @@ def _shrink(image: Image.Image, shorter: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _encode(image: Image.Image, target: str, quality: int) -> bytes:
+def _encode(image: Image.Image, target: str, encoding: Encoding) -> bytes:
+    quality = encoding.quality or DEFAULT_QUALITY
+    options: dict[str, dict[str, Any]] = {
+        "PNG": {"compress_level": 4},
+        "BMP": {},
+        "WEBP": {"quality": quality},
+        "JPEG": {"quality": quality} | (ADDRESSABLE_OPTIONS if encoding.addressable else {}),
+    }
     sink = io.BytesIO()
     try:
-        if target == "PNG":
-            image.save(sink, "PNG", compress_level=4)
-        elif target == "BMP":
-            image.save(sink, "BMP")
-        else:
-            image.save(sink, target, quality=quality)
+        image.save(sink, target, **options[target])
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot be stored as {target}: {error}") from None
     return sink.getvalue()

@@ -18,7 +18,10 @@ Rejected = dict[str, str]  # {"source": ..., "reason": ...}
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A finished shard. next_position: where the split goes on; rejected: images left out on the way to there."""
+    """A finished shard. next_position: where the split goes on; rejected: images left out on the way to there.
+
+    addressable: the tally of its images, None where they are stored as they come.
+    """
 
     split: str
     name: str
@@ -27,6 +30,7 @@ class ShardRecord:
     sha256: str
     next_position: int
     rejected: list[Rejected]
+    addressable: dict[str, Any] | None = None
 
 
 class Journal:

@@ -7,23 +7,41 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.shards.index import ShardIndex
+from pipeline.shards.units import open_units
+from tools.shards.dataset import read_dataset
 from tools.shards.images import DEFAULT_QUALITY
-from tools.shards.verify import read_dataset, read_indexes
+from tools.shards.tally import describe_tally
+from tools.shards.verify import read_indexes
+
+_ENCODING = ("format", "quality", "resize_shorter")
 
 
 def collect_stats(folder: Path) -> dict[str, Any]:
     """{"classes": names or None, "encoding": or None, "splits": {split: counts and sizes}}, as JSON can hold it.
 
     encoding: format, quality and resize_shorter of the conversion, None where another program wrote the shards.
+    addressable, of a split: the tally of the conversion (see ``Tally``); of shards of another program only its
+    num_addressable, from the files of units, and None where there is none of these.
     """
     dataset = read_dataset(folder)
     classes = dataset["classes"] if dataset else None
-    job = dataset.get("job") if dataset else None
+    job = (dataset or {}).get("job", {})
     return {
         "classes": classes,
-        "encoding": None if job is None else {name: job.get(name) for name in ("format", "quality", "resize_shorter")},
-        "splits": {index.split: _of_split(index, len(classes or [])) for index in read_indexes(folder)},
+        "encoding": {name: job.get(name) for name in _ENCODING} if "format" in job else None,
+        "splits": {
+            index.split: _of_split(index, len(classes or []))
+            | {"addressable": _addressable(index, (dataset or {}).get("splits", {}).get(index.split, {}))}
+            for index in read_indexes(folder)
+        },
     }
+
+
+def _addressable(index: ShardIndex, stated: dict[str, Any]) -> dict[str, Any] | None:
+    if "addressable" in stated:
+        return stated["addressable"]
+    opened = [units for shard in index.shards if (units := open_units(index.folder, shard)) is not None]
+    return {"num_addressable": sum(units.num_addressable for units in opened)} if opened else None
 
 
 def _of_split(index: ShardIndex, num_classes: int) -> dict[str, Any]:
@@ -61,7 +79,17 @@ def describe_stats(stats: dict[str, Any]) -> str:
             spread = split[title]
             values = f"min {spread['min']:,}, median {spread['median']:,}, max {spread['max']:,}{unit}"
             lines.append(f"  {title.replace('_', ' '):<18} {values}")
+        lines += [f"  {title:<18} {text}" for title, text in _describe_addressable(split)]
     return "\n".join(lines)
+
+
+def _describe_addressable(split: dict[str, Any]) -> list[tuple[str, str]]:
+    tally = split["addressable"]
+    if tally is None:
+        return []
+    if "not_addressable" in tally:
+        return describe_tally(tally)
+    return [("addressable", f"{tally['num_addressable']:,} of {split['num_samples']:,} images")]
 
 
 def _describe_encoding(format: str, quality: int | None, resize_shorter: int | None) -> str:

@@ -1,7 +1,6 @@
 """Holds the indexes of a folder, its tars and every image against one another."""
 
 import hashlib
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -18,9 +17,9 @@ from pipeline.shards.index import ShardIndex, index_path, list_splits, read_inde
 from pipeline.shards.tars import Fault, Row, scan_shard
 from tools.command import bar_interval_s
 from tools.shards.dali_index import render_dali_index
+from tools.shards.dataset import read_dataset
 from tools.shards.images import LOADABLE_FORMATS, decode
-
-DATASET_NAME = "dataset.json"
+from tools.shards.units_check import compare_units
 
 
 @dataclass(frozen=True)
@@ -83,20 +82,6 @@ def read_indexes(folder: Path) -> list[ShardIndex]:
     return [read_index(index_path(folder, split)) for split in splits]
 
 
-def read_dataset(folder: Path) -> dict[str, Any] | None:
-    """dataset.json, or None where another program wrote the shards. Raises ValueError where it is damaged."""
-    path = folder / DATASET_NAME
-    if not path.exists():
-        return None
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8"))
-        for split in dataset["splits"].values():
-            split["fingerprint"], split["sha256"], split["class_counts"], dataset["classes"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
-    return dataset
-
-
 @dataclass(frozen=True)
 class _Job:
     """One shard; the worker maps the index itself. sha256: what dataset.json says of the shard, if anything."""
@@ -135,6 +120,8 @@ def _verify_shard(job: _Job) -> tuple[int, list[Fault]]:
     beside = path.with_suffix(".idx")
     if beside.exists() and beside.read_text(encoding="utf-8", errors="surrogateescape") != render_dali_index(scan):
         faults.append(Fault(beside.name, "", "does not fit its tar"))
+    if scan.digest == shard.digest:
+        faults += compare_units(index.folder, shard, scan.rows)
     with open(path, "rb") as file:
         for row in scan.rows:
             try:

@@ -128,7 +128,7 @@ def _mix(own, other, planned, top, left, size):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _takes(planned, top, left, size):  # type: ignore[no-untyped-def]
+def takes(planned, top, left, size):  # type: ignore[no-untyped-def]
     """Whether a patch needs the image itself, and whether it needs the partner."""
     if planned[WEIGHT] < 1:
         return True, True
@@ -151,8 +151,8 @@ def _finish(images, wholes, planned, side, ids, patches):  # type: ignore[no-unt
     own, from_partner = np.ones(num, np.bool_), np.zeros(num, np.bool_)
     if planned[WEIGHT] < 1 or planned[BOX + 2] > planned[BOX]:
         for place in range(num):
-            takes = _takes(planned, (ids[place] // grid) * size, (ids[place] % grid) * size, size)
-            own[place], from_partner[place] = takes
+            top, left = (ids[place] // grid) * size, (ids[place] % grid) * size
+            own[place], from_partner[place] = takes(planned, top, left, size)
     has_levels = len(levels_at(planned, False)) > 0
     for partner in (False, True):
         image, whole = (images[1], wholes[1]) if partner else (images[0], wholes[0])

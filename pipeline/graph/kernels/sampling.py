@@ -33,6 +33,18 @@ TABLE_SIZE = 64
 
 
 @compiled
+def pixels_under(start, end, window_start, window_end, size_out, i):  # type: ignore[no-untyped-def]
+    """The input's pixels under the filter of the output's pixel i, as ``axis_weights`` weighs them: first, count."""
+    size_in = window_end - window_start
+    scale = (np.float64(end) - np.float64(start)) / size_out
+    reach = max(scale, 1.0)
+    centre = start + (i + 0.5) * scale
+    low = min(max(int(np.floor(centre - reach + 0.5)), 0), size_in - 1)
+    high = max(min(int(np.floor(centre + reach + 0.5)), size_in), low + 1)
+    return window_start + low, high - low
+
+
+@compiled
 def axis_weights(start, end, window_start, window_end, size_out):  # type: ignore[no-untyped-def]
     """The triangle filter of a resize along one axis, as wide as a pixel of the larger of the two grids.
 
@@ -47,17 +59,14 @@ def axis_weights(start, end, window_start, window_end, size_out):  # type: ignor
         the output's; weights int16 [size_out, T], theirs in units of 1 / 2**14, zeros behind them. T is even. Weights
         add up to one exactly.
     """
-    size_in, one = window_end - window_start, 2.0**WEIGHT_BITS
+    one = 2.0**WEIGHT_BITS
     scale = (np.float64(end) - np.float64(start)) / size_out
     reach = max(scale, 1.0)
     first, count = np.empty(size_out, np.int64), np.empty(size_out, np.int64)
     longest = 1
     for i in range(size_out):
-        centre = start + (i + 0.5) * scale
-        low = min(max(int(np.floor(centre - reach + 0.5)), 0), size_in - 1)
-        high = max(min(int(np.floor(centre + reach + 0.5)), size_in), low + 1)
-        first[i], count[i] = window_start + low, high - low
-        longest = max(longest, high - low)
+        first[i], count[i] = pixels_under(start, end, window_start, window_end, size_out, i)
+        longest = max(longest, count[i])
     weights = np.zeros((size_out, longest + longest % 2), np.int16)
     sums = np.empty(longest, np.float64)
     for i in range(size_out):

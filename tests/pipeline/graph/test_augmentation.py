@@ -16,8 +16,10 @@ from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph import augmentation, nodes
 from pipeline.graph.augmentation import INPUTS, augment_arrays
-from pipeline.graph.graph import GraphSettings, define_graph, input_names
+from pipeline.graph.graph import define_graph
+from pipeline.graph.inputs import input_names
 from pipeline.graph.rows import mean_color
+from pipeline.graph.settings import GraphSettings
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.operations import OPERATION_NAMES, OPERATIONS, SUITES, levels_of
 from pipeline.plan.augmentation import AugmentPlan

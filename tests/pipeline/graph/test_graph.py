@@ -19,7 +19,9 @@ from pixels import (
 from benchmarks.shared.photographs import jpeg_bytes
 from benchmarks.shared.shard_files import write_tar
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.graph.graph import GraphSettings, define_graph, input_names
+from pipeline.graph.graph import define_graph
+from pipeline.graph.inputs import input_names
+from pipeline.graph.settings import GraphSettings
 from pipeline.loader import gather_on_device
 from pipeline.plan.schedule import num_kept_at
 from pipeline.plan.step import StepPlan, ValidationPlanner

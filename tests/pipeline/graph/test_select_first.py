@@ -9,7 +9,8 @@ from pixels import at_keep_rate, expected_image, expected_validation_image, full
 
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.graph.graph import GraphSettings, input_names
+from pipeline.graph.inputs import input_names
+from pipeline.graph.settings import GraphSettings
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig

@@ -8,7 +8,7 @@ from pixels import train_planner
 from benchmarks.shared.bad_images import SOUND_OUTSIDE, write_photo_shards
 from engine.bad_data import DataError
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.graph.graph import GraphSettings, LastPart
+from pipeline.graph.settings import GraphSettings, LastPart
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex

@@ -8,7 +8,7 @@ from pixels import train_planner
 
 from benchmarks.shared.bad_images import write_photo_shards
 from pipeline.config import DataConfig
-from pipeline.graph.graph import GraphSettings
+from pipeline.graph.settings import GraphSettings
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig

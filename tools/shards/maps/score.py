@@ -1,9 +1,7 @@
 """Writes the score maps of a folder's shards: a shard at a time, each file whole or absent, none twice."""
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from pipeline.shards.index import ShardIndex, index_path, list_splits, open_inde
 from tools.command import bar_interval_s
 from tools.shards.maps.kinds import KINDS, Maker, split_kind
 from tools.shards.maps.shard_images import ShardImages
-from tools.shards.workers import follow_parent
+from tools.shards.pool import worker_processes
 
 LARGEST_GRID = 64
 
@@ -138,19 +136,9 @@ def _run(shards: Sequence[_Shard], job: MapJob, maker: Maker, workers: int) -> I
         for shard in shards:
             yield _score_shard(shard, job, maker)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent)
-    try:
-        futures = [pool.submit(_score_shard, shard, job, None) for shard in shards]
-        for future in as_completed(futures):
+    with worker_processes(workers) as pool:
+        for future in as_completed([pool.submit(_score_shard, shard, job, None) for shard in shards]):
             yield future.result()
-    except BrokenProcessPool:
-        raise OSError(
-            "a worker process was ended from outside, as happens when memory runs out; run the same command again, "
-            "perhaps with fewer --workers, and it goes on where it stopped"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _score_shard(shard: _Shard, job: MapJob, maker: Maker | None) -> int:

@@ -1,0 +1,102 @@
+"""One shard -> the same shard with addressable JPEGs, with its ``.idx`` and ``.units`` files beside it."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from pipeline.jpeg.addressable import Units
+from pipeline.shards.index import Shard
+from pipeline.shards.tars import Row, scan_shard
+from pipeline.shards.units import write_units
+from tools.shards.addressable import make_addressable
+from tools.shards.dali_index import write_dali_index
+from tools.shards.journal import ShardRecord
+from tools.shards.tally import Tally
+from tools.shards.whole_file import WholeFile
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard of a split, the folders that it comes from and goes to, and where its labels are taken from."""
+
+    source: Path
+    out: Path
+    split: str
+    shard: Shard
+    label_field: str | None
+
+
+def readdress_shard(job: ShardJob) -> ShardRecord:
+    """Write a shard anew under its own name. It is whole or absent; what is there under that name is replaced.
+
+    All members keep their names, their order and, but for the JPEGs that are transcoded, their bytes. They lose times
+    and owners, as in shards of a conversion.
+
+    Raises:
+        ValueError: the shard is no longer what it was.
+        OSError: it cannot be read, or its like cannot be written.
+    """
+    path, target = job.source / job.shard.name, job.out / job.shard.name
+    scan = scan_shard(path, job.label_field)
+    if scan.digest != job.shard.digest:
+        raise ValueError(
+            f"{path}: was changed after it was looked at first; index it again with: "
+            f"python -m tools.shards index {job.source}, and start over with another --out"
+        )
+    tally, units = Tally(), list[Units | None]()
+    try:
+        size_bytes, sha256 = _write(path, target, scan.rows, tally, units)
+        new = scan_shard(target, job.label_field)
+        if [_facts(row) for row in new.rows] != [_facts(row) for row in scan.rows]:
+            raise OSError("its samples were not read back as they were written")
+        write_dali_index(target, new)
+        write_units(target, new.digest, units)
+    except (OSError, tarfile.TarError) as error:
+        raise OSError(f"{path} could not be written anew as {target}: {error}") from error
+    return ShardRecord(
+        job.split, job.shard.name, len(new.rows), size_bytes, sha256, len(new.rows), [], addressable=tally.as_json()
+    )
+
+
+def _facts(row: Row) -> tuple[str, str, int, int, int]:
+    """What a sample is told by, apart from where it lies and how long it is."""
+    return row.key, row.extension, row.label, row.width, row.height
+
+
+def _write(path: Path, target: Path, rows: list[Row], tally: Tally, units: list[Units | None]) -> tuple[int, str]:
+    """Write the tar; count its images in ``tally`` and append the units of each. Returns its size and SHA-256."""
+    images = {row.offset for row in rows}
+    file = WholeFile(target)
+    try:
+        stream = cast(IO[bytes], file)  # a tar that is written in one go is only written to
+        with open(path, "rb") as source, tarfile.open(fileobj=stream, mode="w|") as tar:
+            for member, content in _members(source):
+                if content is not None and member.offset_data in images:
+                    stored = make_addressable(content.read())
+                    tally.add(stored)
+                    units.append(stored.units)
+                    tar.addfile(_header(member, len(stored.data)), io.BytesIO(stored.data))
+                else:
+                    tar.addfile(_header(member, 0 if content is None else member.size), content)
+        return file.finish()
+    except BaseException:
+        file.abandon()
+        raise
+
+
+def _members(source: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    """Every member of a tar, with its content where it is a file."""
+    with tarfile.open(fileobj=source, mode="r:") as tar:
+        for member in tar:
+            yield member, tar.extractfile(member) if member.isreg() else None
+
+
+def _header(member: tarfile.TarInfo, size: int) -> tarfile.TarInfo:
+    """A member's header with another size, and without time and owner."""
+    header = tarfile.TarInfo(member.name)
+    header.size, header.mode, header.linkname = size, member.mode, member.linkname
+    header.type = tarfile.REGTYPE if member.isreg() else member.type
+    return header

@@ -1,0 +1,82 @@
+"""The ``.units`` files of a folder, from its shards as they are: read in parallel, a shard a worker."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.jpeg.addressable import NotAddressableError, Units, units_of
+from pipeline.shards.index import Shard, ShardIndex
+from pipeline.shards.units import write_units
+from tools.shards.pool import worker_processes
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A shard, and where the images of its samples lie: (offset, length) each."""
+
+    path: Path
+    shard: Shard
+    places: list[tuple[int, int]]
+
+
+def write_units_files(
+    indexes: Sequence[ShardIndex], *, workers: int = 1, on_images: Callable[[int], object] = lambda count: None
+) -> dict[str, int]:
+    """Write ``.units`` beside every shard of the indexes, in the place of any that is there.
+
+    Args:
+        on_images: told the number of images of each shard when it is done.
+
+    Returns:
+        Split -> its number of addressable images.
+
+    Raises:
+        OSError: a shard cannot be read or is shorter than indexed, or the disk refuses.
+    """
+    found = dict.fromkeys((index.split for index in indexes), 0)
+    jobs = [(index.split, job) for index in indexes for job in _jobs(index)]
+    for split, num_images, num_addressable in _run(jobs, workers):
+        found[split] += num_addressable
+        on_images(num_images)
+    return found
+
+
+def _jobs(index: ShardIndex) -> list[_Job]:
+    ends = np.cumsum([shard.num_samples for shard in index.shards]).tolist()
+    places = list(zip(index.offset.tolist(), index.length.tolist(), strict=True))
+    return [
+        _Job(index.folder / shard.name, shard, places[end - shard.num_samples : end])
+        for shard, end in zip(index.shards, ends, strict=True)
+    ]
+
+
+def _run(jobs: list[tuple[str, _Job]], workers: int) -> Iterator[tuple[str, int, int]]:
+    """Split, images and addressable images of each shard, as they are done."""
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        for split, job in jobs:
+            yield split, len(job.places), _write(job)
+        return
+    with worker_processes(workers) as pool:
+        submitted = {pool.submit(_write, job): (split, len(job.places)) for split, job in jobs}
+        for done in as_completed(submitted):
+            yield *submitted[done], done.result()
+
+
+def _write(job: _Job) -> int:
+    units: list[Units | None] = []
+    with open(job.path, "rb") as file:
+        for offset, length in job.places:
+            image = os.pread(file.fileno(), length, offset)
+            if len(image) < length:
+                raise OSError(f"{job.path}: ends before byte {offset + length}, which its index names")
+            try:
+                units.append(units_of(image))
+            except NotAddressableError:
+                units.append(None)
+    write_units(job.path, job.shard.digest, units)
+    return sum(one is not None for one in units)
