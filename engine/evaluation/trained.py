@@ -9,7 +9,7 @@ import numpy as np
 from engine.config import ConfigError, RunConfig, load_config
 from engine.models.build import build_model
 from engine.models.patch_embed import PatchModel
-from pipeline.graph.graph import row_sizes
+from pipeline.graph.inputs import row_sizes
 from pipeline.graph.score_maps import map_scores
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.step import ValidationPlanner

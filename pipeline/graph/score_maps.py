@@ -3,9 +3,13 @@
 import numpy as np
 
 from pipeline.config import DataConfig
+from pipeline.graph.inputs import planned_ids, row_sizes
 from pipeline.graph.kernels.map_scores import score_patches
 from pipeline.graph.rows import levels_of, mixing_of
-from pipeline.plan.step import CropKind, StepPlan
+from pipeline.graph.settings import GraphSettings
+from pipeline.plan.step import CropKind, Samples, StepPlan
+from pipeline.selection.config import select
+from pipeline.selection.maps import ScoreMaps
 
 
 def map_scores(plan: StepPlan, grids: np.ndarray, sizes: np.ndarray, data: DataConfig, crop: CropKind) -> np.ndarray:
@@ -26,6 +30,25 @@ def map_scores(plan: StepPlan, grids: np.ndarray, sizes: np.ndarray, data: DataC
     scores = np.empty((plan.num_rows, data.num_patches), np.float32)
     score_patches(grids, regions, plan.flips, levels, partner, weights, boxes, data.patch_size, scores)
     return scores
+
+
+def chosen_ids(plan: StepPlan, settings: GraphSettings, samples: Samples, maps: ScoreMaps | None) -> np.ndarray | None:
+    """The kept patches int32 [B, K] where no image has to be looked at; None under the other rules.
+
+    Args:
+        samples: the plan's. maps: of the same, under a rule that looks at score maps; else None.
+
+    Raises:
+        ValueError: see ``ScoreMaps.grids``.
+    """
+    assert (maps is not None) == settings.selection.needs_map
+    num_kept, num_patches = plan.stage.num_kept, settings.data.num_patches
+    if maps is None:
+        return planned_ids(plan, settings)
+    if num_kept == num_patches:
+        return np.tile(np.arange(num_patches, dtype=np.int32), (plan.num_rows, 1))
+    scores = map_scores(plan, maps.grids(plan.sample_ids), row_sizes(plan, samples), settings.data, settings.crop)
+    return select(scores, plan.noise, num_kept, settings.data.grid_size, settings.selection)
 
 
 def regions_of(plan: StepPlan, sizes: np.ndarray, data: DataConfig, crop: CropKind) -> np.ndarray:
