@@ -1,5 +1,6 @@
 """What is looked at before a run begins. No other rank is needed for that, and no command line."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.models.patch_embed import PatchModel
 from engine.prepare import Prepared, check_labels, check_num_train_samples, prepare
 from engine.ranks.world import World
+from pipeline.selection.maps import ScoreMaps
 from pipeline.shards.index import open_index
+from tools.shards.maps.score import MapJob, score_folder
 
 HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))
 PRETRAIN = ["task=pretrain", "schedule={kind: constant, keep_rate: 0.4}", "eval.keep_rates=[0.4]"]
@@ -80,3 +83,23 @@ def test_a_stated_number_of_samples_is_the_data_sets_or_left_out(config_file: Pa
 def test_a_gpu_that_is_not_there_is_refused(config_file: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.device is gpu, but no GPU is visible here"):
         prepared(config_file, "data.device=gpu")
+
+
+BY_MAP = "selection={rule: map, map: contrast}"
+
+
+def test_missing_score_maps_of_either_data_set_end_the_run_with_the_command(config_file: Path, tmp_path: Path) -> None:
+    shards = Path(shutil.copytree(config_file.parent / "shards", tmp_path / "shards"))
+    places = (f"data.train={shards}", f"data.val={shards}", BY_MAP)
+    for split in ("train", "val"):
+        with pytest.raises(
+            ValueError, match=rf"{split}-.*\.contrast\.map: .* make it with: python -m tools\.shards score"
+        ):
+            prepared(config_file, *places)
+        score_folder(shards, MapJob("contrast"), split=split)
+    found = prepared(config_file, *places)
+    assert found.maps.keys() == {"data.train", "data.val"}
+    assert found.identity["selection.map.fingerprint"] == found.maps["data.train"]
+    assert found.maps["data.train"] == ScoreMaps(found.train_index, "contrast").fingerprint()
+    assert "selection.map.fingerprint" not in prepared(config_file).identity
+    assert prepared(config_file).maps == {}

@@ -15,9 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine.evaluation.inference import Classifier
-from engine.evaluation.trained import load_trained, validation_images
+from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
 from engine.models.build import training_flops_per_image
 from pipeline.shards.index import open_index
+from tools.shards.maps.score import MapJob, score_folder
 from tools.sweep.__main__ import main
 
 
@@ -69,6 +70,29 @@ def test_each_line_says_what_the_model_does_at_that_rate(
     rows = list(csv.DictReader((run / "sweep" / "sweep.csv").open()))
     assert [float(row["top1"]) for row in rows] == [line["top1"] for line in lines]
     assert Image.open(run / "sweep" / "sweep.png").width > 500
+
+
+def test_score_maps_are_a_rule_and_other_scores_are_computed_anew(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"data.val={shutil.copytree(load_trained(run).config.data.val, tmp_path / 'shards')}"
+    arguments = [str(run), "--rules", "map:mine", "--keep-rates", "0.5", "--set", place]
+    assert main(arguments) == 2
+    assert "python -m tools.shards score" in capsys.readouterr().err
+    score_folder(tmp_path / "shards", MapJob("contrast", name="mine"), split="val")
+    assert main(arguments) == 0
+    config = load_trained(run, [place]).config
+    scores, images = validation_map_scores(config, 50, "mine"), torch.from_numpy(validation_images(config, 50))
+    labels = torch.from_numpy(open_index(config.data.val, "val").label.astype("int64"))
+    logits = Classifier.load(run).logits(images, 0.5, "map:mine", map_scores=scores)
+    (first,) = lines_of(run / "sweep")
+    assert first["rule"] == "map:mine"
+    assert first["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-5)
+    assert main(arguments) == 0
+    assert lines_of(run / "sweep") == [first]
+    score_folder(tmp_path / "shards", MapJob("contrast", name="mine", grid_size=5), split="val")
+    assert main(arguments) == 0
+    assert len(lines_of(run / "sweep")) == 2
 
 
 def test_what_is_there_is_not_computed_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
