@@ -16,6 +16,8 @@ from engine.ranks.world import World
 from engine.run_plan import RunPlan, plan_run
 from engine.task import Model
 from pipeline.plan.step import TrainPlanner
+from pipeline.selection.config import SelectionConfig
+from pipeline.selection.maps import ScoreMaps
 from pipeline.shards.index import ShardIndex, open_index
 
 
@@ -26,6 +28,8 @@ class Prepared:
     Attributes:
         model: fresh, on the CPU.
         identity: what decides the result of training, by configuration key.
+        maps: fingerprints of the score maps that the selection looks at, by the configuration's key of their data;
+            empty where it looks at none.
         held_images: what echo and cache will hold, for people; None where nothing is held.
     """
 
@@ -36,6 +40,7 @@ class Prepared:
     planner: TrainPlanner
     model: Model
     identity: dict[str, Any]
+    maps: Mapping[str, str]
     held_images: str | None
 
     @property
@@ -59,6 +64,7 @@ def prepare(config: RunConfig, world: World) -> Prepared:
     for index in (train_index, val_index):
         check_labels(index, config.data.num_classes)
     check_num_train_samples(train_index, config.data.num_train_samples)
+    maps = map_fingerprints(config.selection, {"data.train": train_index, "data.val": val_index})
     plan = plan_run(config, train_index.num_samples, world.size)
     if config.data.device == "gpu" and world.device.type != "cuda":
         raise ValueError("data.device is gpu, but no GPU is visible here; set data.device to cpu")
@@ -69,8 +75,27 @@ def prepare(config: RunConfig, world: World) -> Prepared:
     torch.manual_seed(config.seed)
     model = build_task_model(config)
     return Prepared(
-        config, plan, train_index, val_index, planner, model, identity(config, train_index), held_images=held_images
+        config,
+        plan,
+        train_index,
+        val_index,
+        planner,
+        model,
+        identity(config, train_index, maps.get("data.train")),
+        maps=maps,
+        held_images=held_images,
     )
+
+
+def map_fingerprints(selection: SelectionConfig, indexes: Mapping[str, ShardIndex]) -> dict[str, str]:
+    """Of the score maps that a selection looks at, by the names of the data; empty where it looks at none.
+
+    Raises:
+        ValueError: a shard has no such map, or one that cannot be used; says which command makes it.
+    """
+    if selection.map is None:
+        return {}
+    return {key: ScoreMaps(index, selection.map).fingerprint() for key, index in indexes.items()}
 
 
 def build_task_model(config: RunConfig) -> Model:

@@ -52,7 +52,8 @@ def find_start(request: Request, prepared: Prepared, world: World) -> Start:
     Raises:
         SystemExit: with code 2, on every rank, if they are not, or for a checkpoint or a folder that cannot be used.
     """
-    check_same_inputs(world, request.config, prepared.indexes, stop_step=request.stop_step(prepared.plan))
+    stop_step = request.stop_step(prepared.plan)
+    check_same_inputs(world, request.config, prepared.indexes, stop_step=stop_step, maps=prepared.maps)
     check_same_run_folder(world, request.folder)
     warn_of_clocks(world)
     with one_clear_error(world):

@@ -69,11 +69,14 @@ class Start:
         return self.converted_from or self.checkpoint
 
 
-def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
+def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | None = None) -> dict[str, Any]:
     """What decides the result of training, by configuration key. How the work is divided over ranks does not.
 
     The training data is known by its fingerprint, the route by the one that is taken, and what automatic augmentation
     draws from by the list of operations.
+
+    Args:
+        map_fingerprint: of the score maps of the training data, where the selection looks at some.
     """
     values: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json").items():
@@ -81,6 +84,8 @@ def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
             values |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             values[name] = value
+    if config.selection.map is None:
+        del values["selection"]["map"]  # no map is what checkpoints from before there were maps have recorded
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
     drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     return {
@@ -88,6 +93,7 @@ def identity(config: RunConfig, train_index: ShardIndex) -> dict[str, Any]:
         **drawn_from,
         "data.route": config.route,
         "data.train.fingerprint": train_index.fingerprint,
+        **({} if map_fingerprint is None else {"selection.map.fingerprint": map_fingerprint}),
     }
 
 

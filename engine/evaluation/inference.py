@@ -6,6 +6,7 @@ The patches are selected by the functions the pipeline selects with, so a model 
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from pipeline.batch import Batch
 from pipeline.graph.on_device import gather_on_device
 from pipeline.plan.keyed import KeyedRows, Stream
 from pipeline.plan.schedule import num_kept_at
-from pipeline.selection.config import SelectionConfig, open_scores, rule_forms, rule_from_text, select
+from pipeline.selection.config import SelectionConfig, open_scores, rule_forms, rule_from_text, rule_name, select
 from pipeline.selection.rules import Scores
 
 
@@ -87,6 +88,7 @@ class Classifier:
         *,
         seed: int | None = None,
         first_row: int = 0,
+        map_scores: np.ndarray | None = None,
     ) -> Tensor:
         """Logits [B, num_classes] on the model's device, without gradients.
 
@@ -98,18 +100,22 @@ class Classifier:
             seed: key of what the rule draws; None: the classifier's own.
             first_row: row of the first image among the images that are drawn for; the images of one set given in
                 pieces count on, and in the order of the validation set they get the patches that validation keeps.
+            map_scores: float32 [B, N], the scores of the patches under a rule ``map:NAME``, which pixels do not tell:
+                of images out of shards by ``trained.validation_map_scores``, of files by ``file_maps.file_scores``.
 
         Raises:
             ValueError: images of another shape or type, a rate that keeps no patch, or a rule that does not fit.
         """
         device = next(self.model.parameters()).device
         if isinstance(images, Batch):
-            if keep_rate is not None or rule is not None:
-                raise ValueError("the patches of a batch are selected already: leave out keep_rate and rule")
+            if keep_rate is not None or rule is not None or map_scores is not None:
+                raise ValueError(
+                    "the patches of a batch are selected already: leave out keep_rate, rule and map_scores"
+                )
             patches, ids_keep = images.patches, images.ids_keep
         else:
             rate = 1.0 if keep_rate is None else keep_rate
-            ids_keep = self.select(images, rate, rule, seed=seed, first_row=first_row)
+            ids_keep = self.select(images, rate, rule, seed=seed, first_row=first_row, map_scores=map_scores)
             patches = gather_on_device(images, ids_keep, self.image_size // self._grid_size)
         with torch.no_grad():
             return self.model(patches.to(device), ids_keep.to(device))
@@ -122,6 +128,7 @@ class Classifier:
         *,
         seed: int | None = None,
         first_row: int = 0,
+        map_scores: np.ndarray | None = None,
     ) -> Tensor:
         """The patches that are kept of images: int32 [B, K] on the CPU, ascending. Arguments as for ``logits``."""
         self._check(images)
@@ -135,8 +142,9 @@ class Classifier:
         seed = self.seed if seed is None else seed
         rows = KeyedRows(seed, 0, first_row, len(images))
         noise = rows.uniform(Stream.VALIDATION_SELECTION, selection.noise_columns(num_patches))
+        check_map_scores(selection, map_scores, (len(images), num_patches))
         scores = self._scores(selection, seed)
-        table = None if scores is None else scores(list(images.cpu().numpy()))
+        table = map_scores if scores is None else scores(list(images.cpu().numpy()))
         return torch.from_numpy(select(table, noise, num_kept, self._grid_size, selection))
 
     def _scores(self, selection: SelectionConfig, seed: int) -> Scores | None:
@@ -158,6 +166,20 @@ class Classifier:
             )
         if not len(images):
             raise ValueError("images are at least one, got none")
+
+
+def check_map_scores(selection: SelectionConfig, map_scores: np.ndarray | None, shape: tuple[int, int]) -> None:
+    """Raise ValueError unless there are scores of this shape just where a rule looks at score maps."""
+    name = rule_name(selection)
+    if selection.needs_map and map_scores is None:
+        raise ValueError(
+            f"rule {name} looks at score maps, which pixels in memory do not tell: give map_scores, of images out of "
+            "shards by trained.validation_map_scores, of files by file_maps.file_scores"
+        )
+    if map_scores is not None and not selection.needs_map:
+        raise ValueError(f"rule {name} looks at no score maps; leave out map_scores, or give rule map:NAME")
+    if map_scores is not None and map_scores.shape != shape:
+        raise ValueError(f"map_scores are float32 {list(shape)}, a score a patch; got {list(map_scores.shape)}")
 
 
 def _exported_model(folder: Path) -> PatchModel:

@@ -9,11 +9,14 @@ import numpy as np
 from engine.config import ConfigError, RunConfig, load_config
 from engine.models.build import build_model
 from engine.models.patch_embed import PatchModel
+from pipeline.graph.inputs import row_sizes
+from pipeline.graph.score_maps import map_scores
 from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.step import ValidationPlanner
 from pipeline.selection.config import SelectionConfig
+from pipeline.selection.maps import ScoreMaps
 from pipeline.selection.patches import unpatchify
-from pipeline.shards.index import open_index
+from pipeline.shards.index import ShardIndex, open_index
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,7 @@ def validation_images(config: RunConfig, num_images: int) -> np.ndarray:
     Raises:
         ValueError, OSError: the set cannot be opened, or an image cannot be decoded.
     """
-    index = open_index(config.data.val, "val")
-    num_images = min(num_images, index.num_samples)
-    rule = SelectionConfig(rule="grid")  # which one does not matter: every patch is kept
-    data = config.data.model_copy(update={"device": "cpu"})
-    planner = ValidationPlanner(index, data, rule, 1.0, min(num_images, 64), config.seed)
+    planner, num_images = _planner_of_images(config, open_index(config.data.val, "val"), num_images)
     found: list[np.ndarray] = []
     num_threads = len(os.sched_getaffinity(0))
     plans = validation_plans(planner)
@@ -90,3 +89,27 @@ def validation_images(config: RunConfig, num_images: int) -> np.ndarray:
         while sum(map(len, found)) < num_images:
             found.append(unpatchify(next(loader).patches.numpy(), config.data.patch_size))
     return np.concatenate(found)[:num_images]
+
+
+def validation_map_scores(config: RunConfig, num_images: int, name: str) -> np.ndarray:
+    """The scores of the patches of ``validation_images`` by their score maps of a name: float32 [B, N], 0 to 1.
+
+    Raises:
+        ValueError, OSError: the set or its maps cannot be opened.
+    """
+    index = open_index(config.data.val, "val")
+    planner, num_images = _planner_of_images(config, index, num_images)
+    maps, found = ScoreMaps(index, name), []
+    for plan in validation_plans(planner):
+        found.append(map_scores(plan, maps.grids(plan.sample_ids), row_sizes(plan, index), planner.data, planner.crop))
+        if sum(map(len, found)) >= num_images:
+            break
+    return np.concatenate(found)[:num_images]
+
+
+def _planner_of_images(config: RunConfig, index: ShardIndex, num_images: int) -> tuple[ValidationPlanner, int]:
+    """Plans of the first images of the validation set, all patches kept, and how many images there are."""
+    num_images = min(num_images, index.num_samples)
+    rule = SelectionConfig(rule="grid")  # which one does not matter: every patch is kept
+    data = config.data.model_copy(update={"device": "cpu"})
+    return ValidationPlanner(index, data, rule, 1.0, min(num_images, 64), config.seed), num_images

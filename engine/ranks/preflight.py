@@ -68,12 +68,20 @@ def sources_digest(packages: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def check_same_inputs(world: World, config: RunConfig, indexes: Mapping[str, ShardIndex], *, stop_step: int) -> None:
+def check_same_inputs(
+    world: World,
+    config: RunConfig,
+    indexes: Mapping[str, ShardIndex],
+    *,
+    stop_step: int,
+    maps: Mapping[str, str] | None = None,
+) -> None:
     """Every rank has the same configuration, the same data and the same end of the run. Collective.
 
     Args:
         indexes: what the run reads, by the name of the configuration's key.
         stop_step: where the command line ends the run.
+        maps: fingerprints of the score maps beside the data, by the same names; None where none are looked at.
 
     Raises:
         SystemExit: with code 2, on every rank.
@@ -89,6 +97,10 @@ def check_same_inputs(world: World, config: RunConfig, indexes: Mapping[str, Sha
             shards = {shard.name: f"{shard.num_samples} samples, digest {shard.digest[:12]}" for shard in index.shards}
             problem = f"{key} ({index.folder}) does not hold the same {index.split} shards everywhere"
             _check_same(world, fingerprint | shards, problem, "copy the shards and their index from one host to all")
+    if maps:
+        facts = {f"score maps of {key}": fingerprint for key, fingerprint in maps.items()}
+        problem = f"the score maps {config.selection.map} are not the same everywhere"
+        _check_same(world, facts, problem, f"copy the files *.{config.selection.map}.map from one host to all")
 
 
 def flat(config: RunConfig) -> dict[str, Any]:

@@ -17,10 +17,12 @@ import numpy as np
 
 from pipeline.config import AugmentConfig
 from pipeline.graph.graph import run_once
-from pipeline.graph.inputs import SourceArrays, needed_rows, planned_ids, row_sizes, source_arrays, told_rows
+from pipeline.graph.inputs import SourceArrays, needed_rows, row_sizes, source_arrays, told_rows
+from pipeline.graph.score_maps import chosen_ids
 from pipeline.graph.settings import GraphSettings
 from pipeline.graph.spliced import SplicedReader, whole_files
 from pipeline.plan.step import StepPlan
+from pipeline.selection.maps import ScoreMaps
 from pipeline.shards.image_header import image_size, is_parsable, why_undecodable
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
@@ -105,6 +107,8 @@ class RowReader:
         self, index: ShardIndex, reader: SampleReader, settings: GraphSettings, planner: Planner | None
     ) -> None:
         self._index, self._reader, self._settings, self._planner = index, reader, settings, planner
+        name = settings.selection.map
+        self._maps = None if name is None else ScoreMaps(index, name)
         self._spliced = SplicedReader(index, reader, settings) if settings.splices else None
         # Rows that are tried alone are decoded and cropped: what comes after has no part in their failing.
         plain = AugmentConfig(crop=settings.data.augment.crop)
@@ -121,7 +125,7 @@ class RowReader:
             BadSampleError: a row is bad and there is no planner, or no substitute of it can be used.
             ValueError, OSError: see ``SampleReader.read``.
         """
-        rows, in_doubt = self._read_needed(plan) if self._spliced is not None else self._read_whole(plan, known)
+        rows, in_doubt = self._read(plan, known)
         causes = {}
         for row in range(plan.num_rows) if self._suspects else in_doubt:
             cause = self._fault_outside(plan.sample_ids[row], rows.images[row]) if row in in_doubt else None
@@ -129,10 +133,14 @@ class RowReader:
                 cause = self._fault_inside(rows.part(row, row + 1))
             if cause is not None:
                 causes[row] = cause
-        return self._replaced(rows, causes) if causes else rows
+        return self._replaced(rows, causes, known) if causes else rows
+
+    def _read(self, plan: StepPlan, known: Collection[int]) -> tuple[Rows, list[int]]:
+        """The rows as they are planned, and those of them that may not be what the index says."""
+        return self._read_needed(plan) if self._spliced is not None else self._read_whole(plan, known)
 
     def _read_whole(self, plan: StepPlan, known: Collection[int]) -> tuple[Rows, list[int]]:
-        """The planned rows with their files, and those of them that may not be what the index says."""
+        """As ``_read``, with whole files."""
         rows = [row for row in range(plan.num_rows) if row not in known]
         encoded, in_doubt = [_NOT_READ] * plan.num_rows, []
         for row, image, is_sound in zip(rows, *self._reader.read_checked(plan.sample_ids[rows]), strict=True):
@@ -140,14 +148,14 @@ class RowReader:
             if not is_sound:
                 in_doubt.append(row)
         num_bytes, num_pages = whole_files(self._index, plan.sample_ids[rows])
-        ids = planned_ids(plan, self._settings)
+        ids = chosen_ids(plan, self._settings, self._index, self._maps)
         return Rows(plan, encoded, (), ids, num_bytes=num_bytes, num_pages=num_pages), in_doubt
 
     def _read_needed(self, plan: StepPlan) -> tuple[Rows, list[int]]:
-        """As ``_read_whole``, with no more of the files than the kept patches are made from."""
+        """As ``_read``, with no more of the files than the kept patches are made from."""
         assert self._spliced is not None
         settings, sizes = self._settings, row_sizes(plan, self._index)
-        ids, needed, told = planned_ids(plan, settings), None, None
+        ids, needed, told = chosen_ids(plan, settings, self._index, self._maps), None, None
         if settings.selects_first and settings.last_part == "select":
             told = needed = told_rows(plan, settings, sizes, ids)
         elif not settings.needs_crops:
@@ -169,7 +177,7 @@ class RowReader:
         """
         failing = failing_rows(lambda start, stop: self._runs(rows.part(start, stop)), 0, rows.plan.num_rows)
         if failing and self._planner is None:
-            self._replaced(rows, {row: self._why(int(rows.plan.sample_ids[row])) for row in failing})
+            self._replaced(rows, {row: self._why(int(rows.plan.sample_ids[row])) for row in failing}, ())
         found = {int(rows.plan.sample_ids[row]) for row in failing} - self._suspects
         self._suspects |= found
         return bool(found)
@@ -212,7 +220,7 @@ class RowReader:
             return False
         return True
 
-    def _replaced(self, rows: Rows, causes: dict[int, str]) -> Rows:
+    def _replaced(self, rows: Rows, causes: dict[int, str], known: Collection[int]) -> Rows:
         plan = rows.plan
         bad = [self._describe(plan, row, cause) for row, cause in causes.items()]
         if self._planner is None:
@@ -233,6 +241,10 @@ class RowReader:
             for row, one in zip(causes, bad, strict=True)
             if plan.counted[row]
         ]
+        if self._maps is not None:
+            # Samples decide which patches are kept, of the rows they are mixed with too, and so what is read of those.
+            again = self.read(replaced, known)
+            return replace(again, bad=(*counted, *again.bad))
         return replace(rows, plan=replaced, images=images, bad=tuple(counted), origins=origins, told=None)
 
     def _substitute(self, plan: StepPlan, row: int) -> tuple[int, np.ndarray]:
@@ -244,7 +256,8 @@ class RowReader:
             [image] = self._reader.read(candidate)
             if self._fault_outside(candidate[0], image) is None:
                 planned = self._planner.with_samples(plan.rows(row, row + 1), candidate)
-                if self._fault_inside(Rows(planned, [image], ()).part(0, 1)) is None:
+                kept = chosen_ids(planned, self._settings, self._index, self._maps)
+                if self._fault_inside(Rows(planned, [image], (), kept).part(0, 1)) is None:
                     return int(candidate[0]), image
         raise BadSampleError(
             f"none of {MAX_ATTEMPTS} substitutes for {self._index.describe(sample_id)} can be decoded either; to see "

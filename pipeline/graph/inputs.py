@@ -68,7 +68,7 @@ def source_arrays(
     Args:
         images: the rows' image files, uint8 [bytes] each; under ``decoded`` whole images, uint8 [H, W, 3].
         sizes: int [B, 2], (height, width) of the stored images.
-        ids: of ``planned_ids``; asked for by default.
+        ids: of ``score_maps.chosen_ids``; by default of ``planned_ids``.
         origins: int32 [B, 2], pixels of the stored images at which the given ones begin; by default all at 0.
         told: of ``told_rows``; worked out by default.
     """
@@ -102,7 +102,7 @@ def told_rows(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray, ids: n
     """What the graph's kernels are told of each row: float32 [B, R], of ``rows.kernel_rows``.
 
     Args:
-        ids: of ``planned_ids``.
+        ids: of ``score_maps.chosen_ids``.
     """
     crops = None
     if settings.selects_first:
@@ -115,7 +115,7 @@ def needed_rows(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray, ids:
     """What tells the pixels that the kept patches are made from: ``told_rows`` of a graph that selects first.
 
     Args:
-        ids: of ``planned_ids``, int32 [B, K].
+        ids: of ``score_maps.chosen_ids``, int32 [B, K].
     """
     start, stop = window_corners(plan, settings, sizes, on_device=False)
     crops = _crops_in_windows(plan, start, stop, start)
@@ -138,6 +138,7 @@ def _choice(settings: GraphSettings, ids: np.ndarray | None) -> Choice:
         return Choice(grid_size)
     if ids is not None:
         return Choice(grid_size, ids=ids)
+    assert selection.of_rule.kernel is not None, "chosen before an image is read, and not handed on"
     return Choice(grid_size, selection.of_rule.kernel, selection.temperature)
 
 
@@ -152,7 +153,7 @@ def _num_patches(plan: StepPlan, settings: GraphSettings) -> tuple[int, int, int
 
 
 def planned_ids(plan: StepPlan, settings: GraphSettings) -> np.ndarray | None:
-    """The kept patches int32 [B, K] under a rule that does not look at images; None under the others."""
+    """The kept patches int32 [B, K] under a rule that looks at nothing but the plan; None under the others."""
     if not settings.selection.is_planned:
         return None
     return select(None, plan.noise, plan.stage.num_kept, settings.data.grid_size, settings.selection)

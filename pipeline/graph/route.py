@@ -17,7 +17,7 @@ def why_not_select_first(data: DataConfig, selection: SelectionConfig) -> str | 
     """What in a configuration needs the whole resized image, in words; None where nothing does."""
     if data.device != "cpu":
         return f"data.device is {data.device}"
-    if not selection.is_planned and selection.of_rule.kernel is None:
+    if selection.of_rule.looks_at_images and selection.of_rule.kernel is None:
         return f"selection.rule {selection.rule} looks at whole images"
     if data.augment.crop != "resized":
         return f"data.augment.crop {data.augment.crop} shifts images and resamples none"

@@ -72,7 +72,7 @@ class GraphSettings:
     def needs_crops(self) -> bool:
         """Whether all of a crop is needed, and not just what lies under its kept patches."""
         augmented_on_gpu = self.device_id is not None and self.augments and bool(self._on_device)
-        return not self.selection.is_planned or self.targets or augmented_on_gpu
+        return self.selection.of_rule.looks_at_images or self.targets or augmented_on_gpu
 
     @property
     def _on_device(self) -> set[str]:
@@ -83,4 +83,4 @@ class GraphSettings:
     def scores_behind(self) -> bool:
         """Whether patches are scored and chosen behind the graph: on a GPU, and where no kernel knows the rule."""
         rule = self.selection.of_rule
-        return not self.selection.is_planned and (self.device_id is not None or rule.kernel is None)
+        return rule.looks_at_images and (self.device_id is not None or rule.kernel is None)

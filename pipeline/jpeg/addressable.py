@@ -53,6 +53,28 @@ class Units:
     lengths: npt.NDArray[np.uint16]
 
 
+def units_with(header: bytes | npt.NDArray[np.uint8], lengths: npt.NDArray[np.uint16]) -> Units:
+    """The units of an addressable JPEG whose lengths are known already.
+
+    Args:
+        header: its first bytes, up to the first unit or further.
+        lengths: uint16 [units].
+
+    Raises:
+        NotAddressableError: it is none, or has another number of units.
+    """
+    frame, hole = np.zeros(kernel.FRAME_SIZE, np.int64), np.zeros(kernel.MAX_HOLE_BYTES, np.uint8)
+    found = kernel.read_frame(np.frombuffer(header, dtype=np.uint8), frame, hole)
+    rows, columns = int(frame[kernel.NUM_ROWS]), int(frame[kernel.NUM_COLUMNS])
+    if found == kernel.FINE and rows * columns != len(lengths):
+        found = kernel.UNITS
+    if found != kernel.FINE:
+        raise NotAddressableError(REASONS[found])
+    height, width, unit_height, unit_width = frame[: kernel.UNIT_WIDTH + 1].tolist()
+    at = int(frame[kernel.DATA_AT])
+    return Units(height, width, unit_height, unit_width, at, lengths.reshape(rows, columns))
+
+
 def units_of(encoded: bytes | npt.NDArray[np.uint8]) -> Units:
     """The units of an addressable JPEG, from one look through all of it.
 

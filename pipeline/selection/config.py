@@ -1,13 +1,14 @@
 """The settings of the selection, held against the table of rules."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.config import Settings, one_of
 from pipeline.selection.magnitude import ESTIMATES, EmbeddingSnapshot
+from pipeline.selection.maps import check_map_name
 from pipeline.selection.patches import unpatchify
 from pipeline.selection.rules import RULES, Rule, Scores, perturbed, top_k
 
@@ -16,7 +17,14 @@ class SelectionConfig(Settings):
     """Which patches are kept."""
 
     rule: Annotated[str, one_of(RULES)] = Field(
-        "contrast", description="magnitude is the paper's; it looks through the model, the others at pixels or at none"
+        "contrast",
+        description="magnitude is the paper's; it looks through the model, map at stored scores, the others at pixels "
+        "or at none",
+    )
+    map: str | None = Field(
+        None,
+        description="for map: name of the score maps beside the shards, such as contrast; tools.shards score makes "
+        "them",
     )
     temperature: float = Field(
         0.0, ge=0, description="0: the best patches; larger: sampled, with chances that grow with the score"
@@ -35,6 +43,15 @@ class SelectionConfig(Settings):
 
     @model_validator(mode="after")
     def _fits_the_rule(self) -> "SelectionConfig":
+        if self.needs_map and self.map is None:
+            raise ValueError(
+                f"rule {self.rule!r} needs selection.map, the name of score maps beside the shards, such as contrast; "
+                "make some with: python -m tools.shards score DIR --by contrast"
+            )
+        if self.map is not None:
+            check_map_name(self.map)
+            if not self.needs_map:
+                raise ValueError(f"map {self.map!r} is of the rule 'map'; rule {self.rule!r} has none, leave it out")
         if self.temperature > 0 and not self.of_rule.is_scored:
             raise ValueError(f"rule {self.rule!r} has no score that a temperature could soften; leave it at 0")
         if self.estimate != "none" and not self.of_rule.estimates:
@@ -48,8 +65,13 @@ class SelectionConfig(Settings):
 
     @property
     def is_planned(self) -> bool:
-        """Whether the rule looks at no image, so that its choice is part of the plan."""
+        """Whether the rule looks at no image, nor at anything made of one, so that its choice is part of the plan."""
         return self.of_rule.looks_at == "plan"
+
+    @property
+    def needs_map(self) -> bool:
+        """Whether the rule looks at score maps, which lie beside the shards."""
+        return self.of_rule.looks_at == "map"
 
     @property
     def needs_model(self) -> bool:
@@ -117,31 +139,38 @@ def open_patch_scores(
 
 def rule_forms() -> str:
     """Every form of a rule's name, in words."""
-    forms = list(RULES)
+    forms = [f"{name}:NAME" if rule.looks_at == "map" else name for name, rule in RULES.items()]
     for name, rule in RULES.items():
         forms += [f"{name}:{estimate}:SIZE" for estimate in ESTIMATES] if rule.estimates else []
     return f"{', '.join(forms[:-1])} or {forms[-1]}"
 
 
 def rule_from_text(text: str) -> SelectionConfig:
-    """A rule by its name: one of ``rule_forms()``, such as ``contrast`` or ``magnitude:sketch:32``.
+    """A rule by its name: one of ``rule_forms()``, such as ``contrast``, ``map:bytes`` or ``magnitude:sketch:32``.
 
     Raises:
         ValueError: it is none of them.
     """
-    rule, *estimate = text.split(":")
-    if len(estimate) not in (0, 2):
-        raise ValueError(f"a rule is {rule_forms()}; got {text!r}")
-    values = dict(zip(("estimate", "estimate_size"), estimate, strict=False))
+    rule, *rest = text.split(":")
+    values: dict[str, Any] = {"rule": rule}
+    if rule in RULES and RULES[rule].looks_at == "map":
+        values["map"], rest = (rest[0] if rest else None), rest[1:]
+    elif len(rest) == 2:
+        values["estimate"], values["estimate_size"] = rest
+        rest = []
     try:
-        return SelectionConfig.model_validate({"rule": rule, **values})
-    except ValidationError:
+        if rest:
+            raise ValueError(f"{':'.join(rest)} is too much")
+        return SelectionConfig.model_validate(values)
+    except ValueError:  # a ValidationError is one
         raise ValueError(f"a rule is {rule_forms()}; got {text!r}") from None
 
 
 def rule_name(selection: SelectionConfig) -> str:
     """A rule as ``rule_from_text`` reads it; a temperature, which it does not read, follows behind."""
     name = selection.rule
+    if selection.map is not None:
+        name = f"{name}:{selection.map}"
     if selection.estimate != "none":
         name = f"{name}:{selection.estimate}:{selection.estimate_size}"
     return f"{name}, temperature {selection.temperature:g}" if selection.temperature else name

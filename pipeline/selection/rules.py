@@ -2,6 +2,7 @@
 
 A rule chooses patches from planned random numbers alone, or gives every patch a score, of which the ``num_kept`` best
 are kept; they are handed on in raster order, ties going to the lower patch index. A new rule is an entry of ``RULES``.
+Under ``map`` the scores are stored: ``graph.score_maps`` makes them the patches'.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,9 @@ import numpy as np
 
 from pipeline.selection.magnitude import EmbeddingSnapshot, Estimated, MagnitudeScorer
 
-LooksAt = Literal["plan", "pixels", "model"]
+LooksAt = Literal["plan", "map", "pixels", "model"]
+# Whether images have to be made before patches can be chosen.
+_LOOKS_AT_IMAGES: dict[LooksAt, bool] = {"plan": False, "map": False, "pixels": True, "model": True}
 Scores = Callable[[Sequence[np.ndarray]], np.ndarray]  # B images uint8 [S, S, 3] to float32 [B, N]
 
 
@@ -23,8 +26,8 @@ class Rule:
 
     Attributes:
         about: what it keeps, in a line.
-        looks_at: what its choice follows from: planned random numbers alone, the finished image's pixels, or these and
-            the model's embedding.
+        looks_at: what its choice follows from: planned random numbers alone, a score map of the stored image, the
+            finished image's pixels, or these and the model's embedding.
         num_noise: random numbers for one image, by the number of patches.
         choose: under ``plan``: (noise float32 [B, C], num_kept, grid_size) to ids int32 [B, K], ascending.
         scores: under ``pixels``: (images, grid_size) to float32 [B, N]; the images are uint8 [S, S, 3] each.
@@ -47,6 +50,11 @@ class Rule:
     def is_scored(self) -> bool:
         """Whether patches have scores, which a temperature could soften."""
         return self.choose is None
+
+    @property
+    def looks_at_images(self) -> bool:
+        """Whether its choice has to wait for images; else it follows from a plan, and a score map where it says so."""
+        return _LOOKS_AT_IMAGES[self.looks_at]
 
 
 def top_k(scores: np.ndarray, num_kept: int) -> np.ndarray:
@@ -161,4 +169,5 @@ RULES: dict[str, Rule] = {
         scorer=MagnitudeScorer,
         estimates=True,
     ),
+    "map": Rule("the patches whose stored score is highest", "map"),
 }

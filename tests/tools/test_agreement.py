@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,13 @@ from finished_run import write_finished_run
 from PIL import Image
 
 from benchmarks.shared.photographs import photograph
-from engine.evaluation.trained import load_trained, validation_images
+from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
 from pipeline.selection.magnitude import EmbeddingSnapshot
+from pipeline.selection.rules import contrast_scores, top_k
 from tools.agreement.__main__ import main
 from tools.agreement.compare import Scoring, compare, overlap, rank_correlation, rules_to_compare
+from tools.agreement.maps import compare_maps
+from tools.shards.maps.score import MapJob, score_folder
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +96,27 @@ def test_a_folder_that_is_no_finished_run_is_refused(
         (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
     assert main([str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_score_maps_stand_beside_the_rules_that_look_at_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = Path(shutil.copytree(run.parent / "shards", tmp_path / "shards"))
+    place = f"data.val={shards}"
+    score_folder(shards, MapJob("contrast"), split="val")
+    assert main([str(run), "--images", "30", "--set", place, "--json", str(tmp_path / "raw.json")]) == 0
+    assert "map:contrast, magnitude" in capsys.readouterr().out
+    told = {one["rule"]: one for one in json.loads((tmp_path / "raw.json").read_text())["maps"]}
+    assert set(told) == {"contrast", "magnitude"}
+    config = load_trained(run, [place]).config
+    images, scores = validation_images(config, 30), validation_map_scores(config, 30, "contrast")
+    kept, exact = (top_k(table, 6) for table in (scores, contrast_scores(list(images), 4)))
+    assert told["contrast"]["overlap"]["0.4"] == pytest.approx(overlap(exact, kept))
+
+
+def test_a_map_of_the_rules_own_scores_agrees_with_it(snapshot: EmbeddingSnapshot, photos: np.ndarray) -> None:
+    found = compare_maps(snapshot, photos, 16, {"same": contrast_scores(list(photos), 14)})
+    (same,) = [one for one in found if one.rule == "contrast"]
+    assert set(same.overlap.values()) == {1.0}
+    assert same.rank_correlation == pytest.approx(1)
+    assert compare_maps(snapshot, photos, 16, {}) == []

@@ -9,6 +9,8 @@ rank correlation (Spearman) of the scores; and the time each rule takes to score
 The exact rule embeds the whole image, which is the work that selecting in the pipeline saves: it pays where the model
 behind the embedding is much more expensive than the embedding. The estimates cost what their size says.
 
+Score maps that lie beside the validation set stand in a table of their own, beside the rules that look at images.
+
 Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says which).
 """
 
@@ -20,10 +22,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from engine.command_line import Parser
-from engine.evaluation.trained import load_trained, validation_images
+from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
 from engine.ranks.hardware import describe_hardware
 from engine.snapshots import take_snapshot
+from pipeline.selection.maps import maps_beside
+from pipeline.shards.index import open_index
 from tools.agreement.compare import REPEATS, compare, describe
+from tools.agreement.maps import compare_maps, describe_maps
 from tools.command import add_picture_argument, show
 
 
@@ -46,6 +51,9 @@ def _shown(arguments: Sequence[str] | None) -> str:
     images = validation_images(trained.config, options.images)
     snapshot = take_snapshot(trained.model, 0)
     rules = compare(snapshot, images, trained.config.data.patch_size)
+    names = maps_beside(open_index(trained.config.data.val, "val"))
+    scores = {name: validation_map_scores(trained.config, options.images, name) for name in names}
+    maps = compare_maps(snapshot, images, trained.config.data.patch_size, scores)
     if options.json is not None:
         result = {
             "command": " ".join(["python -m tools.agreement", *sys.argv[1:]]),
@@ -56,6 +64,7 @@ def _shown(arguments: Sequence[str] | None) -> str:
             "patch_size": trained.config.data.patch_size,
             "repeats": REPEATS,
             "rules": [asdict(rule) for rule in rules],
+            "maps": [asdict(one) for one in maps],
         }
         options.json.write_text(json.dumps(result, indent=2) + "\n")
     title = f"{trained.config.name}: agreement with the exact magnitude rule on {len(images)} validation images"
@@ -63,7 +72,7 @@ def _shown(arguments: Sequence[str] | None) -> str:
         from tools.agreement.plot import draw
 
         draw(rules, title, options.png)
-    return describe(title, rules)
+    return describe(title, rules) + describe_maps(maps)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -48,7 +48,7 @@ def rules_to_compare(snapshot: EmbeddingSnapshot) -> dict[str, SelectionConfig]:
         for size in sorted({max(1, round(share * width)) for share in _SIZES}):
             config = SelectionConfig(rule="magnitude", estimate=estimate, estimate_size=size)
             found[f"magnitude, {estimate} of {size}"] = config
-    others = [name for name, rule in reversed(RULES.items()) if not rule.estimates]
+    others = [name for name, rule in reversed(RULES.items()) if not rule.estimates and rule.looks_at != "map"]
     return found | {name: SelectionConfig(rule=name) for name in others}
 
 

@@ -79,7 +79,8 @@ def _profile(argv: Sequence[str], world: World) -> None:
     with one_clear_error(world):
         options = parse_arguments(argv)
         prepared = prepare(load_config(options.config, options.set), world)
-    check_same_inputs(world, prepared.config, prepared.indexes, stop_step=prepared.plan.total_steps)
+    stop_step = prepared.plan.total_steps
+    check_same_inputs(world, prepared.config, prepared.indexes, stop_step=stop_step, maps=prepared.maps)
     num_stages = len(stages_to_profile(prepared.plan.schedule, full_patches=prepared.config.task != "pretrain"))
     total = num_stages * (1 + options.repeats)
     bar = tqdm(total=total, unit="stage", disable=not (world.is_first and sys.stderr.isatty()))

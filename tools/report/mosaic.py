@@ -10,7 +10,7 @@ from PIL import Image
 
 from engine.config import RunConfig
 from engine.evaluation.inference import Classifier
-from engine.evaluation.trained import build_run_model, load_trained, validation_images
+from engine.evaluation.trained import build_run_model, load_trained, validation_images, validation_map_scores
 from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.config import rule_from_text, rule_name
 from pipeline.selection.patches import gather_patches, patchify
@@ -44,7 +44,8 @@ def mosaics(config: RunConfig, run: Path | None, more_rules: tuple[str, ...] = (
     images = validation_images(config, _NUM_IMAGES)
     absent = []
     classifier = Classifier(load_trained(run).model if run else build_run_model(config), None, config.seed)
-    rules = list(dict.fromkeys((*more_rules, *reversed(RULES))))
+    standard = [name for name, rule in reversed(RULES.items()) if rule.looks_at != "map"]
+    rules = list(dict.fromkeys((*more_rules, *standard)))
     if run is None:
         absent = [f"Mosaic of the rule {rule}: {_NO_MODEL}" for rule in rules if rule_from_text(rule).needs_model]
         rules = [rule for rule in rules if not rule_from_text(rule).needs_model]
@@ -58,7 +59,9 @@ def run_rule(config: RunConfig) -> tuple[str, ...]:
 
 def _picture(rule: str, classifier: Classifier, images: np.ndarray, config: RunConfig) -> Picture:
     rates = [rate for rate in KEEP_RATES if rate * (config.data.num_patches + 1) >= 1.5]
-    columns = [_kept(images, classifier, rate, rule, config.data.patch_size) for rate in rates]
+    name = rule_from_text(rule).map
+    scores = None if name is None else validation_map_scores(config, len(images), name)
+    columns = [_kept(images, classifier, rate, rule, config.data.patch_size, scores) for rate in rates]
     counts = ", ".join(f"{num_kept_at(rate, config.data.num_patches)} at {rate:g}" for rate in rates)
     return Picture(
         f"mosaic-{rule.replace(':', '-')}",
@@ -69,8 +72,15 @@ def _picture(rule: str, classifier: Classifier, images: np.ndarray, config: RunC
     )
 
 
-def _kept(images: np.ndarray, classifier: Classifier, rate: float, rule: str, patch_size: int) -> np.ndarray:
-    ids_keep = classifier.select(torch.from_numpy(images), rate, rule).numpy()
+def _kept(
+    images: np.ndarray,
+    classifier: Classifier,
+    rate: float,
+    rule: str,
+    patch_size: int,
+    map_scores: np.ndarray | None,
+) -> np.ndarray:
+    ids_keep = classifier.select(torch.from_numpy(images), rate, rule, map_scores=map_scores).numpy()
     kept = np.stack([gather_patches(image, ids, patch_size) for image, ids in zip(images, ids_keep, strict=True)])
     return greyed_out(patchify(images, patch_size), kept, ids_keep, patch_size)
 

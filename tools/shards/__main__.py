@@ -1,4 +1,4 @@
-"""Shards on the command line: `python -m tools.shards {convert,readdress,index,units,verify,stats}`."""
+"""Shards on the command line: `python -m tools.shards {convert,readdress,index,units,verify,stats,score}`."""
 
 import argparse
 import os
@@ -9,12 +9,13 @@ from typing import Any
 
 from tools.shards.commands import run_convert, run_index, run_readdress, run_stats, run_units, run_verify
 from tools.shards.images import DEFAULT_QUALITY, FORMATS
+from tools.shards.maps.command import EXAMPLE, add_score_arguments, run_score
 from tools.shards.sources.table import sources_help
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.shards", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="{convert,readdress,index,units,verify,stats}")
+    commands = parser.add_subparsers(required=True, metavar="{convert,readdress,index,units,verify,stats,score}")
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str, example: str | None = None) -> Any:
         one = commands.add_parser(name, help=text, description=text, epilog=example and f"example: {example}")
@@ -125,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     one = add("stats", run_stats, "Print counts, classes, sizes.")
     one.add_argument("folder", type=Path, metavar="DIR")
     one.add_argument("--json", action="store_true", help="print them for programs")
+
+    one = add(
+        "score", run_score, "Make score maps beside the shards: by them patches are chosen before images are read."
+    )
+    one.epilog, one.formatter_class = EXAMPLE, argparse.RawDescriptionHelpFormatter
+    add_score_arguments(one, cores)
     return parser
 
 
@@ -139,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "error: interrupted; `convert` and `readdress` go on where they stopped when they are run again",
+            "error: interrupted; `convert`, `readdress` and `score` go on where they stopped when they are run again",
             file=sys.stderr,
         )
         return 130

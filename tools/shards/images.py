@@ -92,6 +92,11 @@ def decode(data: bytes) -> Image.Image:
     return image
 
 
+def pixels_of(data: bytes) -> np.ndarray:
+    """The decoded image in colour: uint8 [H, W, 3]. Raises ValueError with the reason where that fails."""
+    return np.asarray(_to_8_bit(decode(data)).convert("RGB"))
+
+
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Mode L or RGB. 16-bit gray is scaled down, where Pillow's own conversion would clip it to white."""
     if image.mode.startswith("I;16"):

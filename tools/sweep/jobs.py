@@ -27,6 +27,7 @@ from pipeline.files import write_atomically
 from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.config import SelectionConfig, rule_from_text, rule_name
 from pipeline.selection.magnitude import check_estimate
+from pipeline.selection.maps import ScoreMaps
 from pipeline.shards.index import ShardIndex, open_index
 from tools.command import bar_interval_s
 
@@ -38,6 +39,7 @@ class Subject:
     Attributes:
         name: the run folder's, or its whole path where two runs are called alike.
         digest: of the exported weights.
+        maps: fingerprints of the score maps that its rules look at, by the maps' names.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Subject:
     index: ShardIndex
     rules: tuple[SelectionConfig, ...]
     digest: str
+    maps: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Job:
     @property
     def key(self) -> dict[str, Any]:
         """All that decides the accuracy; a line that says the same need not be computed again."""
-        config = self.subject.trained.config
+        config, name = self.subject.trained.config, self.selection.map
         return {
             "run": self.subject.name,
             "rule": rule_name(self.selection),
@@ -72,6 +75,7 @@ class Job:
             "device": config.data.device,
             "on_bad_sample": config.data.on_bad_sample,
             "seed": config.seed,
+            **({} if name is None else {"map": self.subject.maps[name]}),
         }
 
     def is_told_by(self, line: dict[str, Any]) -> bool:
@@ -117,7 +121,8 @@ def open_subject(name: str, folder: Path, options: argparse.Namespace, world: Wo
     for rule in rules:
         if rule.estimate != "none":
             check_estimate(rule, take_snapshot(trained.model, 0).kernel)
-    return Subject(name, trained, index, rules, weights_digest(trained.model.state_dict()))
+    maps = {rule.map: ScoreMaps(index, rule.map).fingerprint() for rule in rules if rule.map is not None}
+    return Subject(name, trained, index, rules, weights_digest(trained.model.state_dict()), maps)
 
 
 def run_job(job: Job, world: World, bar: Any) -> dict[str, Any]:

@@ -274,6 +274,18 @@ def test_another_data_set_has_another_fingerprint(toy: Path) -> None:
     assert validation["data.train.fingerprint"] != identity_of(toy)["data.train.fingerprint"]
 
 
+def test_other_score_maps_are_another_run_that_is_refused_by_name(toy: Path) -> None:
+    config, index = load_config(toy, ["selection={rule: map, map: bytes}"]), fingerprinted("abc")
+    first, second = identity(config, index, "old"), identity(config, index, "new")
+    assert first["selection"]["map"] == "bytes"
+    with pytest.raises(
+        ValueError, match=r"selection\.map\.fingerprint: 'old' there, 'new' here.*--allow-change selection"
+    ):
+        check_same_run(toy, first, second, [])
+    assert check_same_run(toy, first, second, ["selection.map.fingerprint"])
+    check_allowed_keys(["selection.map.fingerprint"], second)
+
+
 # What a new key of the configuration brings about
 
 CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
@@ -290,6 +302,7 @@ RECORDED = {
     "optim": ("lr", "final_lr", "weight_decay", "betas", "eps", "warmup", "layer_decay"),
     "engine": ("zero_stage", "precision"),
 }
+RECORDED_SELECTION = ("rule", "temperature", "estimate", "estimate_size", "snapshot_at")
 
 
 def recorded_identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
@@ -297,7 +310,8 @@ def recorded_identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
     operations = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     values = config.model_dump(mode="json")
     return {
-        **{key: values[key] for key in ("task", "seed", "schedule", "selection")},
+        **{key: values[key] for key in ("task", "seed", "schedule")},
+        "selection": {key: values["selection"][key] for key in RECORDED_SELECTION},
         **{f"{section}.{key}": values[section][key] for section, keys in RECORDED.items() for key in keys},
         **operations,
         "data.route": config.route,

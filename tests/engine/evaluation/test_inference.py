@@ -1,3 +1,4 @@
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -5,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from finished_run import write_finished_run
+from PIL import Image
 
+from benchmarks.shared.photographs import photograph
 from engine.config import dump_config, load_config
+from engine.evaluation.file_maps import FILE_MAPS, file_scores
 from engine.evaluation.inference import Classifier
 from engine.evaluation.trained import load_trained, validation_images
 from engine.snapshots import take_snapshot
@@ -130,3 +134,43 @@ def test_a_folder_without_a_classifier_is_refused(run: Path, tmp_path: Path) -> 
     (tmp_path / "model").symlink_to(run / "model")
     with pytest.raises(ValueError, match="no trained classifier"):
         Classifier.load(tmp_path)
+
+
+# Score maps, which pixels do not tell
+
+
+def test_score_maps_choose_what_their_scores_say(classifier: Classifier, images: torch.Tensor) -> None:
+    scores = np.random.default_rng(0).random((len(images), 16)).astype(np.float32)
+    ids = classifier.select(images, 0.5, "map:mine", map_scores=scores)
+    assert ids.tolist() == [sorted(np.argsort(-row, kind="stable")[: ids.shape[1]].tolist()) for row in scores]
+    assert classifier.logits(images, 0.5, "map:mine", map_scores=scores).shape == (len(images), 4)
+
+
+def test_score_maps_are_asked_for_and_refused_by_name(classifier: Classifier, images: torch.Tensor) -> None:
+    scores = np.zeros((len(images), 16), np.float32)
+    with pytest.raises(ValueError, match=r"rule map:mine looks at score maps.*give map_scores"):
+        classifier.select(images, 0.5, "map:mine")
+    with pytest.raises(ValueError, match="rule contrast looks at no score maps; leave out map_scores"):
+        classifier.select(images, 0.5, "contrast", map_scores=scores)
+    with pytest.raises(ValueError, match=r"map_scores are float32 \[50, 16\], a score a patch; got \[50, 15\]"):
+        classifier.select(images, 0.5, "map:mine", map_scores=scores[:, 1:])
+
+
+def addressable(number: int) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(photograph(number, 96, 64)).save(sink, "JPEG", restart_marker_blocks=1, optimize=True)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("kind", FILE_MAPS)
+def test_files_that_lie_in_no_shard_are_scored_on_the_spot(kind: str) -> None:
+    files = [addressable(number) for number in range(3)]
+    scores = file_scores(files, kind, 4, map_size=8)
+    for file, row in zip(files, scores, strict=True):
+        cells = FILE_MAPS[kind](file, 8).astype(float).reshape(4, 2, 4, 2)
+        np.testing.assert_allclose(row, cells.mean(axis=(1, 3)).reshape(-1) / 255, atol=1e-6)
+
+
+def test_kinds_that_need_a_model_are_not_made_of_files() -> None:
+    with pytest.raises(ValueError, match="of the kinds bytes and contrast; got 'attention'"):
+        file_scores([], "attention", 4)

@@ -62,11 +62,50 @@ def test_its_route_its_name_and_its_settings_follow_from_the_table(with_edges: S
 
 
 def test_an_unknown_rule_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'random', 'grid', 'contrast' or 'magnitude'"):
+    with pytest.raises(ValueError, match="'random', 'grid', 'contrast', 'magnitude' or 'map'"):
         SelectionConfig(rule="edges")
 
 
 def test_every_rule_says_how_it_chooses() -> None:
     for name, rule in RULES.items():
         ways = {"plan": rule.choose, "pixels": rule.scores, "model": rule.scorer}
-        assert [looks for looks, way in ways.items() if way is not None] == [rule.looks_at], name
+        found = [looks for looks, way in ways.items() if way is not None]
+        assert found == ([] if rule.looks_at == "map" else [rule.looks_at]), name
+        assert rule.looks_at_images == (rule.looks_at in ("pixels", "model")), name
+
+
+def test_a_rule_that_looks_at_something_unheard_of_is_an_error() -> None:
+    rule = Rule("patches that sound well", "sound")  # type: ignore[arg-type]
+    with pytest.raises(KeyError, match="sound"):
+        _ = rule.looks_at_images
+
+
+def test_the_rule_map_needs_the_name_of_a_map_and_the_others_have_none() -> None:
+    with pytest.raises(
+        ValueError, match=r"rule 'map' needs selection\.map.*make some with: python -m tools\.shards score"
+    ):
+        SelectionConfig(rule="map")
+    with pytest.raises(ValueError, match="map 'bytes' is of the rule 'map'; rule 'contrast' has none"):
+        SelectionConfig(rule="contrast", map="bytes")
+    with pytest.raises(ValueError, match="'a b' is no name of a score map"):
+        SelectionConfig(rule="map", map="a b")
+    selection = SelectionConfig(rule="map", map="bytes")
+    assert (selection.noise_columns(196), selection.of_rule.is_scored) == (0, True)
+    assert SelectionConfig(rule="map", map="bytes", temperature=0.1).noise_columns(196) == 196
+
+
+def test_the_rule_map_is_chosen_before_images_are_made(tmp_path: Path) -> None:
+    data = DataConfig(train=tmp_path, val=tmp_path, num_classes=2)
+    assert route_of(data, SelectionConfig(rule="map", map="bytes")) == "select_first"
+
+
+@pytest.mark.parametrize("text", ["map:bytes", "map:my-own_2"])
+def test_a_map_is_part_of_the_rules_name(text: str) -> None:
+    assert rule_name(rule_from_text(text)) == text
+    assert rule_from_text(text).map == text.partition(":")[2]
+
+
+@pytest.mark.parametrize("text", ["map", "map:", "map:a:b", "map:a.b", "contrast:bytes"])
+def test_a_map_without_a_name_or_with_too_much_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"map:NAME.*; got"):
+        rule_from_text(text)

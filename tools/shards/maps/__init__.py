@@ -1,0 +1,1 @@
+"""Score maps beside shards, of every kind."""
