@@ -1,12 +1,16 @@
 """Shards of real photographs: windows of the photographs among Debian's wallpapers.
 
     python -m benchmarks.real_photographs --out data/real-photographs --num 1200
+    python -m benchmarks.real_photographs --form crops --out data/photograph-crops --num 11000 --shard-samples 1000
 
 JPEGs of 500 x 375 pixels or, one in four, upright, quality 85 to 95, 4:2:0 chroma, 48 KB on average. Each is a window
 of one to four times that size, cut out of a large photograph and shrunk. Classes are the photographs: training windows
 are from the left 70 % of each, validation windows, a tenth of --num and at least 20, from the rest. Flat windows are
 left out. Each window is a function of (photograph, seed, number of the try), so all machines with the same packages and
 the same Pillow write the same shards. The packages are fetched at first use.
+
+``--form crops`` is for training a small model on a CPU: addressable JPEGs (``pipeline.jpeg.addressable``) of 160 x 160
+pixels, made in the same way.
 """
 
 import argparse
@@ -19,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,13 +33,42 @@ from pipeline.shards.index import open_index
 from tools.shards.convert import Settings, convert
 from tools.shards.sources.source import Source, SourceSplit
 
-MIN_BYTES = 28_000  # of a window's JPEG; below it is sky, blur or darkness
-_LONG, _SHORT = 500, 375  # pixels
 _SCALES = (1, 1.5, 2, 3, 4)
 _UPRIGHT, _TRAIN_SHARE = 0.25, 0.7
 _QUALITY = (85, 95)
 _TRIES = 3  # for every window that is wanted
 _MIN_VAL = 20
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the images are like.
+
+    Attributes:
+        source: name of the conversion's source.
+        long, short: sides of an image, in pixels.
+        min_bytes: of a window's JPEG; below it is sky, blur or darkness.
+        encoder: further arguments of Pillow's JPEG encoder.
+    """
+
+    source: str
+    long: int
+    short: int
+    min_bytes: int
+    encoder: dict[str, Any]
+
+
+FORMS = {
+    "imagenet": Form("real-photographs", long=500, short=375, min_bytes=28_000, encoder={}),
+    "crops": Form(
+        "photograph-crops",
+        long=160,
+        short=160,
+        min_bytes=2_000,
+        encoder={"restart_marker_blocks": 1, "optimize": True},
+    ),
+}
+_IMAGENET = FORMS["imagenet"]
 
 
 @dataclass(frozen=True)
@@ -64,12 +98,14 @@ def region(split: str, width: int, height: int) -> tuple[int, int, int, int]:
     return {"train": (0, 0, border, height), "val": (border, 0, width, height)}[split]
 
 
-def draw_window(picture: str, split: str, number: int, seed: int, size: tuple[int, int]) -> Window | None:
+def draw_window(
+    picture: str, split: str, number: int, seed: int, size: tuple[int, int], form: Form = _IMAGENET
+) -> Window | None:
     """A split's window in a picture of so many pixels, None where none fits. number: of the try."""
     key = hashlib.blake2b(f"{seed}\0{picture}\0{split}\0{number}".encode(), digest_size=16).digest()
     rng = np.random.default_rng(int.from_bytes(key))
     left, top, right, bottom = region(split, *size)
-    shapes = [(_LONG, _SHORT), (_SHORT, _LONG)]
+    shapes = [(form.long, form.short), (form.short, form.long)]
     if rng.random() < _UPRIGHT:
         shapes.reverse()
     for width, height in shapes:  # the other one where this does not fit
@@ -84,16 +120,16 @@ def draw_window(picture: str, split: str, number: int, seed: int, size: tuple[in
     return None
 
 
-def encode(picture: Image.Image, window: Window) -> bytes:
+def encode(picture: Image.Image, window: Window, form: Form = _IMAGENET) -> bytes:
     """The window's JPEG."""
     # Cut before it is shrunk: a filter would reach over the border between the splits.
     shrunk = picture.crop(window.box).resize(window.size, Image.Resampling.LANCZOS)
     sink = io.BytesIO()
-    shrunk.save(sink, "JPEG", quality=window.quality, subsampling="4:2:0")
+    shrunk.save(sink, "JPEG", quality=window.quality, subsampling="4:2:0", **form.encoder)
     return sink.getvalue()
 
 
-def cut(picture: Picture, tries: dict[str, int], seed: int) -> Cut:
+def cut(picture: Picture, tries: dict[str, int], seed: int, form: Form = _IMAGENET) -> Cut:
     """The windows of so many tries for each split that are not flat."""
     try:
         with Image.open(picture.path) as opened:
@@ -103,11 +139,11 @@ def cut(picture: Picture, tries: dict[str, int], seed: int) -> Cut:
     files: dict[str, dict[int, bytes]] = {}
     flat = 0
     for split, count in tries.items():
-        windows = [draw_window(picture.name, split, number, seed, image.size) for number in range(count)]
-        encoded = {number: encode(image, window) for number, window in enumerate(windows) if window is not None}
+        windows = [draw_window(picture.name, split, number, seed, image.size, form) for number in range(count)]
+        encoded = {number: encode(image, window, form) for number, window in enumerate(windows) if window is not None}
         if not encoded:
             return Cut({}, flat, f"its {image.width} x {image.height} pixels are too few")
-        files[split] = {number: file for number, file in encoded.items() if len(file) >= MIN_BYTES}
+        files[split] = {number: file for number, file in encoded.items() if len(file) >= form.min_bytes}
         flat += len(encoded) - len(files[split])
         if not files[split]:
             return Cut({}, flat, f"all windows of its part for {split} are flat")
@@ -143,7 +179,14 @@ def source_of(cuts: dict[str, Cut], num_images: dict[str, int]) -> Source:
 
 
 def write_real_photographs(
-    pictures: Sequence[Picture], out: Path, num_train: int, *, seed: int = 0, shard_samples: int = 100, workers: int = 1
+    pictures: Sequence[Picture],
+    out: Path,
+    num_train: int,
+    *,
+    form: Form = _IMAGENET,
+    seed: int = 0,
+    shard_samples: int = 100,
+    workers: int = 1,
 ) -> str:
     """Shards with their indexes in ``out``; what is there already is not written again. Returns a summary.
 
@@ -153,13 +196,12 @@ def write_real_photographs(
     num_images = {"train": num_train, "val": max(_MIN_VAL, num_train // 10)}
     tries = {split: _TRIES * -(-count // len(pictures)) for split, count in num_images.items()}
     with ThreadPoolExecutor(workers) as pool:  # Pillow lets go of the interpreter
-        cuts = dict(
-            zip([one.name for one in pictures], pool.map(partial(cut, tries=tries, seed=seed), pictures), strict=True)
-        )
+        found = pool.map(partial(cut, tries=tries, seed=seed, form=form), pictures)
+        cuts = dict(zip([one.name for one in pictures], found, strict=True))
     used = {name: one for name, one in cuts.items() if one.unusable is None}
     unusable = {name: one.unusable for name, one in cuts.items() if one.unusable is not None}
     settings = Settings(shard_samples=shard_samples, seed=seed)
-    dataset = convert(source_of(used, num_images), f"real-photographs:{num_train}", out, settings).dataset
+    dataset = convert(source_of(used, num_images), f"{form.source}:{num_train}", out, settings).dataset
     flat = sum(one.flat for one in cuts.values())
     kept = sum(len(files) for one in used.values() for files in one.files.values())
     return "\n".join(
@@ -177,6 +219,7 @@ def write_real_photographs(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("data/real-photographs"), help="folder (default: %(default)s)")
+    parser.add_argument("--form", choices=FORMS, default="imagenet", help="of the images (default: %(default)s)")
     parser.add_argument("--num", type=int, default=1200, help="training images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--shard-samples", type=int, default=100, help="images in a shard (default: %(default)s)")
@@ -192,6 +235,7 @@ def main() -> None:
             find_photographs(options.root),
             options.out,
             options.num,
+            form=FORMS[options.form],
             seed=options.seed,
             shard_samples=options.shard_samples,
             workers=options.workers,

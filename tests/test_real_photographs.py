@@ -2,6 +2,7 @@
 
 import io
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,17 @@ import pytest
 from PIL import Image
 
 from benchmarks import real_photographs
-from benchmarks.real_photographs import MIN_BYTES, cut, draw_window, encode, region, write_real_photographs
+from benchmarks.real_photographs import FORMS, cut, draw_window, encode, region, write_real_photographs
 from benchmarks.shared import wallpapers
 from benchmarks.shared.photographs import photograph
 from benchmarks.shared.wallpapers import Picture, find_photographs
+from pipeline.jpeg.addressable import units_of
 from pipeline.shards.index import open_index
 from pipeline.shards.reader import SampleReader
 from tools.shards import debian
 
 WIDTH, HEIGHT = 1800, 1000
+CROPS = FORMS["crops"]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,7 @@ def test_flat_windows_are_left_out(pictures: list[Picture]) -> None:
     found = cut(pictures[1], {"train": 40, "val": 40}, seed=0)
     assert found.unusable is None
     kept = [(split, number, file) for split, files in found.files.items() for number, file in files.items()]
-    assert min(len(file) for _, _, file in kept) >= MIN_BYTES
+    assert min(len(file) for _, _, file in kept) >= FORMS["imagenet"].min_bytes
     assert found.flat > 10
     assert len(kept) + found.flat == 80
     for split, number, _ in kept:
@@ -179,3 +182,34 @@ def test_a_package_that_cannot_be_had_is_named_with_what_to_do(
     assert "first: its pictures are neither on this machine" in message
     assert "this machine has no apt-get and dpkg-deb" in message
     assert "apt-get install first" in message
+
+
+def test_crops_are_small_squares_whose_units_can_be_reached_alone(pictures: list[Picture], tmp_path: Path) -> None:
+    write_real_photographs(pictures, tmp_path / "shards", 24, form=CROPS)
+    found = images(tmp_path / "shards", "train") + images(tmp_path / "shards", "val")
+    assert len(found) == 24 + 20
+    for file, _ in found:
+        units = units_of(file)
+        assert (units.height, units.width) == (160, 160)
+        assert units.lengths.shape == (10, 10)
+        assert len(file) >= CROPS.min_bytes
+
+
+def test_an_addressable_crop_has_the_pixels_of_a_plain_one(pictures: list[Picture]) -> None:
+    plain = replace(CROPS, encoder={})
+    crops, plain_crops = (cut(pictures[0], {"train": 6, "val": 2}, 0, form).files["train"] for form in (CROPS, plain))
+    assert crops.keys() == plain_crops.keys()
+    for number, file in crops.items():
+        one, other = (np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in (file, plain_crops[number]))
+        assert np.array_equal(one, other)
+
+
+def test_crops_for_training_and_for_validation_do_not_overlap() -> None:
+    size = (1365, 1074)
+    windows = {
+        split: [draw_window("package/name", split, number, 0, size, CROPS) for number in range(200)]
+        for split in ("train", "val")
+    }
+    boxes = {split: np.array([one.box for one in found if one is not None]) for split, found in windows.items()}
+    assert len(boxes["train"]) == len(boxes["val"]) == 200
+    assert boxes["train"][:, 2].max() <= boxes["val"][:, 0].min()

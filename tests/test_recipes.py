@@ -21,8 +21,10 @@ from pipeline.plan.step import TrainPlanner
 from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import ShardIndex, build_index
 from tools.schedule.preview import preview
+from tools.study.spec import jobs_of, load_study
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
 IMAGENET = [path for path in RECIPES if path.stem.startswith("imagenet_")]
 
 # arXiv 2208.09520, and the configurations that its authors published.
@@ -136,6 +138,32 @@ def test_a_recipe_opens_with_its_command_and_what_to_expect(path: Path) -> None:
     assert "engine.train" in opening
     assert f"configs/{path.name}" in opening
     assert "Expected: " in opening
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_opens_with_its_command_and_what_to_expect(path: Path) -> None:
+    opening = path.read_text().split("\nname:")[0]
+    assert "tools.study" in opening
+    assert f"configs/studies/{path.name}" in opening
+    assert "Expected: " in opening
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_no_two_runs_of_a_study_are_alike(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # a study names its base as seen from here
+    jobs = [job for job in jobs_of(load_study(path)) if job.in_the_time_of is None]
+    configs = [job.config.model_dump_json() for job in jobs]
+    assert len(set(configs)) == len(configs) > 0
+
+
+def test_the_study_on_photographs_differs_in_rule_and_schedule_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    spec = load_study(ROOT / "configs" / "studies" / "photographs.yaml")
+    assert {key.split(".")[0] for one in spec.variants.values() for key in one.set} == {"schedule", "selection"}
+    found = {(job.config.schedule.kind, job.config.selection.rule) for job in jobs_of(spec) if job.variant != "full"}
+    rules = {rule for _, rule in found}
+    assert {"random", "contrast"} <= rules
+    assert found == {(kind, rule) for kind in ("constant", "linear") for rule in rules}
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from jpeg_files import addressable_jpeg
 from PIL import Image
 from pixels import full_images
 
+from benchmarks.shared.shard_files import write_tar
 from engine.config import load_config
 from engine.run_plan import build_schedule
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.operations import IDENTITY, OPERATION_NAMES
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.patches import patchify
-from pipeline.shards.index import open_index
+from pipeline.shards.index import build_index, open_index
 from tools.inspect.__main__ import main
 from tools.inspect.inspection import inspect_step, row_label
 from tools.inspect.picture import greyed_out
@@ -268,3 +270,30 @@ def test_without_automatic_augmentation_there_are_no_operations_to_draw(
 ) -> None:
     assert main(["--config", str(config), "--step", "2", "--operations", str(tmp_path / "x.png")]) == 2
     assert "give --set 'data.augment.auto={kind: randaugment}'" in capsys.readouterr().err
+
+
+def test_the_picture_of_what_is_decoded_shows_holes_outside_of_kept_patches(tmp_path: Path) -> None:
+    members = [
+        member
+        for number in range(8)
+        for member in ((f"{number}.jpg", addressable_jpeg(number, 160, 120)), (f"{number}.cls", b"0"))
+    ]
+    build_index(tmp_path, "train", [write_tar(tmp_path / "train-0.tar", members)])
+    sections = {"data": {"train": str(tmp_path), "val": str(tmp_path), "num_classes": 10}}
+    config = write_config(tmp_path / "photographs.yaml", tmp_path, selection={"rule": "random"}, **sections)
+    whole, holes = tmp_path / "whole.png", tmp_path / "holes.png"
+    full = ["--set", "schedule={kind: constant, keep_rate: 1.0}"]
+    assert main(["--config", str(config), "--step", "0", "--decoded", str(holes)]) == 0
+    assert main(["--config", str(config), "--step", "0", "--decoded", str(whole), *full]) == 0
+    pictures = [np.asarray(Image.open(path).convert("RGB")).astype(int) for path in (holes, whole)]
+    height, width, _ = pictures[0].shape
+    middle = np.s_[height // 20 :, width // 3 + 10 : 2 * width // 3 - 10]  # the column of what is decoded
+    assert pictures[0].shape == pictures[1].shape
+    assert (np.abs(pictures[0][middle] - pictures[1][middle]).max(axis=2) > 20).mean() > 0.02
+
+
+def test_where_crops_are_not_resized_nothing_is_decoded_in_part(
+    capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path
+) -> None:
+    assert main(["--config", str(config), "--step", "2", "--decoded", str(tmp_path / "x.png")]) == 2
+    assert "data.augment.crop is pad; images are decoded in part under resized alone" in capsys.readouterr().err

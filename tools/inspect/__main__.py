@@ -25,6 +25,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print the plan for programs")
     add_picture_argument(parser, "draw the images, dropped patches greyed out")
     add_picture_argument(parser, "draw the first image under every operation of data.augment.auto", name="--operations")
+    text = "draw what is decoded of the first images: of addressable JPEGs just what lies under kept patches"
+    add_picture_argument(parser, text, name="--decoded")
     return parser.parse_args(arguments)
 
 
@@ -41,6 +43,10 @@ def _shown(arguments: Sequence[str] | None) -> str:
         from tools.inspect.operations import draw_operations
 
         draw_operations(shown.planner, shown.plan, f"{shown.config.name}, step {shown.plan.step}", options.operations)
+    if options.decoded is not None:
+        from tools.inspect.decoded import draw_decoded
+
+        draw_decoded(shown.planner, shown.plan, f"{shown.config.name}, step {shown.plan.step}", options.decoded)
     return json.dumps(shown.as_json(), indent=2) if options.json else describe(shown)
 
 

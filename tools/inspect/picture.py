@@ -70,18 +70,26 @@ def greyed_out(full: Pixels, kept: Pixels, ids_keep: npt.NDArray[np.int32], patc
     return unpatchify(patches, patch_size)
 
 
-def save_sheet(images: Pixels, title: str, labels: list[str], path: Path) -> None:
+def save_sheet(
+    images: Pixels,
+    title: str,
+    labels: list[str],
+    path: Path,
+    *,
+    columns: int = _COLUMNS,
+    cell_inches: float = _CELL_INCHES,
+) -> None:
     """Images uint8 [B, S, S, 3] with a text under each, as a PNG file. Raises OSError where it cannot be written."""
     matplotlib.use("Agg")  # draws into files, without a display
     from matplotlib import pyplot
 
-    columns = min(_COLUMNS, len(images))
+    columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    width = max(columns * _CELL_INCHES, 6)
+    width = max(columns * cell_inches, 6)
     lines = textwrap.wrap(title, int(width * 11))
     title_inches = 0.2 + 0.2 * len(lines)
     text_inches = 0.15 + 0.1 * max(label.count("\n") + 1 for label in labels)
-    height = rows * (_CELL_INCHES + text_inches) + title_inches
+    height = rows * (cell_inches + text_inches) + title_inches
     figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -96,7 +104,7 @@ def save_sheet(images: Pixels, title: str, labels: list[str], path: Path) -> Non
         top=1 - title_inches / height,
         bottom=(text_inches - 0.05) / height,
         wspace=0.06,
-        hspace=text_inches / 1.56,
+        hspace=text_inches / (1.04 * cell_inches),
     )
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -157,7 +157,7 @@ def test_patches_are_those_of_the_whole_files(index: ShardIndex, rule: str, reci
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(0, 999),
-    st.floats(0.05, 1),
+    st.floats(0.15, 1),
     st.sampled_from(["random", "grid", "contrast"]),
     st.sampled_from(list(RECIPES)),
     st.sampled_from([(32, 4), (64, 16), (96, 8), (224, 16)]),
