@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools.shards.maps.contrast import contrast_maps
 from tools.shards.maps.shard_images import MakeMaps
-from tools.shards.maps.unit_bytes import bytes_maps
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,19 @@ class Kind:
         return name if self.takes is None else f"{name}:{self.takes}"
 
 
-# Models are opened by what is imported only then: workers, which have no use for torch, import this module, too.
+# Imported only when it is asked for: every command of ``tools.shards``, and every worker of one, imports this module.
+
+
+def _open_bytes(_: str, __: Path | None) -> Maker:
+    from tools.shards.maps.unit_bytes import bytes_maps
+
+    return Maker(bytes_maps)
+
+
+def _open_contrast(_: str, __: Path | None) -> Maker:
+    from tools.shards.maps.contrast import contrast_maps
+
+    return Maker(contrast_maps)
 
 
 def _open_magnitude(run: str, _: Path | None) -> Maker:
@@ -67,10 +77,8 @@ def _open_convnet(name: str, weights: Path | None) -> Maker:
 
 
 KINDS: dict[str, Kind] = {
-    "bytes": Kind(
-        "bytes of an addressable JPEG's units; decodes nothing", lambda *_: Maker(bytes_maps), in_workers=True
-    ),
-    "contrast": Kind("deviation from the cell's mean colour", lambda *_: Maker(contrast_maps), in_workers=True),
+    "bytes": Kind("bytes of an addressable JPEG's units; decodes nothing", _open_bytes, in_workers=True),
+    "contrast": Kind("deviation from the cell's mean colour", _open_contrast, in_workers=True),
     "magnitude": Kind("norm of the patches as a finished run's model embeds them", _open_magnitude, takes="RUN"),
     "attention": Kind("what a finished run's class token attends to in the last block", _open_attention, takes="RUN"),
     "convnet": Kind(
