@@ -131,7 +131,7 @@ def announcement(run: Run, start: Start) -> str:
     lines = [
         f"run {config.name} in {run.folder}: {plan.total_steps} steps of {config.train.global_batch_size} images "
         f"on {run.world.size} rank(s), {plan.steps_per_epoch} steps an epoch",
-        f"schedule {config.schedule.kind}, rule {config.selection.rule}: keep rates {stages}, "
+        f"schedule {config.schedule.kind}, rule {config.selection.rule}{_which_map(config)}: keep rates {stages}, "
         f"mean {plan.schedule.mean_keep_rate:.3f}",
         f"data.route {config.route}{_why_this_route(config)}",
     ]
@@ -140,6 +140,10 @@ def announcement(run: Run, start: Start) -> str:
     if prepared.model.load_report is not None:
         lines.append(str(prepared.model.load_report))
     return "\n".join([*lines, *start.notes])
+
+
+def _which_map(config: RunConfig) -> str:
+    return "" if config.selection.map is None else f" {config.selection.map}"
 
 
 def _why_this_route(config: RunConfig) -> str:
