@@ -117,7 +117,7 @@ def needed_rows(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray, ids:
     Args:
         ids: of ``score_maps.chosen_ids``, int32 [B, K].
     """
-    start, stop = window_corners(plan, settings, sizes, on_device=False)
+    start, stop = seen_corners(plan, settings, sizes)
     crops = _crops_in_windows(plan, start, stop, start)
     return kernel_rows(plan, settings.data, crops, Choice(settings.data.grid_size, ids=ids), mixing_of(plan))
 
@@ -182,26 +182,35 @@ def row_sizes(plan: StepPlan, samples: Samples) -> np.ndarray:
     return np.stack([samples.height[ids], samples.width[ids]], axis=1)
 
 
-def window_corners(
-    plan: StepPlan, settings: GraphSettings, sizes: np.ndarray, *, on_device: bool | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the decoded (``resized``, ``centre``) or shifted (``pad``) window, whole pixels: int32 [B, 2] each.
-
-    Args:
-        on_device: whether whole images are decoded, as on a GPU; by default what the settings say.
-    """
-    on_device = settings.device_id is not None if on_device is None else on_device
+def window_corners(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the decoded (``resized``, ``centre``) or shifted (``pad``) window, whole pixels: int32 [B, 2] each."""
     crops = plan.crops.astype(np.float64)
     start, stop = crops[:, :2], crops[:, 2:]
-    if on_device and settings.crop != "pad":
+    if settings.device_id is not None and settings.crop != "pad":  # whole images are decoded there
         start, stop = np.zeros_like(start), sizes
     elif settings.crop == "centre":
         # torchvision resizes the whole image before it cuts: the filter sees what lies beyond the crop. A random crop
         # is cut out first, and the filter sees nothing beyond it.
-        margin = _MARGIN_PIXELS * np.maximum((stop - start) / settings.data.image_size, 1)
-        start = np.maximum(np.floor(start - margin), 0)
-        stop = np.minimum(np.ceil(stop + margin), sizes)
+        start, stop = _with_margin(start, stop, settings, sizes)
     return np.round(start).astype(np.int32), np.round(stop).astype(np.int32)
+
+
+def seen_corners(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of what is seen of the stored images, as ``window_corners`` gives them: not more on a GPU either."""
+    if settings.device_id is None:
+        return window_corners(plan, settings, sizes)
+    # There whole images are decoded and the crop is cut out in the resize, whose filter sees beyond it.
+    crops = plan.crops.astype(np.float64)
+    start, stop = _with_margin(crops[:, :2], crops[:, 2:], settings, sizes)
+    return start.astype(np.int32), stop.astype(np.int32)
+
+
+def _with_margin(
+    start: np.ndarray, stop: np.ndarray, settings: GraphSettings, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of regions with the pixels around them that a resize's filter looks at: whole numbers, float64 [B, 2]."""
+    margin = _MARGIN_PIXELS * np.maximum((stop - start) / settings.data.image_size, 1)
+    return np.maximum(np.floor(start - margin), 0), np.minimum(np.ceil(stop + margin), sizes)
 
 
 def _windows(

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.graph.inputs import window_corners
+from pipeline.graph.inputs import seen_corners
 from pipeline.graph.kernels import splicing
 from pipeline.graph.settings import GraphSettings
 from pipeline.jpeg.kernels.splice import PAGE_BYTES
@@ -55,7 +55,7 @@ class SplicedReader:
 
         Args:
             sizes: int [B, 2], (height, width) that the index states.
-            told: of ``rows.kernel_rows``, regions and windows counted from ``window_corners``; None where all of the
+            told: of ``rows.kernel_rows``, regions and windows counted from ``seen_corners``; None where all of the
                 windows is needed.
 
         Raises:
@@ -65,8 +65,7 @@ class SplicedReader:
         numbers = index.shard[ids].astype(np.int64)
         self._open(numbers)
         files = np.stack([index.offset[ids], index.length[ids], ids - self._first_ids[numbers]], axis=1)
-        # On a GPU too: there the window is what the resize looks at, though all that is sent is decoded.
-        start, stop = window_corners(plan, settings, sizes, on_device=False)
+        start, stop = seen_corners(plan, settings, sizes)
         corners = np.concatenate([start, stop], axis=1).astype(np.int64)
         places = np.zeros(len(ids) + 1, np.int64)
         np.cumsum(files[:, 1] + splicing.SPARE_BYTES, out=places[1:])

@@ -11,18 +11,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jpeg_files import encoded, picture
+from nvidia.dali import fn, pipeline_def
 from pixels import train_planner
 
 from benchmarks.shared.shard_files import write_tar
 from pipeline.config import AugmentConfig, AutoAugmentConfig, DataConfig
+from pipeline.graph import nodes
 from pipeline.graph.bad_samples import RowReader, Rows
 from pipeline.graph.graph import build_graph
-from pipeline.graph.inputs import SourceArrays
+from pipeline.graph.inputs import SourceArrays, input_names, row_sizes, source_arrays
 from pipeline.graph.settings import GraphSettings
 from pipeline.jpeg.addressable import NotAddressableError, Units, units_of
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection.config import SelectionConfig
+from pipeline.selection.patches import gather_patches
 from pipeline.shards.index import ShardIndex, build_index
 from pipeline.shards.reader import SampleReader
 from pipeline.shards.units import units_path, write_units
@@ -181,6 +184,50 @@ def test_any_plan_gives_the_patches_of_the_whole_files(
     [expected], _ = patches_of(index, planner, [planner.plan(step)], whole=True)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def on_device_images(plans: list[StepPlan], rows: list[Rows], settings: GraphSettings, sizes: list) -> list[np.ndarray]:
+    """What a GPU's graph makes of rows before it augments them, by the same operators on a CPU: uint8 [B, S, S, 3]."""
+    names = input_names(settings)
+
+    @pipeline_def(batch_size=BATCH_SIZE, num_threads=1, device_id=None, exec_dynamic=True, prefetch_queue_depth=1)
+    def graph() -> object:
+        given = {name: fn.external_source(name=name) for name in ("encoded", "region_start", "region_end", "flip")}
+        images = nodes.decode_whole(given["encoded"], "cpu")
+        images = nodes.resize_region(images, given["region_start"], given["region_end"], settings.data.image_size)
+        return nodes.flip(images, given["flip"])
+
+    pipeline, images = graph(), []
+    for plan, read, size in zip(plans, rows, sizes, strict=True):
+        arrays = source_arrays(plan, read.images, settings, size, ids=read.ids, origins=read.origins)
+        for name, array in zip(names, arrays, strict=True):
+            pipeline.feed_input(name, list(array))
+        images.append(np.array(pipeline.run()[0].as_tensor()))
+    return images
+
+
+@pytest.mark.parametrize("rule", ["random", "contrast"])
+@pytest.mark.parametrize("scale", [(0.005, 0.05), (0.08, 1.0), (0.9, 1.0)])
+def test_what_a_gpu_is_sent_gives_the_patches_of_whole_files(
+    index: ShardIndex, rule: str, scale: tuple[float, float]
+) -> None:
+    planner = planner_of(index, SelectionConfig(rule=rule), 0.3, {"scale": scale}, device="gpu", image_size=32)
+    of_graph, plans = settings_of(planner, device_id=0), [planner.plan(step) for step in range(6)]
+    sizes = [row_sizes(plan, index) for plan in plans]
+    with SampleReader(index) as reader:
+        spliced = [RowReader(index, reader, of_graph, None).read(plan) for plan in plans]
+        whole = [RowReader(index, reader, replace(of_graph, decoded=True), None).read(plan) for plan in plans]
+    lengths = [len(file) for rows in spliced for file in rows.images]
+    assert (np.array(lengths) < [len(file) for rows in whole for file in rows.images]).any()
+    found, expected = (on_device_images(plans, rows, of_graph, sizes) for rows in (spliced, whole))
+    every_patch = np.tile(np.arange(planner.data.num_patches), (BATCH_SIZE, 1))
+    for rows, some, others in zip(spliced, found, expected, strict=True):
+        ids = every_patch if rows.ids is None else rows.ids
+        for row in range(BATCH_SIZE):
+            np.testing.assert_array_equal(
+                gather_patches(some[row], ids[row], planner.data.patch_size),
+                gather_patches(others[row], ids[row], planner.data.patch_size),
+            )
 
 
 def test_targets_of_a_reconstruction_are_those_of_the_whole_files(index: ShardIndex) -> None:
