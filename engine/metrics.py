@@ -146,8 +146,8 @@ def stage_table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _median(lines: list[dict[str, Any]], name: str) -> float | None:
     """None where a start of an earlier version, which did not count it, has a part in the run."""
-    values = [line.get(name) for line in lines]
-    return None if None in values else statistics.median(values)
+    values = [line[name] for line in lines if line.get(name) is not None]
+    return statistics.median(values) if len(values) == len(lines) else None
 
 
 def train_wall_s(lines: list[dict[str, Any]]) -> float:
