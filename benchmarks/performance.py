@@ -107,11 +107,8 @@ def what_splicing_saves(lines: list[dict[str, Any]]) -> str:
     ]
     if not pairs:
         return ""
-    told = [
-        f"{spliced:.2f} ms at keep rate {rate}, where one of an ordinary JPEG takes {whole:.2f}"
-        for rate, spliced, whole in pairs
-    ]
-    return f"Addressable JPEGs: an image takes {' and '.join(told)}, of processor time."
+    told = ", ".join(f"{spliced:.2f} and {whole:.2f} ms at keep rate {rate}" for rate, spliced, whole in pairs)
+    return f"Processor time for an image of an addressable JPEG and for one of an ordinary JPEG: {told}."
 
 
 def step_section(result: dict[str, Any]) -> str:
