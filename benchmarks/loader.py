@@ -6,11 +6,10 @@ On photographs of about 500 x 375 pixels (made at first use, or other shards, na
 Every contender reads the same shards, with as many worker threads or processes as cores, crops and mirrors at random
 and resizes with antialiasing; those named ``recipe`` augment as the project's ImageNet recipes do, and those named
 ``addressable`` read the same photographs as addressable JPEGs (made at first use by jpegtran, into a folder beside
-the other one; left out where there is no jpegtran and no such folder). Each is opened,
-warmed up, and then timed for some seconds, all in turn and several times over. Recorded: images per second, CPU seconds
-of all processes per image, and bytes per image that are handed to the trainer. About twenty-five minutes on two cores.
-Some contenders need the packages of the optional group ``bench`` and are left out where these are missing. Writes
-benchmarks/results/loader.json.
+theirs; left out where there is no jpegtran and no such folder). Each is opened, warmed up, and then timed for some
+seconds, all in turn and several times over. Recorded: images per second, CPU seconds of all processes per image, and
+bytes per image that are handed to the trainer. Nearly half an hour on two cores. Some contenders need the packages of
+the optional group ``bench`` and are left out where these are missing. Writes benchmarks/results/loader.json.
 """
 
 import json
