@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -25,6 +26,7 @@ Open = Callable[[Setting], AbstractContextManager[Batches]]
 KEEP_RATES = (0.2, 0.4, 0.6, 0.8, 1.0)
 RESAMPLE_FIRST, ECHO = {"route": "resample_first"}, {"echo": 2}
 MIXING = {"mixup": 0.8, "cutmix": 1.0}
+WITHOUT_MIXING = {"mixup": 0.0, "cutmix": 0.0}
 # Each of these is measured at every keep rate. One line for each further configuration of the loader.
 OURS = {
     "random": Ours({"rule": "random"}),
@@ -45,8 +47,45 @@ OURS_AT_LOWEST = {
     "random, echo 2": Ours({"rule": "random"}, ECHO),
     "random, echo 4": Ours({"rule": "random"}, {"echo": 4}),
     "random, echo 2, resample first": Ours({"rule": "random"}, RESAMPLE_FIRST | ECHO),
-    "random, shards of 256 pixels": Ours({"rule": "random"}, resized=True),
-    "random, shards of 256 pixels, echo 2": Ours({"rule": "random"}, ECHO, resized=True),
+    "random, shards of 256 pixels": Ours({"rule": "random"}, shards="resized_shards"),
+    "random, shards of 256 pixels, echo 2": Ours({"rule": "random"}, ECHO, shards="resized_shards"),
+}
+
+
+class AtRates(NamedTuple):
+    """A configuration at some keep rates.
+
+    Attributes:
+        hoped: (keep rate, other contender) -> images per second over the other's that are hoped for.
+    """
+
+    ours: Ours
+    keep_rates: tuple[float, ...]
+    hoped: dict[tuple[float, str], float]
+
+
+# On shards of addressable JPEGs; one entry for each further configuration, with what it is compared with.
+ADDRESSABLE = {
+    "addressable, random": AtRates(
+        Ours({"rule": "random"}, shards="addressable_shards"),
+        (0.2, 0.4, 0.6, 1.0),
+        {
+            (0.2, "ours, random, keep 0.2"): 1.3,
+            (0.2, "timm, WebDataset"): 5.0,
+            (0.2, "hand-written"): 2.4,
+            (0.2, "ours, decoding alone"): 1.0,
+            (1.0, "ours, random, keep 1"): 1.0,
+        },
+    ),
+    "addressable, contrast": AtRates(Ours({"rule": "contrast"}, shards="addressable_shards"), (0.2,), {}),
+    "addressable, recipe, random": AtRates(
+        Ours({"rule": "random"}, augment=recipe_of_ours(), shards="addressable_shards"),
+        (0.2, 1.0),
+        {(0.2, "timm, recipe"): 6.0},
+    ),
+    "addressable, recipe without mixing, random": AtRates(
+        Ours({"rule": "random"}, augment=recipe_of_ours() | WITHOUT_MIXING, shards="addressable_shards"), (0.2,), {}
+    ),
 }
 # Whole images, whatever a model drops later.
 WHOLE: dict[str, Open] = {
@@ -107,6 +146,11 @@ TARGETS: dict[tuple[str, str], float | None] = {
         for peer in ("timm, recipe", "webdataset and torchvision v2, recipe")
         for keep_rate in KEEP_RATES
     },
+    **{
+        (f"ours, {name}, keep {keep_rate:g}", other): ratio
+        for name, (_, _, hoped) in ADDRESSABLE.items()
+        for (keep_rate, other), ratio in hoped.items()
+    },
 }
 DECODING_RESIZED = "ours, decoding alone, shards of 256 pixels"
 
@@ -114,18 +158,16 @@ DECODING_RESIZED = "ours, decoding alone, shards of 256 pixels"
 def contenders(setting: Setting) -> dict[str, tuple[float | None, Open]]:
     """By name: the keep rate, None where whole images come out, and what opens it."""
     cases = [(name, ours, keep_rate) for name, ours in OURS.items() for keep_rate in KEEP_RATES]
-    cases += [
-        (name, ours, min(KEEP_RATES))
-        for name, ours in OURS_AT_LOWEST.items()
-        if setting.resized_shards is not None or not ours.resized
-    ]
+    cases += [(name, ours, min(KEEP_RATES)) for name, ours in OURS_AT_LOWEST.items()]
+    cases += [(name, ours, keep_rate) for name, (ours, rates, _) in ADDRESSABLE.items() for keep_rate in rates]
     found: dict[str, tuple[float | None, Open]] = {
         f"ours, {name}, keep {keep_rate:g}": (keep_rate, partial(ours.open, keep_rate=keep_rate))
         for name, ours, keep_rate in cases
+        if ours.folder(setting) is not None
     }
     found |= {name: (None, opener) for name, opener in WHOLE.items()}
     if setting.resized_shards is not None:
-        found[DECODING_RESIZED] = None, Part("decode", resized=True).open
+        found[DECODING_RESIZED] = None, Part("decode", shards="resized_shards").open
     return found
 
 

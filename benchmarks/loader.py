@@ -4,11 +4,12 @@
 
 On photographs of about 500 x 375 pixels (made at first use, or other shards, named by --data) and on Fashion-MNIST.
 Every contender reads the same shards, with as many worker threads or processes as cores, crops and mirrors at random
-and resizes with antialiasing; those named ``recipe`` augment as the project's ImageNet recipes do. Each is opened,
-warmed up, and then timed for some seconds, all in turn and several times over. Recorded: images per second, CPU seconds
-of all processes per image, and bytes per image that are handed to the trainer. About twenty-five minutes on two cores.
-Some contenders need the packages of the optional group ``bench`` and are left out where these are missing. Writes
-benchmarks/results/loader.json.
+and resizes with antialiasing; those named ``recipe`` augment as the project's ImageNet recipes do, and those named
+``addressable`` read the same photographs as addressable JPEGs (made at first use by jpegtran, into a folder beside
+theirs; left out where there is no jpegtran and no such folder). Each is opened, warmed up, and then timed for some
+seconds, all in turn and several times over. Recorded: images per second, CPU seconds of all processes per image, and
+bytes per image that are handed to the trainer. Nearly half an hour on two cores. Some contenders need the packages of
+the optional group ``bench`` and are left out where these are missing. Writes benchmarks/results/loader.json.
 """
 
 import json
@@ -25,14 +26,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.contenders import FASTEST, TARGETS, Open, chosen, unable
+from benchmarks.contenders import ADDRESSABLE, FASTEST, TARGETS, Open, chosen, unable
 from benchmarks.loader_ours import fast_idct_levels
 from benchmarks.loader_peers import Setting
 from benchmarks.measuring import benchmark_parser, fork_workers_safely, keep_to_cores, spread, tree_cpu_s, write_result
 from benchmarks.photographs import write_photographs
 from pipeline.shards.index import open_index
+from tools.shards.addressable import check_jpegtran
 from tools.shards.convert import DATASET_NAME
 from tools.shards.images import Encoding
+from tools.shards.readdress import readdress
 
 RESIZED_PIXELS = 256  # of the shorter side, in shards made so
 DATA_SETS = ("photographs", "fashion_mnist")
@@ -179,6 +182,31 @@ def with_resized_shards(setting: Setting, num_photographs: int) -> Setting:
     return replace(setting, resized_shards=resized)
 
 
+def with_addressable_shards(setting: Setting) -> tuple[Setting, dict[str, str]]:
+    """The photographs with their shards of addressable JPEGs, which are made where they are missing.
+
+    Returns:
+        Also the contenders that are left out because they cannot be made here, and what is missing.
+
+    Raises:
+        ValueError, OSError: there are other shards where they should be, or the disk refuses.
+    """
+    addressable = setting.shards.with_name(f"{setting.shards.name}-addressable")
+    if dataset_of(addressable) is None and (why := missing_jpegtran()) is not None:
+        return setting, {f"ours, {name}": why for name in ADDRESSABLE}
+    readdress(setting.shards, addressable, workers=setting.workers)
+    return replace(setting, addressable_shards=addressable), {}
+
+
+def missing_jpegtran() -> str | None:
+    """What addressable JPEGs cannot be made without here, or None."""
+    try:
+        check_jpegtran()
+    except FileNotFoundError:
+        return "needs jpegtran (Debian: apt-get install libjpeg-turbo-progs)"
+    return None
+
+
 def facts_of(setting: Setting) -> dict[str, Any]:
     """The photographs' number, where they are from, and how large their files are."""
     dataset, lengths = dataset_of(setting.shards), open_index(setting.shards, "train").length
@@ -214,9 +242,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     logging.getLogger("timm").setLevel(logging.ERROR)
     data_sets = settings(options.batch_size, options.cores, options.data, options.photographs, options.data_sets)
-    if "photographs" in data_sets:
-        data_sets["photographs"] = with_resized_shards(data_sets["photographs"], options.photographs)
     left_out = unable()
+    if "photographs" in data_sets:
+        setting = with_resized_shards(data_sets["photographs"], options.photographs)
+        data_sets["photographs"], unmade = with_addressable_shards(setting)
+        left_out |= unmade
     for name, why in left_out.items():
         print(f"left out: {name}, which {why}", file=sys.stderr)
     found = {}

@@ -32,19 +32,27 @@ FAST_IDCT: dict[str, Any] = {
 }
 
 
+ShardsName = Literal["shards", "resized_shards", "addressable_shards"]  # fields of ``Setting``
+
+
 @dataclass(frozen=True)
 class Ours:
     """One configuration of the loader.
 
     Attributes:
         selection, data, augment: keys of the run's configuration beside those that the measurement sets.
-        resized: from the setting's shards of images that were shrunk at conversion.
+        shards: which of the setting's.
     """
 
     selection: dict[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
     augment: dict[str, Any] = field(default_factory=dict)
-    resized: bool = False
+    shards: ShardsName = "shards"
+
+    def folder(self, setting: Setting) -> Path | None:
+        """Of its shards; None where the setting has none of that name."""
+        found: Path | None = getattr(setting, self.shards)
+        return found
 
     def open(self, setting: Setting, keep_rate: float) -> AbstractContextManager[Batches]:
         return open_ours(self, setting, keep_rate)
@@ -52,7 +60,7 @@ class Ours:
 
 def planned(ours: Ours, setting: Setting, keep_rate: float) -> tuple[ShardIndex, TrainPlanner]:
     """The data set and the planner of endless steps at one keep rate."""
-    folder = setting.resized_shards if ours.resized else setting.shards
+    folder = ours.folder(setting)
     assert folder is not None
     data = data_config(folder, setting, {**ours.data, "augment": ours.augment})
     index = open_index(folder, "train")
@@ -99,13 +107,13 @@ class Part:
         ends: with decoding, or with everything before the selection, whole images.
         window: the crop alone is decoded, as the loader does, or the whole image, as under ``data.echo``.
         fast_idct: of libjpeg-turbo, which the loader leaves alone.
-        resized: as in ``Ours``.
+        shards: as in ``Ours``.
     """
 
     ends: Literal["decode", "flip"]
     window: bool = True
     fast_idct: bool = False
-    resized: bool = False
+    shards: ShardsName = "shards"
 
     @property
     def num_inputs(self) -> int:
@@ -114,7 +122,7 @@ class Part:
 
     @contextmanager
     def open(self, setting: Setting) -> Iterator[Batches]:
-        index, planner = planned(Ours({"rule": "grid"}, resized=self.resized), setting, 1.0)
+        index, planner = planned(Ours({"rule": "grid"}, shards=self.shards), setting, 1.0)
         plans = train_plans(planner, first_step=0, stop_step=_MANY_STEPS, micro_batch_size=setting.batch_size)
         with SampleReader(index) as reader:
             pipeline = self.graph((arrays[: self.num_inputs] for arrays in part_source(plans, reader)), setting)

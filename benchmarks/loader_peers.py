@@ -48,6 +48,7 @@ class Setting:
     Attributes:
         workers: threads of a loader in one process, or processes of one thread each.
         resized_shards: of the same images, shrunk at conversion; None where there are none.
+        addressable_shards: of the same images as addressable JPEGs; None where there are none.
     """
 
     shards: Path
@@ -57,6 +58,7 @@ class Setting:
     batch_size: int
     workers: int
     resized_shards: Path | None = None
+    addressable_shards: Path | None = None
 
     @property
     def tars(self) -> list[str]:

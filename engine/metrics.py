@@ -14,6 +14,7 @@ from pipeline.files import write_atomically
 
 if TYPE_CHECKING:  # whoever only reads metrics needs no torch
     from engine.ranks.world import World
+    from pipeline.loader import Read
 
 
 class Monitor(Protocol):
@@ -91,24 +92,31 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class IntervalClock:
-    """Wall time, processor time and loader wait between two lines of metrics, since the last ``reset``."""
+    """Wall time, processor time, loader wait and reading between two lines of metrics, since the last ``reset``."""
 
     def __init__(self) -> None:
-        self.reset(0.0)
+        self.reset(0.0, None)
 
-    def reset(self, loader_wait_s: float) -> None:
+    def reset(self, loader_wait_s: float, read: "Read | None") -> None:
         self._start = time.perf_counter()
         self._cpu_at_start = time.process_time()
-        self._wait_at_start = loader_wait_s
+        self._wait_at_start, self._read_at_start = loader_wait_s, read
         self.num_steps = 0
 
-    def per_step(self, loader_wait_s: float) -> Interval:
-        """What a step has taken since the last ``reset``."""
+    def per_step(self, loader_wait_s: float, read: "Read") -> Interval:
+        """What a step has taken, and what was read for an image, since the last ``reset``."""
         elapsed_s = time.perf_counter() - self._start
         cpu_s = time.process_time() - self._cpu_at_start
         waited_s = loader_wait_s - self._wait_at_start
-        steps = self.num_steps
-        return Interval(steps, step_s=elapsed_s / steps, loader_wait_s=waited_s / steps, cpu_s=cpu_s / steps)
+        steps, (num_bytes, num_pages) = self.num_steps, read.per_image(since=self._read_at_start)
+        return Interval(
+            steps,
+            step_s=elapsed_s / steps,
+            loader_wait_s=waited_s / steps,
+            cpu_s=cpu_s / steps,
+            bytes_read_per_image=num_bytes,
+            pages_read_per_image=num_pages,
+        )
 
 
 def stage_table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -129,9 +137,17 @@ def stage_table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "images_per_s": statistics.median(line["images_per_s"] for line in group),
             "loader_wait_share": statistics.median(line["loader_wait_s"] / line["step_s"] for line in group),
             "bytes_per_image": statistics.median(line["bytes_per_image"] for line in group),
+            "bytes_read_per_image": _median(group, "bytes_read_per_image"),
+            "pages_read_per_image": _median(group, "pages_read_per_image"),
         }
         for rate, group in sorted(by_rate.items())
     ]
+
+
+def _median(lines: list[dict[str, Any]], name: str) -> float | None:
+    """None where a start of an earlier version, which did not count it, has a part in the run."""
+    values = [line[name] for line in lines if line.get(name) is not None]
+    return statistics.median(values) if len(values) == len(lines) else None
 
 
 def train_wall_s(lines: list[dict[str, Any]]) -> float:

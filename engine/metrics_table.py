@@ -25,18 +25,21 @@ EVENTS = {
 
 @dataclass(frozen=True)
 class Interval:
-    """A step's mean share of the seconds since the last line of metrics, on this rank.
+    """A step's mean share of the seconds since the last line of metrics, on this rank, and what was read meanwhile.
 
     Attributes:
         num_steps: over how many steps.
         loader_wait_s: of ``step_s``, waiting for the loader.
         cpu_s: processor time of all threads.
+        bytes_read_per_image, pages_read_per_image: means over the images, see ``Batch.bytes_read``.
     """
 
     num_steps: int
     step_s: float
     loader_wait_s: float
     cpu_s: float
+    bytes_read_per_image: float
+    pages_read_per_image: float
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,22 @@ METRICS = (
         "bytes",
         "what crosses to the training device for an image",
         lambda facts: facts.batch.num_bytes / facts.batch.num_images,
+    ),
+    Metric(
+        "train",
+        "bytes_read_per_image",
+        "bytes",
+        "what is read of the shards, and of the files of units beside them, for an image of these steps: of ordinary "
+        "images their files, of addressable JPEGs what the kept patches are made from, and nothing of images that "
+        "`data.echo` or `data.cache` hold",
+        lambda facts: facts.interval.bytes_read_per_image,
+    ),
+    Metric(
+        "train",
+        "pages_read_per_image",
+        "pages of 4,096 bytes",
+        "pages of a disk that hold what is read for an image of these steps",
+        lambda facts: facts.interval.pages_read_per_image,
     ),
     Metric(
         "train",

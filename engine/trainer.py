@@ -127,7 +127,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
                 bad_samples.record(loader.take_bad_rows(), run.train_index, "train")  # those since the last line
                 checkpoints.save(done, run.extra_states())
             if logged:
-                clock.reset(loader.wait_s)
+                clock.reset(loader.wait_s, loader.read)
     progress.close()
     metrics.close()
     return evaluations
@@ -279,7 +279,7 @@ def _train_line(
             loss=mean_loss,
             grad_norm=grad_norm,
             batch=batch,
-            interval=clock.per_step(loader.wait_s),
+            interval=clock.per_step(loader.wait_s, loader.read),
             optimizer=run.engine.optimizer,
             config=run.config,
             bad_samples=bad_samples.record(loader.take_bad_rows(), run.train_index, "train"),

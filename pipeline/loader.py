@@ -68,6 +68,20 @@ class Work(NamedTuple):
     thread_cpu_s: float
 
 
+class Read(NamedTuple):
+    """What was read for the batches that a loader has given out so far: see ``Batch.bytes_read``."""
+
+    num_images: int
+    num_bytes: int
+    num_pages: int
+
+    def per_image(self, since: "Read | None" = None) -> tuple[float, float]:
+        """Bytes and pages for an image, of the batches given out since then; of all of them by default."""
+        num_images, num_bytes, num_pages = since or (0, 0, 0)
+        images = self.num_images - num_images
+        return (self.num_bytes - num_bytes) / images, (self.num_pages - num_pages) / images
+
+
 class PatchLoader:
     """Batches for an iterator of plans.
 
@@ -109,6 +123,7 @@ class PatchLoader:
         assert (snapshots is not None) == selection.needs_model
         self.wait_s = 0.0  # time the consumer has spent waiting so far
         self.work = Work(0, 0.0)
+        self.read = Read(0, 0, 0)
         self._bad: list[BadRow] = []  # of the batches given out since take_bad_rows was called
         self._plans, self._data = plans, data
         self._snapshots, self._seed = snapshots, planner.seed
@@ -307,6 +322,10 @@ class PatchLoader:
         self.wait_s += time.perf_counter() - start
         if isinstance(item, Batch):
             self._bad += item.bad
+            done = self.read
+            self.read = Read(
+                done.num_images + item.num_images, done.num_bytes + item.bytes_read, done.num_pages + item.pages_read
+            )
             return item
         self.close()
         if item is _END:

@@ -2,17 +2,21 @@
 
 import argparse
 import json
+import shutil
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from jpeg_files import needs_jpegtran
 from launching import python
 
-from benchmarks import epoch, loader, scale
-from benchmarks.contenders import FASTEST, TARGETS, contenders
+from benchmarks import epoch, loader, performance, scale
+from benchmarks.contenders import ADDRESSABLE, FASTEST, TARGETS, chosen, contenders
 from benchmarks.epoch import StepTime
 from benchmarks.loader_ours import fast_idct_levels
 from benchmarks.loader_peers import Setting
@@ -21,6 +25,7 @@ from benchmarks.photographs import photographs, write_photographs
 from engine.ranks.world import World
 from pipeline.shards.index import open_index
 from pipeline.shards.reader import SampleReader
+from pipeline.shards.units import open_units
 from tools.shards.convert import Settings, convert
 from tools.shards.images import Encoding
 
@@ -41,9 +46,17 @@ def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def addressable_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Encoded anew, for which no jpegtran is needed."""
+    folder = tmp_path_factory.mktemp("addressable") / "shards"
+    write_photographs(folder, 16, encoding=Encoding(format="jpeg", quality=90, addressable=True))
+    return folder
+
+
 @pytest.fixture
-def setting(shards: Path, small_shards: Path) -> Setting:
-    return Setting(shards, 32, 8, 10, 4, 1, small_shards)
+def setting(shards: Path, small_shards: Path, addressable_shards: Path) -> Setting:
+    return Setting(shards, 32, 8, 10, 4, 1, small_shards, addressable_shards)
 
 
 WHOLE_BYTES = 32 * 32 * 3 + 8
@@ -53,6 +66,9 @@ BYTES = {
     "ours, contrast, keep 1": 16 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,
     "ours, random, resample first, keep 0.2": 2 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,
     "ours, random, shards of 256 pixels, echo 2, keep 0.2": 2 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,
+    "ours, addressable, random, keep 0.4": 6 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,
+    "ours, addressable, contrast, keep 0.2": 2 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,
+    "ours, addressable, recipe without mixing, random, keep 0.2": 2 * (PATCH_BYTES + ID_BYTES) + LABEL_BYTES,
     "ours, without selection": WHOLE_BYTES,
     "ours, decoding alone, fast IDCT": 0,
     "ours, decoding whole images alone": 0,
@@ -98,6 +114,64 @@ def test_every_comparison_is_between_contenders_there_are(setting: Setting) -> N
     there = set(contenders(setting))
     assert {name for several in FASTEST.values() for name in several} <= there
     assert {name for pair in TARGETS for name in pair} <= there | set(FASTEST)
+
+
+def test_addressable_contenders_take_part_at_their_keep_rates_where_there_are_such_shards(setting: Setting) -> None:
+    names = {f"ours, {name}, keep {rate:g}" for name, one in ADDRESSABLE.items() for rate in one.keep_rates}
+    assert set(chosen(setting, only=["addressable"])) == names
+    assert {name.removeprefix("ours, addressable, ") for name in names} == {
+        *("random, keep 0.2", "random, keep 0.4", "random, keep 0.6", "random, keep 1", "contrast, keep 0.2"),
+        *("recipe, random, keep 0.2", "recipe, random, keep 1", "recipe without mixing, random, keep 0.2"),
+    }
+    assert not chosen(replace(setting, addressable_shards=None), only=["addressable"])
+
+
+def test_what_is_hoped_for_of_an_addressable_contender_stands_in_its_entry() -> None:
+    for name, one in ADDRESSABLE.items():
+        for (rate, other), ratio in one.hoped.items():
+            assert rate in one.keep_rates
+            assert TARGETS[f"ours, {name}, keep {rate:g}", other] == ratio
+
+
+@needs_jpegtran
+def test_shards_are_made_addressable_beside_the_others_once(setting: Setting, tmp_path: Path) -> None:
+    there = replace(setting, shards=shutil.copytree(setting.shards, tmp_path / "shards"), addressable_shards=None)
+    found, left_out = loader.with_addressable_shards(there)
+    assert (found.addressable_shards, left_out) == (tmp_path / "shards-addressable", {})
+    index = open_index(tmp_path / "shards-addressable", "train")
+    assert np.array_equal(index.label, open_index(setting.shards, "train").label)
+    assert sum(len(units.lengths) > 0 for one in index.shards if (units := open_units(index.folder, one))) == 2
+    written = {path: path.stat().st_mtime_ns for path in index.folder.iterdir()}
+    assert loader.with_addressable_shards(there) == (found, {})
+    assert written == {path: path.stat().st_mtime_ns for path in index.folder.iterdir()}
+
+
+def test_where_shards_cannot_be_made_addressable_the_contenders_are_left_out_and_named(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.shards.addressable.shutil.which", lambda name: None)
+    there = replace(setting, addressable_shards=None)
+    found, left_out = loader.with_addressable_shards(there)
+    assert found == there
+    assert left_out["ours, addressable, random"] == "needs jpegtran (Debian: apt-get install libjpeg-turbo-progs)"
+    assert len(left_out) == len(ADDRESSABLE)
+
+
+def line(contender: str, cpu_ms: float) -> dict[str, Any]:
+    rate, cpu = spread([1000.0]), spread([cpu_ms])
+    return {"contender": contender, "images_per_s": rate, "cpu_ms_per_image": cpu, "bytes_per_image": 100}
+
+
+def test_the_page_shows_addressable_contenders_and_does_without_them() -> None:
+    hardware = {"cpu": "a CPU", "cores": 2, "memory_gib": 4, "torch": "2", "nvidia-dali-cuda130": "2", "timm": "1"}
+    common = {"command": "run", "hardware": hardware, "repeats": 1, "load_average_before": 0.0, "ratios": []}
+    ordinary = [line("ours, random, keep 0.2", 0.8), line("ours, random, keep 1", 1.0)]
+    others = [line("ours, addressable, random, keep 0.2", 0.5), line("ours, addressable, random, keep 1", 1.1)]
+    without = performance.loader_section({**common, "data_sets": {"photographs": ordinary}})
+    assert "ddressable" not in without
+    shown = performance.loader_section({**common, "data_sets": {"photographs": ordinary + others}})
+    assert "| ours, addressable, random, keep 0.2 | 1,000 (1,000 to 1,000) | 0.50 (0.50 to 0.50) | 100 |" in shown
+    assert "of an ordinary JPEG: 0.50 and 0.80 ms at keep rate 0.2, 1.10 and 1.00 ms at keep rate 1." in shown
 
 
 def test_rates_are_compared_repeat_by_repeat() -> None:

@@ -26,6 +26,7 @@ class GraphSettings:
             the parts of the work take.
         decoded: the images come decoded, as where some are kept for several steps. On a CPU.
         training: images are augmented as the configuration says; validation's are not.
+        whole_files: are read of addressable JPEGs too. Serves to measure what it takes and saves to leave units out.
     """
 
     data: DataConfig
@@ -39,6 +40,7 @@ class GraphSettings:
     last_part: LastPart = "select"
     decoded: bool = False
     training: bool = True
+    whole_files: bool = False
 
     @property
     def augments(self) -> bool:
@@ -66,7 +68,7 @@ class GraphSettings:
 
         Validation judges every image as it is, so that each keep rate counts the same ones.
         """
-        return self.training and self.crop == "resized" and not self.decoded
+        return self.training and self.crop == "resized" and not self.decoded and not self.whole_files
 
     @property
     def needs_crops(self) -> bool:

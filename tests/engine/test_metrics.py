@@ -6,7 +6,8 @@ import pytest
 from metric_lines import metrics_line
 from worlds import ALONE, SECOND_OF_TWO
 
-from engine.metrics import MetricsFile, read_metrics, stage_table, train_wall_s
+from engine.metrics import IntervalClock, MetricsFile, read_metrics, stage_table, train_wall_s
+from pipeline.loader import Read
 
 
 def train_line(step: int, keep_rate: float = 1.0, step_s: float = 0.5, interval_steps: int = 1) -> dict[str, Any]:
@@ -72,6 +73,28 @@ def test_stages_are_told_by_their_median_interval() -> None:
     assert (low["keep_rate"], low["num_steps"], low["step_s"]) == (0.2, 3, 0.1)
     assert low["images_per_s"] == pytest.approx(1280)
     assert full["loader_wait_share"] == pytest.approx(0.1)
+
+
+def test_a_stage_tells_what_is_read_unless_an_earlier_version_has_a_part_in_it() -> None:
+    lines = [{**train_line(step), "bytes_read_per_image": 10.0 * step, "pages_read_per_image": step} for step in (1, 4)]
+    [found] = stage_table(lines)
+    assert (found["bytes_read_per_image"], found["pages_read_per_image"]) == (25.0, 2.5)
+    old = {name: value for name, value in train_line(0).items() if "read" not in name}
+    [found] = stage_table([old, *lines])
+    assert (found["bytes_read_per_image"], found["pages_read_per_image"]) == (None, None)
+
+
+def test_what_is_read_for_an_image_is_a_mean_over_the_interval() -> None:
+    clock = IntervalClock()
+    clock.num_steps = 2
+    first = clock.per_step(3.0, Read(num_images=16, num_bytes=800, num_pages=40))
+    assert (first.bytes_read_per_image, first.pages_read_per_image) == (50.0, 2.5)
+    assert first.loader_wait_s == 1.5
+    clock.reset(3.0, Read(16, 800, 40))
+    clock.num_steps = 1
+    second = clock.per_step(3.5, Read(24, 808, 40))
+    assert (second.bytes_read_per_image, second.pages_read_per_image) == (1.0, 0.0)
+    assert (second.num_steps, second.loader_wait_s) == (1, 0.5)
 
 
 def test_training_time_adds_up_over_intervals() -> None:

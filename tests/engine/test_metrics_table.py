@@ -99,7 +99,7 @@ def test_a_train_line_is_computed_from_the_facts_of_its_step() -> None:
         loss=1.5,
         grad_norm=None,
         batch=batch,
-        interval=Interval(num_steps=10, step_s=0.5, loader_wait_s=0.1, cpu_s=0.7),
+        interval=Interval(10, 0.5, 0.1, cpu_s=0.7, bytes_read_per_image=300.0, pages_read_per_image=2.5),
         optimizer=SimpleNamespace(param_groups=[{"lr": 0.001}, {"lr": 0.002}]),
         config=config,
         bad_samples=2,
@@ -119,6 +119,8 @@ def test_a_train_line_is_computed_from_the_facts_of_its_step() -> None:
         ("cpu_s", 0.7),
         ("images_per_s", 128.0),
         ("bytes_per_image", 1000.0),
+        ("bytes_read_per_image", 300.0),
+        ("pages_read_per_image", 2.5),
         ("interval_steps", 10),
         ("bad_samples", 2),
     ]

@@ -14,6 +14,7 @@ from engine.ranks.world import World
 from engine.run_plan import plan_run
 from engine.train import read_request
 from pipeline.loader import PatchLoader
+from pipeline.shards.index import open_index
 
 ZERO_STAGES = (0, 1, 2, 3)
 BAD_INPUTS = {
@@ -173,6 +174,9 @@ def test_a_train_line_says_what_the_step_was(toy: Path, two_ranks: tuple[dict[st
     assert (last["step"], last["keep_rate"], last["num_kept"]) == (23, 1.0, 16)
     patch_bytes, id_bytes, label_bytes = 4 * 4 * 3, 4, 8
     assert first["bytes_per_image"] == 2 * (patch_bytes + id_bytes) + label_bytes
+    lengths = open_index(toy / "shards", "train").length
+    assert lengths.min() <= first["bytes_read_per_image"] <= lengths.max()
+    assert 1 <= first["pages_read_per_image"] <= 2
     for key in ("epoch", "lr", "grad_norm", "step_s", "loader_wait_s", "images_per_s"):
         assert np.isfinite(first[key])
 

@@ -343,6 +343,20 @@ def test_the_loader_counts_the_images_that_its_thread_has_made_and_its_processor
     assert loader.work == work
 
 
+def test_the_loader_counts_what_was_read_for_the_batches_that_it_has_given_out(
+    garments: ShardIndex, planner: TrainPlanner
+) -> None:
+    with load(garments, train_plans(planner, first_step=0, stop_step=3, micro_batch_size=8), 8) as loader:
+        assert loader.read == (0, 0, 0)
+        first = next(loader)
+        read = loader.read
+        assert read == (8, first.bytes_read, first.pages_read)
+        assert read.per_image() == (first.bytes_read / 8, first.pages_read / 8)
+        second = next(loader)
+        assert loader.read.per_image(since=read) == (second.bytes_read / 8, second.pages_read / 8)
+    assert first.bytes_read == sum(garments.length[first.plan.sample_ids].tolist())
+
+
 def test_gathering_on_a_device_gives_the_patches_that_numpy_gathers() -> None:
     images = np.stack([photograph(seed, 48, 48) for seed in range(3)])
     rng = np.random.default_rng(0)

@@ -8,9 +8,9 @@ already there, and of both together; which of them limits; and what time the sch
 Shapes are warmed up first, and the stages are measured in turn, several times over. Images are read in the order of
 training, so a data set that fits into memory is read from there after its first pass, as in training.
 
-The loader is split as ``tools/profile/loader.py`` tells, which also says what processor time is counted. A training
-step is split into forward, backward and optimizer, and in further steps under torch's profiler the exchange between
-ranks is found, which lies within these three.
+The loader is split as ``--help`` and ``tools/profile/loader.py`` tell; the latter also says what processor time is
+counted. A training step is split into forward, backward and optimizer, and in further steps under torch's profiler the
+exchange between ranks is found, which lies within these three.
 
 Exit codes: 0 done; 2 an input that cannot be used; 3 an image that cannot be decoded or a shard that changed (one line
 on stderr says which); 1 anything else.
@@ -19,6 +19,7 @@ on stderr says which); 1 anything else.
 import argparse
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from engine.progress import say
 from engine.ranks.preflight import check_same_inputs, check_same_software
 from engine.ranks.world import World, join_world, leave_world, on_first_rank, one_clear_error
 from tools.command import add_picture_argument
+from tools.profile.loader import PARTS
 from tools.profile.measure import profile_run, stages_to_profile
 from tools.profile.output import progress, write
 from tools.profile.result import describe
@@ -44,7 +46,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         ValueError: an argument that is missing, unknown or of the wrong form.
     """
-    parser = Parser(prog="tools.profile", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(
+        prog="tools.profile",
+        description=(__doc__ or "").split("\n")[0],
+        epilog=_told_parts(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_run_arguments()
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result for programs")
     add_picture_argument(parser, "draw images per second over the keep rate")
@@ -67,6 +74,16 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         if path is not None and not path.absolute().parent.is_dir():
             raise ValueError(f"{name}: the folder {path.parent} does not exist, so {path.name} cannot be written")
     return options
+
+
+def _told_parts() -> str:
+    """The loader's parts, for ``--help``."""
+    lines = [
+        textwrap.fill(f"{name:8} {what}", 100, initial_indent="  ", subsequent_indent=" " * 11)
+        for name, what in PARTS.items()
+    ]
+    head = "the loader's parts; each is what loaders take longer with it, and all add up to the whole loader's time:"
+    return "\n".join([head, *lines])
 
 
 def _profile(argv: Sequence[str], world: World) -> None:

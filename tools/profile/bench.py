@@ -26,17 +26,17 @@ from engine.loading import open_loader
 from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.optim import set_learning_rate
 from engine.prepare import Prepared
-from engine.ranks.world import World
+from engine.ranks.world import World, agree
 from engine.snapshots import take_snapshot
 from engine.task import training_loss
 from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
-from pipeline.graph.settings import GraphSettings, LastPart
+from pipeline.graph.settings import GraphSettings
 from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection.snapshots import fixed_board
-from tools.profile.loader import LoaderTimes, time_loader, time_loader_until
+from tools.profile.loader import End, LoaderTimes, splices, time_loader, time_loader_until
 from tools.profile.trace import chrome_trace, communication_s, profiled
 
 _PROFILED_STEPS = 2  # at a time; torch's profiler slows them down a little
@@ -117,7 +117,7 @@ class Bench:
             set_learning_rate(self._engine.optimizer, 0.0)
 
     def time_loader(self, stage: Stage, num_steps: int) -> LoaderTimes:
-        """What the loader takes for so many steps: the time of the slowest rank, processor times as ranks' means."""
+        """What the loader takes for so many steps: the time of the slowest rank, all else as means over the ranks."""
         num_passes, self._loaded_from = self._num_passes(stage), self._next_step
         with self._open(stage, num_steps) as loader:
             num_warmup = self._warmup_steps(stage) * num_passes
@@ -126,6 +126,8 @@ class Bench:
             self._slowest(found.elapsed_s),
             self._mean(found.cpu_ms_per_image),
             self._mean(found.thread_us_per_image),
+            self._mean(found.bytes_read_per_image),
+            self._mean(found.pages_read_per_image),
             found.last.to(self._world.device),
         )
 
@@ -138,20 +140,16 @@ class Bench:
         cpu_s = self._until("decode", stage, num_steps, time.process_time)
         return self._mean(1000 * cpu_s * self._world.size / (num_steps * self._prepared.config.train.global_batch_size))
 
-    def time_loader_until(self, last_part: LastPart | None, stage: Stage, num_steps: int) -> float:
-        """Seconds in which the slowest rank makes its batches of so many steps, no further than to a part of the work.
+    def time_loader_until(self, end: End, stage: Stage, num_steps: int) -> float:
+        """Seconds in which the slowest rank makes its batches of so many steps, up to a part of the work."""
+        return self._slowest(self._until(end, stage, num_steps, time.perf_counter))
 
-        Args:
-            last_part: None: the files are read, and that is all.
-        """
-        return self._slowest(self._until(last_part, stage, num_steps, time.perf_counter))
-
-    def _until(self, last_part: LastPart | None, stage: Stage, num_steps: int, clock: Callable[[], float]) -> float:
+    def _until(self, end: End, stage: Stage, num_steps: int, clock: Callable[[], float]) -> float:
         prepared = self._prepared
         settings = replace(self.loader_settings, batch_size=prepared.plan.micro_batches.size(stage.num_kept))
         dist.barrier()
         return time_loader_until(
-            last_part,
+            end,
             self._plans(stage, num_steps),
             num_steps * self._num_passes(stage),
             index=prepared.train_index,
@@ -240,6 +238,11 @@ class Bench:
         """What the graph of the run's loader is built for; how many images at a time is for the stage to say."""
         with self._open(self._prepared.plan.schedule.stage(0), 0) as loader:
             return loader.settings
+
+    @cached_property
+    def splices(self) -> bool:
+        """Whether the loader of any rank leaves units of images out."""
+        return agree(self._world, splices(self._prepared.train_index, self.loader_settings))
 
     def _plans(self, stage: Stage, num_steps: int) -> Iterator[StepPlan]:
         """Plans for so many steps and a warm-up. They never end, and the next ones start behind these."""

@@ -1,23 +1,21 @@
 """What the parts of a loader's work take: loaders that end early, each doing one part more than the one before.
 
-======== ==============================================================================================================
-read     plan a batch and read its files; their headers are looked at; under ``data.echo`` they are decoded, too
-decode   decode, crop, resize and flip. DALI decodes no more of a file than the crop needs, so these are one part
-augment  RandAugment or TrivialAugment, colour jitter, mixing, erasing
-select   score the patches, rank them, gather the kept ones; on a GPU no more than ranking what the graph itself scores
-copy     out of DALI's memory into the batch, and from the loader's thread to the trainer's; on a GPU the gathering, and
-         for a rule that looks through the model its scoring and ranking, are here
-======== ==============================================================================================================
+``PARTS`` tells them. A part is what a batch takes longer with it than without it, in the same threads. The parts of a
+loader work at the same time: while a batch is read, earlier ones are decoded. So a part that the others hide takes
+about nothing, and may come out below nothing by as much as repeats differ, while all parts add up to the time of the
+whole loader.
 
-A part is what a batch takes longer with it than without it, in the same threads. The parts of a loader work at the same
-time: while a batch is read, earlier ones are decoded. So a part that the others hide takes about nothing, and may come
-out below nothing by as much as repeats differ, while all parts add up to the time of the whole loader.
+The loader never reads an addressable JPEG whole, so of such shards ``read`` alone is a loader that does otherwise: what
+reading would take if they were ordinary. ``splice`` is what it takes to leave out what no kept patch needs instead, and
+``read`` and ``splice`` together are the loader's own reading. Where that saves more than it takes, as on a slow disk,
+``splice`` is below nothing.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 from engine.bad_data import DataError
 from pipeline.batch import Batch
@@ -31,7 +29,43 @@ from pipeline.loader import PatchLoader, Work
 from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex, StaleIndexError
 from pipeline.shards.reader import SampleReader
+from pipeline.shards.units import open_units
 
+# In the order of the work, as ``--help`` shows them.
+PARTS = {
+    "read": "plan a batch and read its image files whole; their headers are looked at; under data.echo or data.cache "
+    "they are decoded, too",
+    "splice": "of addressable JPEGs choose the units that the kept patches are made from, read these alone and put a "
+    "JPEG of them together: what this takes longer than reading whole files, below 0 where it saves more; 0 on shards "
+    "without files of units",
+    "decode": "decode, crop, resize and flip; no more of a file is decoded than the crop needs, so these are one part, "
+    "and of addressable JPEGs no more than the kept patches need",
+    "augment": "RandAugment or TrivialAugment, colour jitter, mixing, erasing, on whole images; where patches are "
+    "selected first, augmenting is in select",
+    "select": "score the patches, rank them, gather the kept ones; on a GPU no more than ranking what the graph itself "
+    "scores; where patches are selected first, one kernel resamples, augments and gathers them",
+    "copy": "out of DALI's memory into the batch, and from the loader's thread to the trainer's; on a GPU the "
+    "gathering, and for a rule that looks through the model its scoring and ranking, are here",
+}
+
+End = Literal["read", "splice", "decode", "augment", "select"]
+
+
+class _Ending(NamedTuple):
+    """whole_files: of ``GraphSettings``. last_part: of the graph; None: there is none, and files are read alone."""
+
+    whole_files: bool
+    last_part: LastPart | None
+
+
+# The parts that a loader may end with. But for the first they are read as the run's own loader reads them.
+_ENDINGS: dict[End, _Ending] = {
+    "read": _Ending(True, None),
+    "splice": _Ending(False, None),
+    "decode": _Ending(False, "decode"),
+    "augment": _Ending(False, "augment"),
+    "select": _Ending(False, "select"),
+}
 _WARMUP_BATCHES = 3  # two that DALI has ready, and one
 
 
@@ -43,12 +77,15 @@ class LoaderTimes:
         elapsed_s: until the last one was there.
         cpu_ms_per_image: processor time of the whole process for an image, all threads.
         thread_us_per_image: that of the loader's own thread, in microseconds.
+        bytes_read_per_image, pages_read_per_image: see ``Batch.bytes_read``.
         last: the last batch.
     """
 
     elapsed_s: float
     cpu_ms_per_image: float
     thread_us_per_image: float
+    bytes_read_per_image: float
+    pages_read_per_image: float
     last: Batch
 
 
@@ -60,18 +97,18 @@ def time_loader(loader: PatchLoader, batches: Iterator[Batch], num_warmup: int, 
     """
     for _ in range(num_warmup):
         batch = next(batches)
-    work, cpu_s, start = loader.work, time.process_time(), time.perf_counter()
-    num_images = 0
+    read, work, cpu_s, start = loader.read, loader.work, time.process_time(), time.perf_counter()
     for _ in range(num_batches):
         batch = next(batches)
-        num_images += batch.num_images
     elapsed_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu_s
+    num_images = loader.read.num_images - read.num_images
     done = loader.work
     if done.num_images == work.num_images:  # too few batches: all of them were ready
         work = Work(0, 0.0)
     # The thread's images are its own: it is ahead of those who take the batches, by now more or less than before.
     thread_s_per_image = (done.thread_cpu_s - work.thread_cpu_s) / (done.num_images - work.num_images)
-    return LoaderTimes(elapsed_s, 1e3 * cpu_s / num_images, 1e6 * thread_s_per_image, batch)
+    read_per_image = loader.read.per_image(since=read)
+    return LoaderTimes(elapsed_s, 1e3 * cpu_s / num_images, 1e6 * thread_s_per_image, *read_per_image, batch)
 
 
 def augments(settings: GraphSettings) -> bool:
@@ -80,8 +117,17 @@ def augments(settings: GraphSettings) -> bool:
     return settings.augments and (augment.auto is not None or bool(input_names(augment)))
 
 
+def splices(index: ShardIndex, settings: GraphSettings) -> bool:
+    """Whether of some images no more is read than the patches are made from: there are files of their units.
+
+    Raises:
+        ValueError: a file of units cannot be read.
+    """
+    return settings.splices and any(open_units(index.folder, shard) is not None for shard in index.shards)
+
+
 def time_loader_until(
-    last_part: LastPart | None,
+    end: End,
     plans: Iterator[StepPlan],
     num_batches: int,
     *,
@@ -93,7 +139,7 @@ def time_loader_until(
     """Seconds in which a loader without a thread of its own makes so many batches, once its first ones are used up.
 
     Args:
-        last_part: where its graph ends; None: it has none, and reads only.
+        end: the last of its parts.
         settings: of the run's own loader.
         substitutes: as for ``RowReader``.
         clock: that counts them; ``time.process_time`` counts those that all threads have worked.
@@ -101,8 +147,9 @@ def time_loader_until(
     Raises:
         DataError: an image or a shard that cannot be used.
     """
-    if last_part is not None:
-        settings = replace(settings, last_part=last_part)
+    ending = _ENDINGS[end]
+    # Without a graph the last part stays the run's: what is needed of a file is worked out from it.
+    settings = replace(settings, whole_files=ending.whole_files, last_part=ending.last_part or settings.last_part)
     with SampleReader(index) as reader:
         files = RowReader(index, reader, settings, substitutes)
         rows = DecodedRows(index, files, settings) if settings.decoded else files
@@ -113,7 +160,7 @@ def time_loader_until(
             return rows.arrays(recent[-1])
 
         def make_batch() -> Callable[[], object]:
-            if last_part is None:
+            if ending.last_part is None:
                 return lambda: source(0)
             return build_graph(source, settings).run
 

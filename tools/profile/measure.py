@@ -9,10 +9,9 @@ from typing import Any
 from engine.prepare import Prepared
 from engine.ranks.world import World
 from pipeline.batch import Batch
-from pipeline.graph.settings import LastPart
 from pipeline.plan.schedule import PatchSchedule, Stage
 from tools.profile.bench import Bench
-from tools.profile.loader import augments
+from tools.profile.loader import End, augments
 from tools.profile.result import LoaderParts, Profile, Rate, StageProfile
 from tools.schedule.preview import flops_per_image
 
@@ -38,6 +37,8 @@ class Repeats:
     loader: list[float] = field(default_factory=list)
     loader_thread_us: list[float] = field(default_factory=list)  # processor time for an image, as the next one
     behind_decode_ms: list[float] = field(default_factory=list)
+    bytes_read: list[float] = field(default_factory=list)  # for an image, as the next one
+    pages_read: list[float] = field(default_factory=list)
     step: list[float] = field(default_factory=list)
     both: list[float] = field(default_factory=list)
     parts_ms: list[dict[str, float]] = field(default_factory=list)
@@ -84,6 +85,8 @@ class Measured:
             peak_device_memory_bytes=found.peak_device_memory_bytes,
             loader_thread_us_per_image=_median(found.loader_thread_us),
             behind_decode_cpu_ms_per_image=_median(found.behind_decode_ms),
+            bytes_read_per_image=_median(found.bytes_read),
+            pages_read_per_image=_median(found.pages_read),
         )
 
     def _loader_parts(self, unselected: "Unselected", global_batch_size: int) -> LoaderParts:
@@ -92,19 +95,17 @@ class Measured:
 
 
 class Unselected:
-    """Loaders that end before the selection, which are the same for every stage, and how many steps each is timed for.
-
-    Args:
-        stage: any; its shapes play no part.
-    """
+    """Loaders that end before the selection, and how many steps each is timed for. See ``unselected_by_stage``."""
 
     def __init__(self, bench: Bench, stage: Stage, seconds: float) -> None:
         self._bench, self._stage = bench, stage
-        ends: list[LastPart | None] = [None, "decode", "augment"]
-        if not augments(bench.loader_settings):
-            ends.remove("augment")
+        ends: list[End] = ["splice", "decode"]
+        if bench.splices:
+            ends.insert(0, "read")
+        if augments(bench.loader_settings):
+            ends.append("augment")
         self._steps = {end: _steps_in(seconds, bench.time_loader_until(end, stage, _MIN_STEPS)) for end in ends}
-        self._repeats_ms: dict[LastPart | None, list[float]] = {end: [] for end in ends}
+        self._repeats_ms: dict[End, list[float]] = {end: [] for end in ends}
 
     def measure(self) -> None:
         """One repeat of each."""
@@ -112,10 +113,18 @@ class Unselected:
             num_steps = self._steps[end]
             repeats_ms.append(1000 * self._bench.time_loader_until(end, self._stage, num_steps) / num_steps)
 
-    def ends_ms(self) -> tuple[float, float, float]:
-        """Milliseconds of a step when the loader ends with reading, decoding and augmenting; medians."""
+    def ends_ms(self) -> tuple[float, float, float, float]:
+        """Milliseconds of a step when the loader ends with reading, splicing, decoding and augmenting; medians."""
         found = {end: statistics.median(repeats_ms) for end, repeats_ms in self._repeats_ms.items()}
-        return found[None], found["decode"], found.get("augment", found["decode"])
+        read, decode = found.get("read", found["splice"]), found["decode"]
+        return read, found["splice"], decode, found.get("augment", decode)
+
+
+def unselected_by_stage(bench: Bench, stages: list[Stage], seconds: float) -> dict[Stage, Unselected]:
+    """One for each stage where what is read and decoded depends on what is kept; else one that serves all of them."""
+    if bench.splices and not bench.loader_settings.needs_crops:
+        return {stage: Unselected(bench, stage, seconds) for stage in stages}
+    return dict.fromkeys(stages, Unselected(bench, stages[-1], seconds))
 
 
 def profile_run(
@@ -147,10 +156,10 @@ def profile_run(
     for stage, share in stages:
         found.append(_warmed_up(bench, stage, share, trains=trains, seconds=seconds))
         progress(f"warmed up keep rate {stage.keep_rate:.4g}")
-    unselected = Unselected(bench, stages[-1][0], seconds) if loads else None
+    unselected = unselected_by_stage(bench, [stage for stage, _ in stages], seconds) if loads else {}
     for repeat in range(repeats):
-        if unselected is not None:
-            unselected.measure()
+        for different in dict.fromkeys(unselected.values()):
+            different.measure()
         for measured in found:
             _measure(bench, measured, config.train.global_batch_size, loads=loads, trains=trains)
             progress(f"repeat {repeat + 1}/{repeats}, keep rate {measured.stage.keep_rate:.4g}")
@@ -161,7 +170,7 @@ def profile_run(
         num_patches=schedule.num_patches,
         world_size=world.size,
         stages=[
-            measured.profile(one, unselected, config.train.global_batch_size)
+            measured.profile(one, unselected.get(measured.stage), config.train.global_batch_size)
             for measured, one in zip(found, flops, strict=True)
         ],
         matmul_flops_per_s=bench.matmul_flops_per_s() if trains else None,
@@ -200,6 +209,8 @@ def _measure(bench: Bench, measured: Measured, global_batch_size: int, *, loads:
         decode_ms = bench.decode_cpu_ms_per_image(measured.stage, measured.loader_steps)
         found.loader.append(measured.loader_steps * global_batch_size / loaded.elapsed_s)
         found.loader_thread_us.append(loaded.thread_us_per_image)
+        found.bytes_read.append(loaded.bytes_read_per_image)
+        found.pages_read.append(loaded.pages_read_per_image)
         found.behind_decode_ms.append(loaded.cpu_ms_per_image - decode_ms)
         selected_s = bench.time_loader_until("select", measured.stage, measured.loader_steps)
         found.selected_ms.append(1000 * selected_s / measured.loader_steps)

@@ -29,9 +29,10 @@ class Rate:
 
 @dataclass(frozen=True)
 class LoaderParts:
-    """Milliseconds of one training step on the slowest rank, by part of the loader's work; see ``profile_loader``."""
+    """Milliseconds of one training step on the slowest rank, by part of the loader's work; see ``loader.PARTS``."""
 
     read_ms: float
+    splice_ms: float
     decode_ms: float
     augment_ms: float
     select_ms: float
@@ -67,6 +68,8 @@ class StageProfile:
         behind_decode_cpu_ms_per_image: milliseconds of processor time for an image, of all threads of the process while
             nothing but the loader runs in it, less those of a loader that decodes the same crops and ends there; the
             mean over the ranks. Where the graph resizes the whole image, that is part of its decoding.
+        bytes_read_per_image, pages_read_per_image: taken out of the shards and the files of units beside them, and the
+            pages of 4,096 bytes of a disk that hold them; see ``Batch.bytes_read``. Means over the ranks.
     """
 
     keep_rate: float
@@ -86,6 +89,8 @@ class StageProfile:
     peak_device_memory_bytes: int | None
     loader_thread_us_per_image: float | None = None
     behind_decode_cpu_ms_per_image: float | None = None
+    bytes_read_per_image: float | None = None
+    pages_read_per_image: float | None = None
 
     @property
     def limited_by(self) -> Side | None:
@@ -173,7 +178,8 @@ class Profile:
             rates[f"{name}_images_per_s"] = None if rate is None else rate.median
             rates[f"{name}_images_per_s_range"] = None if rate is None else [rate.low, rate.high]
         names = ("forward_ms", "backward_ms", "optimizer_ms", "communication_ms", "loader_wait_share")
-        costs = ("bytes_per_image", "flops_per_image", "peak_device_memory_bytes", "limited_by")
+        read = ("bytes_read_per_image", "pages_read_per_image")
+        costs = ("bytes_per_image", *read, "flops_per_image", "peak_device_memory_bytes", "limited_by")
         times = ("loader_thread_us_per_image", "behind_decode_cpu_ms_per_image")
         return {
             **{name: getattr(stage, name) for name in ("keep_rate", "num_kept", "share")},
@@ -203,13 +209,15 @@ def describe(profile: Profile) -> str:
         f"{profile.name} on {profile.world_size} rank(s): images/s, medians (± half of the repeats' range)",
         "",
         f"{'keep rate':>9} {'num_kept':>9} {'share':>7} {'loader':>16} {'step':>16} {'both':>16} {'limited by':>11} "
-        f"{'wait':>6} {'bytes/image':>12} {'MFLOPs/image':>13} {'of matmul':>10} {'thread us':>10} {'behind ms':>10}",
+        f"{'wait':>6} {'bytes/image':>12} {'read/image':>11} {'pages':>6} {'MFLOPs/image':>13} {'of matmul':>10} "
+        f"{'thread us':>10} {'behind ms':>10}",
         *(_row(profile, stage) for stage in profile.stages),
         "",
+        "bytes cross to the training device; read, pages: bytes and pages of a disk that are read of the shards",
         "thread, behind: the loader's processor time an image, of its own thread and of all threads behind decoding",
         "milliseconds of a step: the loader's parts, which work at the same time, and those of the training step",
         "",
-        f"{'keep rate':>9} {'read':>8} {'decode':>8} {'augment':>8} {'select':>8} {'copy':>8} "
+        f"{'keep rate':>9} {'read':>8} {'splice':>8} {'decode':>8} {'augment':>8} {'select':>8} {'copy':>8} "
         f"| {'forward':>8} {'backward':>8} {'optimizer':>9} {'of these exchange':>18}",
         *(_parts_row(stage) for stage in profile.stages),
         "",
@@ -221,7 +229,9 @@ def _row(profile: Profile, stage: StageProfile) -> str:
     return (
         f"{stage.keep_rate:>9.4g} {stage.num_kept:>9} {stage.share:>7.1%} {_shown(stage.loader):>16} "
         f"{_shown(stage.step):>16} {_shown(stage.end_to_end):>16} {stage.limited_by or '-':>11} "
-        f"{_percent(stage.loader_wait_share):>6} {stage.bytes_per_image:>12,.0f} {stage.flops_per_image / 1e6:>13,.1f} "
+        f"{_percent(stage.loader_wait_share):>6} {stage.bytes_per_image:>12,.0f} "
+        f"{_count(stage.bytes_read_per_image):>11} {_ms(stage.pages_read_per_image):>6} "
+        f"{stage.flops_per_image / 1e6:>13,.1f} "
         f"{_percent(profile.matmul_share(stage)):>10} {_ms(stage.loader_thread_us_per_image):>10} "
         f"{_ms(stage.behind_decode_cpu_ms_per_image, 2):>10}"
     )
@@ -237,6 +247,10 @@ def _parts_row(stage: StageProfile) -> str:
 
 def _shown(rate: Rate | None) -> str:
     return "-" if rate is None else f"{rate.median:.0f} (±{rate.spread / 2:.0f})"
+
+
+def _count(number: float | None) -> str:
+    return "-" if number is None else f"{number:,.0f}"
 
 
 def _ms(part: float | None, digits: int = 1) -> str:

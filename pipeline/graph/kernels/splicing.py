@@ -20,7 +20,15 @@ from pipeline.jpeg.kernels.frame import (
     WIDTH,
     read_frame,
 )
-from pipeline.jpeg.kernels.splice import fetch, read_at, splice, units_around
+from pipeline.jpeg.kernels.splice import (
+    COUNTED_BYTES,
+    COUNTED_PAGES,
+    PAGE_BYTES,
+    fetch,
+    read_at,
+    splice,
+    units_around,
+)
 from pipeline.jpeg.kernels.units import measure_units
 from pipeline.shards.kernels.headers import is_surely
 
@@ -93,8 +101,10 @@ def _read_units(row, how, descriptor, files, tables, sizes, corners, found, scra
         return False
     if frame[DATA_AT] != header_bytes or frame[NUM_ROWS] * frame[NUM_COLUMNS] != num_units:
         return False
-    lengths = _array(tables[row, 2] + 2 * start, num_units, np.uint16)
-    counted[0] += 2 * num_units
+    first_byte, num_bytes = tables[row, 2] + 2 * start, 2 * num_units
+    lengths = _array(first_byte, num_units, np.uint16)
+    counted[COUNTED_BYTES] += num_bytes
+    counted[COUNTED_PAGES] += (first_byte + num_bytes - 1) // PAGE_BYTES - first_byte // PAGE_BYTES + 1
     region, needed = _region(row, how, frame, corners)
     file = scratch[: files[row, 1]]
     if not fetch(descriptor, files[row, 0], frame, lengths, region, needed, file, counted):

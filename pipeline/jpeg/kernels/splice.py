@@ -59,6 +59,8 @@ def read_at(descriptor, offset, address, count, counted):  # type: ignore[no-unt
     Args:
         counted: int64 [3], what is read is added: of each page once, as long as one reads from front to back.
     """
+    if count == 0:
+        return True
     done = 0
     while done < count:
         found = _pread(descriptor, np.uintp(address + done), np.uintp(count - done), offset + done)

@@ -17,6 +17,7 @@ from engine.ranks.world import World
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
 from tools.profile.__main__ import parse_arguments
 from tools.profile.bench import plans_at
+from tools.profile.loader import PARTS
 from tools.profile.measure import stages_to_profile
 from tools.profile.output import command
 from tools.profile.result import LoaderParts, Profile, Rate, StageProfile, describe, pays_down_to
@@ -42,7 +43,7 @@ def stage(
     loader_rate, step_rate, both_rate = (None if one is None else steady(one) for one in (loader, step, both))
     parts_ms = (None, None, None) if step is None else (1.0, 2.0, 0.5)
     rates = (loader_rate, step_rate, both_rate)
-    loader_parts = None if loader is None else LoaderParts(1.0, 5.0, 0.0, 0.5, 0.25)
+    loader_parts = None if loader is None else LoaderParts(1.0, -0.5, 5.0, 0.0, 0.5, 0.25)
     parts = (*parts_ms, None if step is None else 0.75, loader_parts)
     return StageProfile(keep_rate, num_kept, share, *rates, *parts, 0.0, 100.0, 1000 * num_kept, None)
 
@@ -114,9 +115,30 @@ def test_the_table_splits_the_loader_and_the_step() -> None:
         (row,) = [line for line in describe(profile(stage(0.5, 9, 1, *sides))).splitlines() if " | " in line][1:]
         return row
 
-    assert parts(100, 200, 100).split() == ["0.5", "1.0", "5.0", "0.0", "0.5", "0.2", "|", "1.0", "2.0", "0.5", "0.8"]
-    assert parts(None, 200, None).split() == ["0.5", "-", "-", "-", "-", "-", "|", "1.0", "2.0", "0.5", "0.8"]
-    assert parts(100, None, None).split() == ["0.5", "1.0", "5.0", "0.0", "0.5", "0.2", "|", "-", "-", "-", "-"]
+    loader, step = ["1.0", "-0.5", "5.0", "0.0", "0.5", "0.2"], ["1.0", "2.0", "0.5", "0.8"]
+    assert parts(100, 200, 100).split() == ["0.5", *loader, "|", *step]
+    assert parts(None, 200, None).split() == ["0.5", *"------", "|", *step]
+    assert parts(100, None, None).split() == ["0.5", *loader, "|", *"----"]
+
+
+def test_the_table_and_the_json_tell_what_is_read_of_the_shards() -> None:
+    told = replace(stage(0.5, 9, 1, 100, None, None), bytes_read_per_image=12345.6, pages_read_per_image=4.25)
+    (row,) = [
+        line for line in describe(profile(told)).splitlines() if line.strip().startswith("0.5") and " | " not in line
+    ]
+    assert row.split()[-6:-4] == ["12,346", "4.2"]
+    (one,) = profile(told).as_json()["stages"]
+    assert (one["bytes_read_per_image"], one["pages_read_per_image"]) == (12345.6, 4.25)
+    (none,) = profile(stage(0.5, 9, 1, None, 100, None)).as_json()["stages"]
+    assert (none["bytes_read_per_image"], none["pages_read_per_image"]) == (None, None)
+
+
+def test_the_help_tells_the_parts_of_the_loader(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for name, what in PARTS.items():
+        assert f" {name} {what}" in told
 
 
 def test_the_table_and_the_json_tell_the_loaders_processor_time() -> None:
@@ -202,7 +224,7 @@ def test_a_profile_of_the_toy_run_is_consistent(config: Path, tmp_path: Path) ->
     done = profiled(config, *overrides, *arguments)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads((tmp_path / "p.json").read_text())
-    stages = result["stages"]
+    stages, lengths = result["stages"], prepare(load_config(config), HERE).train_index.length
     assert (result["world_size"], result["num_patches"]) == (1, 16)
     assert result["hardware"]["cores"] >= 1
     assert result["command"].startswith("python -m tools.profile --config")
@@ -220,10 +242,13 @@ def test_a_profile_of_the_toy_run_is_consistent(config: Path, tmp_path: Path) ->
         assert min(one[part] for part in ("forward_ms", "backward_ms", "optimizer_ms", "matmul_share")) > 0
         assert 0 <= one["loader_wait_share"] <= 1
         assert one["communication_ms"] == 0  # there is nobody to exchange anything with
-        parts = [one[f"{part}_ms"] for part in ("read", "decode", "augment", "select", "copy")]
+        parts = [one[f"{part}_ms"] for part in PARTS]
         assert sum(parts) == pytest.approx(1000 * 16 / one["loader_images_per_s"])
-        assert parts[:3] == [stages[0][f"{part}_ms"] for part in ("read", "decode", "augment")]
+        assert parts[:4] == [stages[0][f"{part}_ms"] for part in ("read", "splice", "decode", "augment")]
         assert parts[0] > 0
+        assert parts[1] == 0  # there are no addressable JPEGs among the toy's images
+        assert lengths.min() <= one["bytes_read_per_image"] <= lengths.max()
+        assert 1 <= one["pages_read_per_image"] <= 2
         assert one["loader_thread_us_per_image"] > 0
         assert isinstance(one["behind_decode_cpu_ms_per_image"], float)
     full = stages[-1]["end_to_end_images_per_s"]
@@ -249,7 +274,7 @@ def test_ranks_see_the_time_of_their_exchange_within_the_step(config: Path, tmp_
     assert done.returncode == 0, done.stdout + done.stderr
     (one,) = json.loads((tmp_path / "p.json").read_text())["stages"]
     assert one["communication_ms"] > 0
-    assert one["read_ms"] is None
+    assert one["read_ms"] is one["splice_ms"] is one["bytes_read_per_image"] is None
     assert one["loader_thread_us_per_image"] is None
     names = {event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
     assert any(name.startswith("gloo:") for name in names)
