@@ -55,9 +55,10 @@ def run_child(folder: Path, batches: list[tuple[int, list[int]]], arguments: arg
     """What a process of its own finds of some batches, as far as it comes; an error of Python's ends all."""
     command = [sys.executable, "-m", "benchmarks.damaged_jpegs", "--child", str(folder), json.dumps(batches)]
     command += ["--data", str(arguments.data), "--images", str(arguments.images), "--seed", str(arguments.seed)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    # What decoders say of every damaged image would fill the screen; an error of Python's stands at the end of it.
+    done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
     if done.returncode > 0:
-        raise SystemExit(f"a child of the benchmark ended with code {done.returncode}")
+        raise SystemExit(f"a process of the benchmark ended with code {done.returncode}: {done.stderr[-2000:]}")
     lines = [json.loads(line)["found"] for line in done.stdout.splitlines()]
     if done.returncode < 0:
         print(f"a process ended by signal {-done.returncode}", file=sys.stderr)

@@ -48,7 +48,7 @@ class SplicedReader:
         num_shards = len(index.shards)
         self._first_ids = np.searchsorted(index.shard, np.arange(num_shards))
         self._units: dict[int, ShardUnits | None] = {}  # of the shards that were read from
-        self._tables, self._is_known = np.zeros((num_shards, 3), np.int64), np.zeros(num_shards, dtype=bool)
+        self._tables, self._is_known = np.zeros((num_shards, 4), np.int64), np.zeros(num_shards, dtype=bool)
 
     def read(self, plan: StepPlan, sizes: np.ndarray, told: np.ndarray | None) -> Spliced:
         """The rows of a plan.
@@ -100,7 +100,7 @@ class SplicedReader:
             units = self._units[number] = open_units(self._index.folder, self._index.shards[number])
             if units is not None:
                 arrays = units.header_bytes, units.starts, units.lengths
-                self._tables[number] = [array.ctypes.data for array in arrays]
+                self._tables[number] = [*(array.ctypes.data for array in arrays), len(units.lengths)]
             self._is_known[number] = True
 
     def _one_by_one(self, ids: np.ndarray) -> Spliced:

@@ -27,6 +27,10 @@ _SCHEMA = pa.schema([("header_bytes", pa.uint32()), ("lengths", pa.large_list(pa
 _METADATA_KEY = b"units"
 
 
+class UnreadableUnitsError(ValueError):
+    """A file of units that is none; the message names it and says what to do."""
+
+
 @dataclass(frozen=True, eq=False)
 class ShardUnits:
     """The units of a shard's samples; the arrays are views of the mapped file.
@@ -78,7 +82,8 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
     """The units of a shard's samples; None where there is no file of them, or one of another shard.
 
     Raises:
-        ValueError: the file cannot be read.
+        UnreadableUnitsError: it is no such file, or a damaged one.
+        OSError: it cannot be opened.
     """
     path = units_path(folder / shard.name)
     if not path.is_file():
@@ -98,9 +103,11 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
             batch.validate(full=True)
             if batch.num_rows != shard.num_samples:
                 raise ValueError(f"it has {batch.num_rows} rows, and the shard {shard.num_samples} samples")
+            column = batch.column("lengths")
+            if any(array.null_count for array in (batch.column("header_bytes"), column, column.values)):
+                raise ValueError("some of its values are missing")
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable file of units ({error}); {again}") from error
-    column = batch.column("lengths")
+        raise UnreadableUnitsError(f"{path}: not a readable file of units ({error}); {again}") from error
     return ShardUnits(
         batch.column("header_bytes").to_numpy(),
         column.offsets.to_numpy(),
