@@ -10,7 +10,8 @@ _DHT, _DQT, _DRI, _SOF0, _SOF1, _SOS = 0xC4, 0xDB, 0xDD, 0xC0, 0xC1, 0xDA
 
 def segments(data: bytes) -> list[tuple[int, int, int]]:
     """(marker, first byte behind its length, end) of every segment of a sound header."""
-    found, at = [], 2
+    found: list[tuple[int, int, int]] = []
+    at = 2
     while not found or found[-1][0] != _SOS:
         assert data[at] == 0xFF
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
