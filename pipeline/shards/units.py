@@ -106,7 +106,9 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
             column = batch.column("lengths")
             if any(array.null_count for array in (batch.column("header_bytes"), column, column.values)):
                 raise ValueError("some of its values are missing")
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's own, which names the file; Arrow's has no number
         raise UnreadableUnitsError(f"{path}: not a readable file of units ({error}); {again}") from error
     return ShardUnits(
         batch.column("header_bytes").to_numpy(),

@@ -6,13 +6,15 @@ It needs ``NUMBA_BOUNDSCHECK=1`` and a folder of compiled code of its own. Ends 
 of bounds, or the first byte written beside an output.
 """
 
+import io
 import sys
 from collections import Counter
 
 import numpy as np
-from jpeg_files import addressable_jpeg, encoded, picture
+from PIL import Image
 
 from benchmarks.damaged_jpegs.kinds import KINDS, damaged_image
+from benchmarks.shared.photographs import jpeg_bytes, photograph
 from pipeline.jpeg.addressable import REASONS, units_of
 from pipeline.jpeg.kernels.frame import FINE, FRAME_SIZE, MAX_HOLE_BYTES, NUM_COLUMNS, NUM_ROWS, read_frame
 from pipeline.jpeg.kernels.splice import splice, units_around
@@ -45,10 +47,11 @@ def exercise(file: np.ndarray, random: np.random.Generator) -> str:
 
 
 def main() -> None:
-    random = np.random.default_rng(0)
-    grey = encoded(picture(5, mode="L"), restart_marker_blocks=1, optimize=True)
-    full = encoded(picture(6, 40, 40), restart_marker_blocks=1, optimize=True, subsampling="4:4:4")
-    sound = [grey, full, *(addressable_jpeg(i, 60 + i, 90 - i) for i in range(8))]
+    random, sound = np.random.default_rng(0), [jpeg_bytes(i, 60 + i, 90 - i, addressable=True) for i in range(8)]
+    for mode, subsampling in (("L", "4:4:4"), ("RGB", "4:4:4"), ("RGB", "4:2:2")):
+        sink, picture = io.BytesIO(), Image.fromarray(photograph(8, 60, 45)).convert(mode)
+        picture.save(sink, "JPEG", restart_marker_blocks=1, optimize=True, subsampling=subsampling)
+        sound.append(sink.getvalue())
     kinds, came_to = list(KINDS.values()), Counter[str]()
     for number in range(int(sys.argv[1])):
         file = sound[number % len(sound)]
