@@ -24,7 +24,7 @@ _digests: dict[str, str] = {}  # of the run on whose data nothing is wrong
 
 def cases() -> list[Case]:
     """All of them."""
-    return [*_no_harm(), *_refused(), *_cut_off(), _replaced_in_a_run(), _verified()]
+    return [*_no_harm(), *_refused(), *_cut_off(), _replaced_in_a_run(), _cut_in_a_run(), _verified()]
 
 
 def _sound_digest(bench: Bench) -> str:
@@ -167,6 +167,25 @@ def _replaced_in_a_run() -> Case:
         "files of units replaced by others",
         "all three, by a change in the folder, while a run has them open",
         "the run goes on with what it has open",
+        run,
+    )
+
+
+def _cut_in_a_run() -> Case:
+    def run(bench: Bench, checks: Checks) -> None:
+        photos = photo_set(bench, "units cut in a run")
+        started = bench.one_rank.start(photos.argv(*on_bad("skip"), *_LONG))
+        photos.wait_for_step(12)
+        os.truncate(units_path(photos.tar(1)), 100)
+        code, printed = started.wait()
+        checks.code(BAD_DATA, code)
+        checks.one_line(printed, "train-000001.units: was cut short while it was open", "make it again")
+
+    return Case(
+        GROUP,
+        "a file of units cut short, skip",
+        "of the second of three shards, in place, while a run has it open",
+        "code 3 and one line that names the file and says what to do",
         run,
     )
 

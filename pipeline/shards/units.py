@@ -6,10 +6,11 @@ it the loader looks for the units itself, in the whole file of each image.
 
 import io
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,20 @@ class ShardUnits:
     header_bytes: npt.NDArray[np.uint32]
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.uint16]
-    _mapped: Any = field(repr=False)
+    _path: Path
+    _mapped: mmap.mmap = field(repr=False)
+
+    def check_whole(self) -> None:
+        """Look whether the file is as long as it was when it was opened.
+
+        Raises:
+            UnreadableUnitsError: it was cut short, and to touch what is lost would end the process with SIGBUS.
+        """
+        if self._mapped.size() < len(self._mapped):
+            raise UnreadableUnitsError(
+                f"{self._path}: was cut short while it was open, from {len(self._mapped)} to {self._mapped.size()} "
+                f"bytes; {_how_to_mend(self._path.parent)}"
+            )
 
     @property
     def num_addressable(self) -> int:
@@ -88,7 +102,6 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
     path = units_path(folder / shard.name)
     if not path.is_file():
         return None
-    again = f"remove it, or make it again with: python -m tools.shards units {folder}"
     try:
         mapped = map_file(path)
         with pa.BufferReader(pa.py_buffer(mapped)) as source, pa.ipc.open_file(source) as reader:
@@ -109,10 +122,15 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's own, which names the file; Arrow's has no number
-        raise UnreadableUnitsError(f"{path}: not a readable file of units ({error}); {again}") from error
+        raise UnreadableUnitsError(f"{path}: not a readable file of units ({error}); {_how_to_mend(folder)}") from error
     return ShardUnits(
         batch.column("header_bytes").to_numpy(),
         column.offsets.to_numpy(),
         column.values.to_numpy() if len(column.values) else np.empty(0, np.uint16),
+        path,
         mapped,
     )
+
+
+def _how_to_mend(folder: Path) -> str:
+    return f"remove it, or make it again with: python -m tools.shards units {folder}"

@@ -3,6 +3,7 @@
 ``python -m benchmarks.damaged_jpegs`` does the same to thousands of real photographs.
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from benchmarks.damaged_jpegs.outcomes import (
     Judge,
 )
 from pipeline.shards.reader import SampleReader
-from pipeline.shards.units import units_path
+from pipeline.shards.units import UnreadableUnitsError, units_path
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -81,6 +82,17 @@ def test_a_header_that_is_not_that_of_an_addressable_jpeg_leads_the_ordinary_way
 ) -> None:
     for kind in ("another restart interval", "another height or width"):
         assert set(outcomes[kind]) <= {AS_ORDINARY, BOTH_BAD}, kind
+
+
+def test_a_file_of_units_that_is_cut_short_while_it_is_open_is_named(tmp_path: Path) -> None:
+    shards = write_damaged_shards(tmp_path, sound_images(), len(KINDS), seed=1)
+    with SampleReader(shards.index) as reader:
+        judge = open_judge(shards, reader)
+        judge.judge(judge.plan(0, [0, 1]))
+        os.truncate(tmp_path / "train-000001.units", 100)
+        judge.judge(judge.plan(1, [0]))
+        with pytest.raises(UnreadableUnitsError, match=r"train-000001\.units: was cut short"):
+            judge.judge(judge.plan(2, [0, 1]))
 
 
 def test_a_file_of_units_that_is_overwritten_while_it_is_open_does_no_harm(tmp_path: Path) -> None:

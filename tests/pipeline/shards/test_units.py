@@ -1,6 +1,7 @@
 """Files of units that are damaged or made by somebody else: what they cannot say is an error that names them."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,26 @@ def test_what_cannot_be_units_is_an_error_that_names_the_file(
         open_units(index.folder, index.shards[0])
     assert str(path_of(index)) in str(caught.value)
     assert "python -m tools.shards units" in str(caught.value)
+
+
+def test_a_file_that_is_cut_short_while_it_is_open_is_an_error_and_one_that_is_replaced_is_none(
+    index: ShardIndex,
+) -> None:
+    units = open_units(index.folder, index.shards[0])
+    assert units is not None
+    units.check_whole()
+    other = path_of(index).with_suffix(".tmp")
+    other.write_bytes(b"another file")
+    other.rename(path_of(index))
+    units.check_whole()
+    write_units_files([index])
+    units = open_units(index.folder, index.shards[0])
+    assert units is not None
+    os.truncate(path_of(index), 100)
+    with pytest.raises(
+        UnreadableUnitsError, match=r"train-000000\.units: was cut short while it was open, from \d+ to 100"
+    ):
+        units.check_whole()
 
 
 @pytest.mark.parametrize("starts", [[0, 2, 400], [2, 0, 4], [-8, 2, 4], [0, 2**40, 4]], ids=str)
