@@ -13,6 +13,7 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
+from benchmarks.damaged_jpegs.header_damage import huffman_table, segments
 from benchmarks.damaged_jpegs.kinds import KINDS, damaged_image
 from benchmarks.shared.photographs import jpeg_bytes, photograph
 from pipeline.jpeg.addressable import REASONS, units_of
@@ -55,10 +56,14 @@ def main() -> None:
     kinds, came_to = list(KINDS.values()), Counter[str]()
     for number in range(int(sys.argv[1])):
         file = sound[number % len(sound)]
-        damaged = damaged_image(file, kinds[int(random.integers(len(kinds)))], units_of(file), random)
-        if random.random() < 0.3:  # and cut off, anywhere
-            damaged = damaged[: int(random.integers(len(damaged)))]
-        came_to[exercise(np.frombuffer(damaged, np.uint8), random)] += 1
+        units = units_of(file)
+        damaged = damaged_image(file, kinds[int(random.integers(len(kinds)))], units, random)
+        # And cut off, anywhere or right behind a damaged table.
+        cut = damaged[: int(random.integers(len(damaged) + 1))]
+        ends = [end for marker, _, end in segments(file) if marker == 0xC4]
+        table = huffman_table(file, units, random)[: int(random.choice(ends))]
+        for one in (damaged, cut, table):
+            came_to[exercise(np.frombuffer(one, np.uint8), random)] += 1
     print("\n".join(f"{count:6} {what}" for what, count in came_to.most_common()))
 
 
