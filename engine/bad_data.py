@@ -20,6 +20,7 @@ from pipeline.files import write_atomically
 from pipeline.graph.bad_samples import BadRow, BadSampleError
 from pipeline.loader import PatchLoader
 from pipeline.shards.index import ShardIndex, StaleIndexError
+from pipeline.shards.units import UnreadableUnitsError
 
 BAD_DATA_EXIT_CODE = 3
 # A launcher looks once a second which rank has ended, and takes over the exit code of the first it finds.
@@ -42,11 +43,11 @@ def read_batches(loader: PatchLoader) -> Iterator[Batch]:
     """The loader's batches.
 
     Raises:
-        DataError: an image or a shard that cannot be used.
+        DataError: an image, a shard or a file of units that cannot be used.
     """
     try:
         yield from loader
-    except (BadSampleError, StaleIndexError, OSError) as error:
+    except (BadSampleError, StaleIndexError, UnreadableUnitsError, OSError) as error:
         raise DataError(str(error)) from error
 
 

@@ -4,7 +4,8 @@
 
 About twenty minutes on two cores. Needs root for the cases with full disks and several hosts. Writes
 benchmarks/results/faults.json and docs/reliability.md; with --only it just says what it finds, and --again repeats what
-went wrong the last time.
+went wrong the last time. With --addressable the cases that touch shards and images run on addressable JPEGs, and some
+more; the raw result is benchmarks/results/faults_addressable.json.
 """
 
 import argparse
@@ -17,14 +18,23 @@ import time
 import traceback
 from pathlib import Path
 
-from benchmarks.faults import checkpoint_cases, data_cases, node_cases, process_cases, shard_cases
+from benchmarks.faults import (
+    addressable_cases,
+    checkpoint_cases,
+    data_cases,
+    node_cases,
+    process_cases,
+    shard_cases,
+)
 from benchmarks.faults.case import Bench, Case, Checks, Outcome
 from benchmarks.faults.one_rank import OneRankRuns
-from benchmarks.faults.report import RESULT, write_again, write_docs, write_result
+from benchmarks.faults.report import ADDRESSABLE_RESULT, RESULT, write_again, write_docs, write_result
 
 
-def all_cases() -> list[Case]:
-    groups = (process_cases, checkpoint_cases, data_cases, shard_cases, node_cases)
+def all_cases(addressable: bool) -> list[Case]:
+    groups = [process_cases, checkpoint_cases, data_cases, shard_cases, node_cases]
+    if addressable:
+        groups = [data_cases, shard_cases, addressable_cases]
     return [case for group in groups for case in group.cases()]
 
 
@@ -63,17 +73,19 @@ def main() -> int:
         action="store_true",
         help="only the cases that were not as expected in the last raw result, which is brought up to date and says so",
     )
-    parser.add_argument("--write-docs", action="store_true", help="write docs/reliability.md from the last raw result")
+    parser.add_argument("--addressable", action="store_true", help="cases of shards and images, on addressable JPEGs")
+    parser.add_argument("--write-docs", action="store_true", help="write docs/reliability.md from the last raw results")
     arguments = parser.parse_args()
     if arguments.write_docs:
-        write_docs(json.loads(RESULT.read_text()))
+        write_docs()
         return 0
+    path = ADDRESSABLE_RESULT if arguments.addressable else RESULT
     pattern = arguments.only or "*"
-    cases = [case for case in all_cases() if fnmatch.fnmatch(f"{case.group}: {case.name}", pattern)]
+    cases = [
+        case for case in all_cases(arguments.addressable) if fnmatch.fnmatch(f"{case.group}: {case.name}", pattern)
+    ]
     if arguments.again:
-        wrong_then = {
-            (case["group"], case["name"]) for case in json.loads(RESULT.read_text())["cases"] if not case["ok"]
-        }
+        wrong_then = {(case["group"], case["name"]) for case in json.loads(path.read_text())["cases"] if not case["ok"]}
         cases = [case for case in cases if (case.group, case.name) in wrong_then]
     if arguments.list:
         print("\n".join(f"{case.group}: {case.name}" for case in cases), f"\n{len(cases)} cases")
@@ -82,7 +94,7 @@ def main() -> int:
     outcomes = []
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, OneRankRuns() as one_rank:
-        bench = Bench(Path(folder), one_rank)
+        bench = Bench(Path(folder), one_rank, arguments.addressable)
         for number, case in enumerate(cases, 1):
             outcomes.append(run_case(bench, case))
             say(number, len(cases), outcomes[-1])
@@ -95,9 +107,11 @@ def main() -> int:
         print(f"NOT as expected: {outcome.case.group}: {outcome.case.name}")
         say_failures(outcome)
     if arguments.again:
-        write_docs(write_again(outcomes))
+        write_again(outcomes, path)
+        write_docs()
     elif arguments.only is None:
-        write_docs(write_result(outcomes, minutes))
+        write_result(outcomes, minutes, path)
+        write_docs()
     return 1 if wrong else 0
 
 

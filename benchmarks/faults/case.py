@@ -89,10 +89,15 @@ class Resume:
 
 @dataclass
 class Bench:
-    """Where cases work: a data set, a configuration, a folder for each case, and runs to be resumed in the end."""
+    """Where cases work: a data set, a configuration, a folder for each case, and runs to be resumed in the end.
+
+    Attributes:
+        addressable: photographs are addressable JPEGs, with files of units beside their shards.
+    """
 
     folder: Path
     one_rank: OneRankRuns
+    addressable: bool = False
     resumes: list[Resume] = field(default_factory=list)
 
     @property

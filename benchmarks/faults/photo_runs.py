@@ -16,6 +16,7 @@ from benchmarks.shared.shard_files import write_tar
 from benchmarks.toy_runs import settings, wait_until
 from engine.metrics import read_metrics
 from pipeline.shards.index import ShardIndex, build_index, open_index
+from tools.shards.units_files import write_units_files
 
 NUM_TRAIN, NUM_VAL = 48, 16
 BAD_ID = 17  # of the training set's samples, in the second of three shards
@@ -69,17 +70,22 @@ class PhotoSet:
 
 
 def photo_set(bench: Bench, name: str, replaced: dict[int, bytes] | None = None) -> PhotoSet:
-    """Fresh shards, with the given images in the place of some."""
+    """Fresh shards, with the given images in the place of some; addressable ones also with files of units."""
     out = bench.out(name)
     folder = out.with_name(f"{out.name}-data")
     shutil.rmtree(folder, ignore_errors=True)
-    write_photo_shards(folder, replaced, NUM_TRAIN)
+    write_photo_shards(folder, replaced, NUM_TRAIN, addressable=bench.addressable)
     members = [
         member
         for i in range(NUM_VAL)
-        for member in ((f"{i:05d}.jpg", jpeg_bytes(1000 + i, WIDTH, HEIGHT)), (f"{i:05d}.cls", str(i).encode()))
+        for member in (
+            (f"{i:05d}.jpg", jpeg_bytes(1000 + i, WIDTH, HEIGHT, addressable=bench.addressable)),
+            (f"{i:05d}.cls", str(i).encode()),
+        )
     ]
     build_index(folder, "val", [write_tar(folder / "val-000000.tar", members)])
+    if bench.addressable:
+        write_units_files([open_index(folder, split) for split in ("train", "val")])
     config = out.with_name(f"{out.name}.yaml")
     config.write_text(
         yaml.safe_dump(

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.case import Outcome
+from benchmarks.faults.report_rows import addressable_section, rows_of
 from engine.ranks.hardware import describe_hardware
 
 RESULTS = Path("benchmarks/results")
 RESULT = RESULTS / "faults.json"
+ADDRESSABLE_RESULT, DAMAGED_RESULT = RESULTS / "faults_addressable.json", RESULTS / "damaged_jpegs.json"
 DOCS = Path("docs/reliability.md")
 
 _PROMISES = Path(__file__).with_name("promises.md")
 
 
-def write_result(outcomes: list[Outcome], minutes: float) -> dict[str, Any]:
-    """Write the raw result; returns it."""
+def write_result(outcomes: list[Outcome], minutes: float, path: Path) -> None:
+    """Write the raw result."""
     result = {
-        "command": "python -m benchmarks.faults",
+        "command": "python -m benchmarks.faults" + (" --addressable" if path == ADDRESSABLE_RESULT else ""),
         "hardware": describe_hardware(),
         "minutes": round(minutes, 1),
         "num_cases": len(outcomes),
@@ -26,26 +28,25 @@ def write_result(outcomes: list[Outcome], minutes: float) -> dict[str, Any]:
         "cases": [outcome.as_json() for outcome in outcomes],
     }
     RESULTS.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    path.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def write_again(outcomes: list[Outcome]) -> dict[str, Any]:
-    """Put cases that were repeated by themselves in their old places in the raw result, marked; returns it."""
-    result = json.loads(RESULT.read_text())
+def write_again(outcomes: list[Outcome], path: Path) -> None:
+    """Put cases that were repeated by themselves in their old places in the raw result, marked."""
+    result = json.loads(path.read_text())
     repeated = {(outcome.case.group, outcome.case.name): outcome.as_json() for outcome in outcomes}
     result["cases"] = [
         {**again, "repeated": True} if (again := repeated.get((case["group"], case["name"]))) else case
         for case in result["cases"]
     ]
     result["num_ok"] = sum(case["ok"] for case in result["cases"])
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    path.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def write_docs(result: dict[str, Any]) -> None:
+def write_docs() -> None:
     """Write the page from the raw results that there are."""
-    parts = [_PROMISES.read_text(), *_killed_at_random(), *_seeking(), *_soaked(), *_table(result)]
+    others = *_killed_at_random(), *_seeking(), *_soaked(), *addressable_section(ADDRESSABLE_RESULT, DAMAGED_RESULT)
+    parts = [_PROMISES.read_text(), *others, *_table(json.loads(RESULT.read_text()))]
     DOCS.parent.mkdir(exist_ok=True)
     DOCS.write_text("\n".join(parts))
     print(f"{DOCS} is written")
@@ -66,26 +67,8 @@ def _table(result: dict[str, Any]) -> list[str]:
     if repeated:
         lines += ["", f"Not as expected at first, and run again by themselves since: {', '.join(repeated)}."]
     for group, cases in groupby(result["cases"], key=lambda case: case["group"]):
-        lines += ["", f"### {group[0].upper()}{group[1:]}", ""]
-        lines += ["| fault | how | expected | observed | | s |", "|---|---|---|---|---|---|"]
-        for case in cases:
-            cells = [case["name"], case["injection"], case["expected"], _observed(case)]
-            cells += ["ok" if case["ok"] else "**not**", f"{case['seconds']:.0f}"]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        lines += ["", f"### {group[0].upper()}{group[1:]}", "", *rows_of(cases)]
     return [*lines, ""]
-
-
-def _observed(case: dict[str, Any]) -> str:
-    """What was found, in one cell: what went wrong, or else codes, checkpoints and the like."""
-    wrong = [check for check in case["checks"] if not check["ok"]]
-    if wrong:
-        return "; ".join(f"{check['what']}: {check['observed'][:80]}" for check in wrong)
-    short = [check for check in case["checks"] if check["what"] not in _LONG and len(check["observed"]) <= 40]
-    return "; ".join(f"{check['what']} {check['observed']}" for check in short)
-
-
-# Messages of the program: long, full of paths, and said to be there by "ok".
-_LONG = {"message", "error line", "error lines", "error lines that say so", "message at resuming", "tracebacks"}
 
 
 def _killed_at_random() -> list[str]:

@@ -56,14 +56,16 @@ LATER_DAMAGE = {
 }
 
 
-def write_photo_shards(folder: Path, replaced: dict[int, bytes] | None = None, num_samples: int = 48) -> ShardIndex:
+def write_photo_shards(
+    folder: Path, replaced: dict[int, bytes] | None = None, num_samples: int = 48, *, addressable: bool = False
+) -> ShardIndex:
     """Photographs of one size in three shards, image i with label i; some replaced by other bytes."""
     tars = []
     size = num_samples // 3
     for number in range(3):
         members = []
         for i in range(number * size, (number + 1) * size):
-            image = (replaced or {}).get(i) or jpeg_bytes(i, WIDTH, HEIGHT)
+            image = (replaced or {}).get(i) or jpeg_bytes(i, WIDTH, HEIGHT, addressable=addressable)
             members += [(f"{i:05d}.jpg", image), (f"{i:05d}.cls", str(i).encode())]
         tars.append(write_tar(folder / f"train-{number:06d}.tar", members))
     return build_index(folder, "train", tars)

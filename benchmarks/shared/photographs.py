@@ -31,10 +31,13 @@ def photograph(seed: int, width: int = 500, height: int = 375, texture_strength:
     return np.clip(np.asarray(picture, dtype=np.float32) + texture, 0, 255).astype(np.uint8)
 
 
-def jpeg_bytes(seed: int, width: int = 500, height: int = 375, quality: int = 87) -> bytes:
-    """The same, encoded as JPEG."""
+def jpeg_bytes(
+    seed: int, width: int = 500, height: int = 375, quality: int = 87, *, addressable: bool = False
+) -> bytes:
+    """The same, encoded as JPEG; an addressable one decodes to the same pixels."""
     sink = io.BytesIO()
-    Image.fromarray(photograph(seed, width, height)).save(sink, "JPEG", quality=quality)
+    restarts = {"restart_marker_blocks": 1} if addressable else {}
+    Image.fromarray(photograph(seed, width, height)).save(sink, "JPEG", quality=quality, **restarts)
     return sink.getvalue()
 
 

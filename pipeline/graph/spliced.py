@@ -48,7 +48,7 @@ class SplicedReader:
         num_shards = len(index.shards)
         self._first_ids = np.searchsorted(index.shard, np.arange(num_shards))
         self._units: dict[int, ShardUnits | None] = {}  # of the shards that were read from
-        self._tables, self._is_known = np.zeros((num_shards, 3), np.int64), np.zeros(num_shards, dtype=bool)
+        self._tables = np.zeros((num_shards, 4), np.int64)
 
     def read(self, plan: StepPlan, sizes: np.ndarray, told: np.ndarray | None) -> Spliced:
         """The rows of a plan.
@@ -59,7 +59,7 @@ class SplicedReader:
                 windows is needed.
 
         Raises:
-            ValueError, OSError: see ``SampleReader.read``.
+            ValueError, OSError: see ``SampleReader.read``, ``open_units`` and ``ShardUnits.check_whole``.
         """
         index, settings, ids = self._index, self._settings, plan.sample_ids
         numbers = index.shard[ids].astype(np.int64)
@@ -92,15 +92,17 @@ class SplicedReader:
         )
 
     def _open(self, numbers: np.ndarray) -> None:
-        """Map the files of units of shards that are new."""
-        if self._is_known[numbers].all():
-            return
-        for number in np.unique(numbers[~self._is_known[numbers]]).tolist():
+        """Map the files of units of shards that are new, and look that those of the others are still whole."""
+        for number in np.unique(numbers).tolist():
+            if number in self._units:
+                units = self._units[number]
+                if units is not None:
+                    units.check_whole()
+                continue
             units = self._units[number] = open_units(self._index.folder, self._index.shards[number])
             if units is not None:
                 arrays = units.header_bytes, units.starts, units.lengths
-                self._tables[number] = [array.ctypes.data for array in arrays]
-            self._is_known[number] = True
+                self._tables[number] = [*(array.ctypes.data for array in arrays), len(units.lengths)]
 
     def _one_by_one(self, ids: np.ndarray) -> Spliced:
         """Whole files, where reading together has failed: the first that cannot be read is named."""

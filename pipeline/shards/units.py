@@ -6,10 +6,11 @@ it the loader looks for the units itself, in the whole file of each image.
 
 import io
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,10 @@ _SCHEMA = pa.schema([("header_bytes", pa.uint32()), ("lengths", pa.large_list(pa
 _METADATA_KEY = b"units"
 
 
+class UnreadableUnitsError(ValueError):
+    """A file of units that is none; the message names it and says what to do."""
+
+
 @dataclass(frozen=True, eq=False)
 class ShardUnits:
     """The units of a shard's samples; the arrays are views of the mapped file.
@@ -40,7 +45,20 @@ class ShardUnits:
     header_bytes: npt.NDArray[np.uint32]
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.uint16]
-    _mapped: Any = field(repr=False)
+    _path: Path
+    _mapped: mmap.mmap = field(repr=False)
+
+    def check_whole(self) -> None:
+        """Look whether the file is as long as it was when it was opened.
+
+        Raises:
+            UnreadableUnitsError: it was cut short, and to touch what is lost would end the process with SIGBUS.
+        """
+        if self._mapped.size() < len(self._mapped):
+            raise UnreadableUnitsError(
+                f"{self._path}: was cut short while it was open, from {len(self._mapped)} to {self._mapped.size()} "
+                f"bytes; {_how_to_mend(self._path.parent)}"
+            )
 
     @property
     def num_addressable(self) -> int:
@@ -78,12 +96,12 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
     """The units of a shard's samples; None where there is no file of them, or one of another shard.
 
     Raises:
-        ValueError: the file cannot be read.
+        UnreadableUnitsError: it is no such file, or a damaged one.
+        OSError: it cannot be opened.
     """
     path = units_path(folder / shard.name)
     if not path.is_file():
         return None
-    again = f"remove it, or make it again with: python -m tools.shards units {folder}"
     try:
         mapped = map_file(path)
         with pa.BufferReader(pa.py_buffer(mapped)) as source, pa.ipc.open_file(source) as reader:
@@ -98,12 +116,21 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
             batch.validate(full=True)
             if batch.num_rows != shard.num_samples:
                 raise ValueError(f"it has {batch.num_rows} rows, and the shard {shard.num_samples} samples")
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable file of units ({error}); {again}") from error
-    column = batch.column("lengths")
+            column = batch.column("lengths")
+            if any(array.null_count for array in (batch.column("header_bytes"), column, column.values)):
+                raise ValueError("some of its values are missing")
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's own, which names the file; Arrow's has no number
+        raise UnreadableUnitsError(f"{path}: not a readable file of units ({error}); {_how_to_mend(folder)}") from error
     return ShardUnits(
         batch.column("header_bytes").to_numpy(),
         column.offsets.to_numpy(),
         column.values.to_numpy() if len(column.values) else np.empty(0, np.uint16),
+        path,
         mapped,
     )
+
+
+def _how_to_mend(folder: Path) -> str:
+    return f"remove it, or make it again with: python -m tools.shards units {folder}"

@@ -2,8 +2,9 @@
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,10 +13,14 @@ from PIL import Image
 
 from benchmarks.shared.bad_images import overwrite
 from benchmarks.shared.toy_data import IMAGE_SIZE, NUM_TRAIN, NUM_VAL, write_toy_config, write_toy_shards
+from engine.bad_data import DataError, read_batches
 from engine.config import load_config
 from engine.run_plan import plan_run
+from pipeline.batch import Batch
+from pipeline.loader import PatchLoader
 from pipeline.plan.step import TrainPlanner
-from pipeline.shards.index import build_index, open_index
+from pipeline.shards.index import StaleIndexError, build_index, open_index
+from pipeline.shards.units import UnreadableUnitsError
 
 BAD_TRAIN, BAD_VAL = (5, 77, 150), (7,)
 SKIP = ["--set", "data.on_bad_sample=skip", "--set", "data.max_bad_share=0.03"]
@@ -136,3 +141,13 @@ def test_a_run_that_does_not_skip_ends_with_code_3_and_one_line_that_names_the_s
     assert f"image(s) of step {step} cannot be used: sample '{index.key(sample_id)}' in " in error
     assert f" at byte {index.offset[sample_id]}: " in error
     assert [line["step"] for line in lines(toy / "failed" / "metrics.jsonl")] == list(range(step))
+
+
+@pytest.mark.parametrize("error", [UnreadableUnitsError, StaleIndexError, OSError])
+def test_what_is_wrong_with_the_files_is_told_as_an_error_of_the_data(error: type[Exception]) -> None:
+    def batches() -> Iterator[Batch]:
+        raise error("/shards/train-0: what is wrong")
+        yield
+
+    with pytest.raises(DataError, match="/shards/train-0: what is wrong"):
+        list(read_batches(cast(PatchLoader, batches())))

@@ -86,6 +86,16 @@ def _fits(header, frame, hole, sizes):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _add_up_to(num_bytes, lengths):  # type: ignore[no-untyped-def]
+    """Whether units of these lengths fill so many bytes, and each of them has data and a marker."""
+    total, shortest = np.int64(0), np.int64(3)
+    for unit in range(len(lengths)):
+        total += np.int64(lengths[unit])
+        shortest = min(shortest, np.int64(lengths[unit]))
+    return total == num_bytes and shortest == 3
+
+
+@compiled
 def _read_units(row, how, descriptor, files, tables, sizes, corners, found, scratch, out):  # type: ignore[no-untyped-def]
     """Read no more than what is needed, by the file of units beside the shard; False where that fails."""
     local = files[row, 2]
@@ -94,6 +104,9 @@ def _read_units(row, how, descriptor, files, tables, sizes, corners, found, scra
         return False
     starts = _array(tables[row, 1], local + 2, np.int64)
     start, num_units = starts[local], starts[local + 1] - starts[local]
+    # They were looked at when the file was opened, but it is mapped: whoever writes to it changes them.
+    if start < 0 or num_units < 1 or start + num_units > tables[row, 3]:
+        return False
     frame, hole, counted = np.empty(FRAME_SIZE, np.int64), np.empty(MAX_HOLE_BYTES, np.uint8), found[row, BYTES_READ:]
     if not read_at(descriptor, files[row, 0], scratch.ctypes.data, header_bytes, counted):
         return False
@@ -105,6 +118,8 @@ def _read_units(row, how, descriptor, files, tables, sizes, corners, found, scra
     lengths = _array(first_byte, num_units, np.uint16)
     counted[COUNTED_BYTES] += num_bytes
     counted[COUNTED_PAGES] += (first_byte + num_bytes - 1) // PAGE_BYTES - first_byte // PAGE_BYTES + 1
+    if not _add_up_to(files[row, 1] - header_bytes, lengths):
+        return False
     region, needed = _region(row, how, frame, corners)
     file = scratch[: files[row, 1]]
     if not fetch(descriptor, files[row, 0], frame, lengths, region, needed, file, counted):
@@ -146,8 +161,8 @@ def read_spliced(first, stop, how, descriptors, files, tables, sizes, corners, p
             margin as for ``mark_needs``, True where all units of the window are needed).
         descriptors: int32 [stop - first], the open shard of each row.
         files: int64 [B, 3], where an image begins in its shard, its bytes, and its place among the shard's samples.
-        tables: int64 [B, 3], addresses of the shard's ``header_bytes``, ``starts`` and ``lengths`` (see
-            ``shards.units``), or 0 where there are none.
+        tables: int64 [B, 4], addresses of the shard's ``header_bytes``, ``starts`` and ``lengths`` (see
+            ``shards.units``) and the number of the latter, or 0 where there are none.
         sizes: int32 [B, 2], (height, width) that the index states.
         corners: int64 [B, 4], (top, left, bottom, right) of the window that is wanted, in pixels of the image.
         places: int64 [B + 1], of the rows in the buffer, each as long as its file and ``SPARE_BYTES`` more.

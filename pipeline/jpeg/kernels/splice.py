@@ -27,6 +27,7 @@ _pread = ExternalFunction("pread", types.int64(types.int32, types.uintp, types.u
 _memcpy = ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
 
 PAGE_BYTES = 4096
+_MARKER_BYTES = 2
 GAP_BYTES = 512  # between units of a row: they are read along, as another call takes longer than reading them
 # Decoders do not smooth colour in images of up to two stored columns of it, as there are at four pixels.
 _NARROW_PIXELS = 4
@@ -81,7 +82,8 @@ def fetch(descriptor, offset, frame, lengths, region, needed, mirror, counted): 
     Args:
         descriptor, offset: of the image in an open file.
         frame, lengths, region, needed: as for ``splice``.
-        mirror: uint8, at least as long as the file; written where something is needed, and in short gaps between.
+        mirror: uint8, at least as long as the file; written where something is needed, the marker before included, and
+            in short gaps between.
         counted: as for ``read_at``.
     """
     num_columns, left, right = frame[NUM_COLUMNS], region[1], region[3]
@@ -97,7 +99,9 @@ def fetch(descriptor, offset, frame, lengths, region, needed, mirror, counted): 
                     if end > room or not read_at(descriptor, offset + begin, target + begin, end - begin, counted):
                         return False
                     begin = -1
-                begin, end = place if begin < 0 else begin, after
+                if begin < 0:  # with the marker before: it shows that the unit begins here
+                    begin = place - _MARKER_BYTES if row + column > 0 else place
+                end = after
             place = after
         if begin >= 0 and (end > room or not read_at(descriptor, offset + begin, target + begin, end - begin, counted)):
             return False
@@ -118,7 +122,7 @@ def splice(file, frame, hole, lengths, region, needed, out):  # type: ignore[no-
     """Write the JPEG of a rectangle of units. Bytes of it; -1 where the data is not what the lengths say.
 
     Args:
-        file: uint8, the image's, as far as it is looked at: its header and the needed units.
+        file: uint8, the image's, as far as it is looked at: its header, and the needed units with the markers around.
         frame, hole: of ``read_frame``.
         lengths: uint16 [units of the image].
         region: int64 [4], (top, left, bottom, right) in units.
@@ -155,6 +159,8 @@ def splice(file, frame, hole, lengths, region, needed, out):  # type: ignore[no-
                 size += np.int64(lengths[unit])
                 unit, column = unit + 1, column + 1
             if at + size > len(out) or place + size > len(file):
+                return -1
+            if first > 0 and (file[place - 2] != 0xFF or file[place - 1] != 0xD0 | ((first - 1) & 7)):
                 return -1
             _memcpy(np.uintp(target + at), np.uintp(data + place), np.uintp(size))
             place += size
