@@ -90,8 +90,8 @@ def fetch(descriptor, offset, frame, lengths, region, needed, mirror, counted): 
     place, target, room = frame[DATA_AT], np.int64(mirror.ctypes.data), len(mirror)
     for unit in range(region[0] * num_columns):
         place += np.int64(lengths[unit])
+    begin = end = -1  # of what is to be read next
     for row in range(region[0], region[2]):
-        begin = end = -1  # of what is to be read next
         for column in range(num_columns):
             after = place + np.int64(lengths[row * num_columns + column])
             if left <= column < right and needed[row - region[0], column - left]:
@@ -103,9 +103,9 @@ def fetch(descriptor, offset, frame, lengths, region, needed, mirror, counted): 
                     begin = place - _MARKER_BYTES if row + column > 0 else place
                 end = after
             place = after
-        if begin >= 0 and (end > room or not read_at(descriptor, offset + begin, target + begin, end - begin, counted)):
-            return False
-    return True
+    if begin < 0:
+        return True
+    return end <= room and read_at(descriptor, offset + begin, target + begin, end - begin, counted)
 
 
 @compiled

@@ -200,13 +200,10 @@ def test_no_more_is_read_of_a_file_than_the_needed_units_and_short_gaps(seed: in
         unit = (row + region[0]) * frame[5] + column + region[1]
         is_needed[places[unit] : places[unit + 1]] = True
     np.testing.assert_array_equal(mirror[is_needed], np.frombuffer(file, np.uint8)[is_needed])
-    # Each row's units, and the gaps of up to GAP_BYTES between them.
-    expected = np.zeros(len(file), dtype=bool)
-    for row in range(region[0], region[2]):
-        inside = np.flatnonzero(is_needed[: places[(row + 1) * frame[5]]])
-        inside = inside[inside >= places[row * frame[5]]]
-        for before, after in itertools.pairwise(inside):
-            expected[before : after if after - before - 1 <= GAP_BYTES else before + 1] = True
-        expected[inside[-1:]] = True
+    # The units, the gaps of up to GAP_BYTES between them, and the marker before what is read in one piece.
+    expected, inside = is_needed.copy(), np.flatnonzero(is_needed)
+    for before, after in itertools.pairwise(inside):
+        expected[before if after - before - 1 <= GAP_BYTES else after - 2 : after] = True
+    expected[inside[:1] - 2], expected[inside[:1] - 1] = True, True
     assert counted[0] == expected.sum()
     assert counted[1] == len(set((6 + np.flatnonzero(expected)) // PAGE_BYTES))
