@@ -77,6 +77,11 @@ ADDRESSABLE = {
             (1.0, "ours, random, keep 1"): 1.0,
         },
     ),
+    "addressable, map bytes": AtRates(
+        Ours({"rule": "map", "map": "bytes"}, shards="addressable_shards"),
+        (0.2, 0.4),
+        {(0.2, "ours, addressable, random, keep 0.2"): 0.95},
+    ),
     "addressable, contrast": AtRates(Ours({"rule": "contrast"}, shards="addressable_shards"), (0.2,), {}),
     "addressable, recipe, random": AtRates(
         Ours({"rule": "random"}, augment=recipe_of_ours(), shards="addressable_shards"),

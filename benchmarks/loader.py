@@ -35,6 +35,7 @@ from pipeline.shards.index import open_index
 from tools.shards.addressable import check_jpegtran
 from tools.shards.convert import DATASET_NAME
 from tools.shards.images import Encoding
+from tools.shards.maps.score import MapJob, score_folder
 from tools.shards.readdress import readdress
 
 RESIZED_PIXELS = 256  # of the shorter side, in shards made so
@@ -195,6 +196,7 @@ def with_addressable_shards(setting: Setting) -> tuple[Setting, dict[str, str]]:
     if dataset_of(addressable) is None and (why := missing_jpegtran()) is not None:
         return setting, {f"ours, {name}": why for name in ADDRESSABLE}
     readdress(setting.shards, addressable, workers=setting.workers)
+    score_folder(addressable, MapJob("bytes"), workers=setting.workers)
     return replace(setting, addressable_shards=addressable), {}
 
 

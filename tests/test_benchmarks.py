@@ -122,6 +122,7 @@ def test_addressable_contenders_take_part_at_their_keep_rates_where_there_are_su
     assert {name.removeprefix("ours, addressable, ") for name in names} == {
         *("random, keep 0.2", "random, keep 0.4", "random, keep 0.6", "random, keep 1", "contrast, keep 0.2"),
         *("recipe, random, keep 0.2", "recipe, random, keep 1", "recipe without mixing, random, keep 0.2"),
+        *("map bytes, keep 0.2", "map bytes, keep 0.4"),
     }
     assert not chosen(replace(setting, addressable_shards=None), only=["addressable"])
 
