@@ -47,6 +47,14 @@ def _mark(frame, region, top, left, bottom, right, needed):  # type: ignore[no-u
 
 
 @compiled
+def _span(start, end, window_start, window_end, side, at, count):  # type: ignore[no-untyped-def]
+    """The pixels under the filters of neighbouring pixels of the output: the first, and the one behind the last."""
+    low, _ = pixels_under(start, end, window_start, window_end, side, at)
+    last, more = pixels_under(start, end, window_start, window_end, side, at + count - 1)
+    return low, last + more
+
+
+@compiled
 def mark_needs(planned, partner, size, margin, frame, corner, region, needed):  # type: ignore[no-untyped-def]
     """Mark the units that the kept patches of an image are made from.
 
@@ -66,30 +74,34 @@ def mark_needs(planned, partner, size, margin, frame, corner, region, needed):  
         return
     place, window_place = (PARTNER_REGION, PARTNER_WINDOW) if partner else (OWN_REGION, OWN_WINDOW)
     start, end, mirrored = planned[place : place + 2], planned[place + 2 : place + 4], planned[place + 4] > 0
-    top, left, bottom, right = window_at(planned, window_place)
-    side, num = grid * size, len(levels)
+    window, side = window_at(planned, window_place), grid * size
+    spans = np.empty((2, grid, 2), np.int64)
+    for k in range(grid):
+        at = side - (k + 1) * size if mirrored else k * size
+        spans[0, k, 0], spans[0, k, 1] = _span(start[0], end[0], window[0], window[2], side, k * size, size)
+        spans[1, k, 0], spans[1, k, 1] = _span(start[1], end[1], window[1], window[3], side, at, size)
+    num = len(levels)
     fixed, boxes = np.empty((num, 6), np.int64), np.empty((num + 1, 4), np.int64)
     for i in range(len(ids)):
-        patch = int(ids[i])
-        row, column = (patch // grid) * size, (patch % grid) * size
-        from_own, from_partner = takes(planned, row, column, size)
+        row, column = int(ids[i]) // grid, int(ids[i]) % grid
+        from_own, from_partner = takes(planned, row * size, column * size, size)
         if not (from_partner if partner else from_own):
             continue
-        boxes_of(levels, fixed, side, row, column, size, boxes)
-        height, width = boxes[0, 2], boxes[0, 3]
-        if height <= 0 or width <= 0:
-            continue
-        first_row, first_column = boxes[0, 0], side - boxes[0, 1] - width if mirrored else boxes[0, 1]
-        low_y, _ = pixels_under(start[0], end[0], top, bottom, side, first_row)
-        last_y, more_y = pixels_under(start[0], end[0], top, bottom, side, first_row + height - 1)
-        low_x, _ = pixels_under(start[1], end[1], left, right, side, first_column)
-        last_x, more_x = pixels_under(start[1], end[1], left, right, side, first_column + width - 1)
+        low_y, high_y, low_x, high_x = spans[0, row, 0], spans[0, row, 1], spans[1, column, 0], spans[1, column, 1]
+        if num > 0:
+            boxes_of(levels, fixed, side, row * size, column * size, size, boxes)
+            height, width = boxes[0, 2], boxes[0, 3]
+            if height <= 0 or width <= 0:
+                continue
+            at = side - boxes[0, 1] - width if mirrored else boxes[0, 1]
+            low_y, high_y = _span(start[0], end[0], window[0], window[2], side, boxes[0, 0], height)
+            low_x, high_x = _span(start[1], end[1], window[1], window[3], side, at, width)
         _mark(
             frame,
             region,
             corner[0] + low_y - margin,
             corner[1] + low_x - margin,
-            corner[0] + last_y + more_y + margin,
-            corner[1] + last_x + more_x + margin,
+            corner[0] + high_y + margin,
+            corner[1] + high_x + margin,
             needed,
         )

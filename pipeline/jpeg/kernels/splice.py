@@ -21,6 +21,7 @@ from pipeline.jpeg.kernels.frame import (
     WIDTH,
     write_header,
 )
+from pipeline.jpeg.kernels.markers import num_markers
 
 # libc's; unlike a ctypes function, whose address holds for one process, it can be cached.
 _pread = ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uintp, types.int64))
@@ -109,15 +110,6 @@ def fetch(descriptor, offset, frame, lengths, region, needed, mirror, counted): 
 
 
 @compiled
-def _num_markers(data, begin, end):  # type: ignore[no-untyped-def]
-    """How often FF stands before something else than 00."""
-    count = 0
-    for i in range(begin, end - 1):
-        count += np.int64((data[i] == 0xFF) & (data[i + 1] != 0))
-    return count
-
-
-@compiled
 def splice(file, frame, hole, lengths, region, needed, out):  # type: ignore[no-untyped-def]
     """Write the JPEG of a rectangle of units. Bytes of it; -1 where the data is not what the lengths say.
 
@@ -153,26 +145,26 @@ def splice(file, frame, hole, lengths, region, needed, out):  # type: ignore[no-
                 at, place = at + hole_bytes + 2, place + np.int64(lengths[unit])
                 unit, column, number = unit + 1, column + 1, number + 1
                 continue
-            # Needed units that lie together are copied at once; then their markers are numbered anew.
-            size, first = 0, unit
-            while unit < stop and needed[row - top, column]:
-                size += np.int64(lengths[unit])
-                unit, column = unit + 1, column + 1
-            if at + size > len(out) or place + size > len(file):
-                return -1
+            # Needed units that lie together are copied at once, with their markers numbered anew.
+            begin_at, first = place, unit
             if first > 0 and (file[place - 2] != 0xFF or file[place - 1] != 0xD0 | ((first - 1) & 7)):
                 return -1
-            _memcpy(np.uintp(target + at), np.uintp(data + place), np.uintp(size))
-            place += size
-            for other in range(first, unit):
-                length = np.int64(lengths[other])
-                at += length
-                expected = 0xD9 if other == num_units - 1 else 0xD0 | (other & 7)
-                if length < 2 or out[at - 2] != 0xFF or out[at - 1] != expected:
+            is_sound = True
+            while unit < stop and needed[row - top, column]:
+                place += np.int64(lengths[unit])
+                if place > len(file):
                     return -1
+                expected = 0xD9 if unit == num_units - 1 else 0xD0 | (unit & 7)
+                is_sound &= (file[place - 2] == 0xFF) & (file[place - 1] == expected)
+                unit, column = unit + 1, column + 1
+            if not is_sound or at + place - begin_at > len(out):
+                return -1
+            _memcpy(np.uintp(target + at), np.uintp(data + begin_at), np.uintp(place - begin_at))
+            for other in range(first, unit):
+                at += np.int64(lengths[other])
                 out[at - 1] = np.uint8(0xD0 | (number & 7))
                 number += 1
         for other in range(stop, min(stop + num_columns - right + left, num_units)):
             place += np.int64(lengths[other])
     out[at - 1] = 0xD9
-    return at if _num_markers(out, begin, at) == number else -1
+    return at if num_markers(out, begin, at) == number else -1

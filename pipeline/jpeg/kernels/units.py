@@ -4,6 +4,7 @@ import numpy as np
 
 from pipeline.compiling import compiled
 from pipeline.jpeg.kernels.frame import DATA_AT, FINE, NUM_COLUMNS, NUM_ROWS, UNITS
+from pipeline.jpeg.kernels.markers import LANES, markers_at
 
 
 @compiled
@@ -16,8 +17,11 @@ def measure_units(encoded, frame, lengths):  # type: ignore[no-untyped-def]
     """
     num_units = frame[NUM_ROWS] * frame[NUM_COLUMNS]
     start, unit, last = frame[DATA_AT], 0, len(encoded) - 1
-    at = start
+    at, address = start, encoded.ctypes.data
     while at < last:
+        if at + LANES < last and markers_at(address + at) == 0:
+            at += LANES
+            continue
         if encoded[at] != 0xFF or encoded[at + 1] == 0:
             at += 1
             continue
