@@ -1,6 +1,7 @@
 """Worker threads of a graph, and the cores that they keep to."""
 
 import os
+import time
 
 import numpy as np
 from nvidia.dali import fn, pipeline_def
@@ -20,6 +21,9 @@ def built(num_threads: int) -> tuple[Pipeline, set[int]]:
     with kept_to_cores(num_threads):
         pipeline.build()
     pipeline.run()
+    end = time.monotonic() + 10  # they name themselves a moment after they have been started
+    while len(workers().keys() - before) < num_threads and time.monotonic() < end:
+        time.sleep(0.01)
     return pipeline, workers().keys() - before
 
 
