@@ -147,6 +147,8 @@ def splice(file, frame, hole, lengths, region, needed, out):  # type: ignore[no-
                 continue
             # Needed units that lie together are copied at once, with their markers numbered anew.
             begin_at, first = place, unit
+            if place > len(file):
+                return -1
             if first > 0 and (file[place - 2] != 0xFF or file[place - 1] != 0xD0 | ((first - 1) & 7)):
                 return -1
             is_sound = True
