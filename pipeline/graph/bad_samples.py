@@ -74,7 +74,7 @@ class Rows:
         images: uint8 [bytes] each, or once decoded uint8 [H, W, 3].
         ids: int32 [B, K], the kept patches where they are chosen before an image is looked at.
         origins: int32 [B, 2], (row, column) of the stored images at which ``images`` begin; None: all at 0.
-        told: of ``graph.told_rows``, where it is known already.
+        told: of ``inputs.told_rows``, where it is known already.
         num_bytes, num_pages: read from the shards' files, and the pages of a disk that hold them.
     """
 
@@ -157,11 +157,11 @@ class RowReader:
         settings, sizes = self._settings, row_sizes(plan, self._index)
         ids, needed, told = chosen_ids(plan, settings, self._index, self._maps), None, None
         if settings.selects_first and settings.last_part == "select":
-            told = needed = told_rows(plan, settings, sizes, ids)
-        elif not settings.needs_crops:
+            told = told_rows(plan, settings, sizes, ids)
+        if not settings.needs_crops:
             assert ids is not None
-            needed = needed_rows(plan, settings, sizes, ids)
-        read = self._spliced.read(plan, sizes, None if settings.needs_crops else needed)
+            needed = needed_rows(plan, settings, sizes, ids) if told is None else told
+        read = self._spliced.read(plan, sizes, needed)
         in_doubt = [row for row, is_sound in enumerate(read.is_sound) if not is_sound]
         rows = Rows(plan, read.images, (), ids, read.origins, told, read.num_bytes, read.num_pages)
         return rows, in_doubt

@@ -73,13 +73,8 @@ class GraphSettings:
     @property
     def needs_crops(self) -> bool:
         """Whether all of a crop is needed, and not just what lies under its kept patches."""
-        augmented_on_gpu = self.device_id is not None and self.augments and bool(self._on_device)
+        augmented_on_gpu = self.device_id is not None and self.augments and bool(input_names(self.data.augment))
         return self.selection.of_rule.looks_at_images or self.targets or augmented_on_gpu
-
-    @property
-    def _on_device(self) -> set[str]:
-        """What a GPU's augmentation reads."""
-        return input_names(self.data.augment)
 
     @property
     def scores_behind(self) -> bool:

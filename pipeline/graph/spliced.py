@@ -6,9 +6,9 @@ import numpy as np
 
 from pipeline.graph.inputs import seen_corners
 from pipeline.graph.kernels import splicing
+from pipeline.graph.rows import mixing_of
 from pipeline.graph.settings import GraphSettings
 from pipeline.jpeg.kernels.splice import PAGE_BYTES
-from pipeline.plan.mixing import partners
 from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.memory import ReusedMemory
@@ -72,7 +72,7 @@ class SplicedReader:
         memory, found = self._memory.take(int(places[-1])), np.empty((len(ids), splicing.FOUND_SIZE), np.int64)
         margin = 0 if settings.selects_first else _MARGIN_PIXELS
         everything, told = told is None, np.empty((0, 0), np.float32) if told is None else told
-        how = (told, partners(plan.first_row, len(ids)), settings.data.patch_size, margin, everything)
+        how = (told, mixing_of(plan)[0], settings.data.patch_size, margin, everything)
         tables, sizes = self._tables[numbers], sizes.astype(np.int32)
 
         def read(first: int, stop: int, descriptors: np.ndarray) -> bool:

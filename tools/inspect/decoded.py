@@ -1,6 +1,5 @@
 """What a step decodes of its images: of addressable JPEGs the units under kept patches, the others being holes."""
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pipeline.selection.patches import patchify
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
 from tools.inspect.picture import Pixels, greyed_out, load, save_sheet
+from tools.shards.images import pixels_of
 
 MAX_SHOWN = 3
 _CELL_PIXELS = 500  # the images' longer side
@@ -42,18 +42,16 @@ def draw_decoded(planner: TrainPlanner, plan: StepPlan, title: str, path: Path) 
         rows, files = RowReader(index, reader, settings, None).read(plan), reader.read(plan.sample_ids)
     corners = np.concatenate(window_corners(plan, settings, sizes), axis=1)
     batch = load(planner, plan)
+    blank = patchify(np.full((plan.num_rows, data.image_size, data.image_size, 3), 255, np.uint8), data.patch_size)
+    kept = greyed_out(blank, batch.patches.numpy(), batch.ids_keep.numpy(), data.patch_size)
     images: list[Pixels] = []
     labels = []
     for row in range(plan.num_rows):
-        stored, decoded = _pixels(files[row]), _pixels(rows.images[row])
+        stored, decoded = pixels_of(files[row].tobytes()), pixels_of(rows.images[row].tobytes())
         origin = np.zeros(2, np.int32) if rows.origins is None else rows.origins[row]
         placed = np.full_like(stored, 255)
         placed[origin[0] : origin[0] + decoded.shape[0], origin[1] : origin[1] + decoded.shape[1]] = decoded
-        blank = patchify(np.full((1, data.image_size, data.image_size, 3), 255, np.uint8), data.patch_size)
-        kept = greyed_out(
-            blank, batch.patches.numpy()[row : row + 1], batch.ids_keep.numpy()[row : row + 1], data.patch_size
-        )
-        images += [_framed(stored, corners[row]), _framed(placed, corners[row]), _cell(kept[0])]
+        images += [_framed(stored, corners[row]), _framed(placed, corners[row]), _cell(kept[row])]
         labels += [
             f"stored, {len(files[row]):,} bytes",
             f"decoded, {len(rows.images[row]):,} bytes",
@@ -68,10 +66,6 @@ def _without_model(planner: TrainPlanner, data: DataConfig) -> TrainPlanner:
     assert isinstance(planner.selection, SelectionConfig)
     selection = SelectionConfig(rule="contrast") if planner.selection.needs_model else planner.selection
     return replace(planner, data=data, selection=selection)
-
-
-def _pixels(file: np.ndarray) -> Pixels:
-    return np.asarray(Image.open(io.BytesIO(file.tobytes())).convert("RGB"))
 
 
 def _framed(image: Pixels, window: np.ndarray) -> Pixels:

@@ -74,21 +74,21 @@ def mark_needs(planned, partner, size, margin, frame, corner, region, needed):  
         return
     place, window_place = (PARTNER_REGION, PARTNER_WINDOW) if partner else (OWN_REGION, OWN_WINDOW)
     start, end, mirrored = planned[place : place + 2], planned[place + 2 : place + 4], planned[place + 4] > 0
-    window, side = window_at(planned, window_place), grid * size
-    spans = np.empty((2, grid, 2), np.int64)
-    for k in range(grid):
+    window, side, num = window_at(planned, window_place), grid * size, len(levels)
+    spans = np.empty((2, grid, 2), np.int64)  # under each row and column of patches, where no operation moves them
+    for k in range(grid if num == 0 else 0):
         at = side - (k + 1) * size if mirrored else k * size
         spans[0, k, 0], spans[0, k, 1] = _span(start[0], end[0], window[0], window[2], side, k * size, size)
         spans[1, k, 0], spans[1, k, 1] = _span(start[1], end[1], window[1], window[3], side, at, size)
-    num = len(levels)
     fixed, boxes = np.empty((num, 6), np.int64), np.empty((num + 1, 4), np.int64)
     for i in range(len(ids)):
         row, column = int(ids[i]) // grid, int(ids[i]) % grid
         from_own, from_partner = takes(planned, row * size, column * size, size)
         if not (from_partner if partner else from_own):
             continue
-        low_y, high_y, low_x, high_x = spans[0, row, 0], spans[0, row, 1], spans[1, column, 0], spans[1, column, 1]
-        if num > 0:
+        if num == 0:
+            low_y, high_y, low_x, high_x = spans[0, row, 0], spans[0, row, 1], spans[1, column, 0], spans[1, column, 1]
+        else:
             boxes_of(levels, fixed, side, row * size, column * size, size, boxes)
             height, width = boxes[0, 2], boxes[0, 3]
             if height <= 0 or width <= 0:
