@@ -6,7 +6,6 @@ of the stored image, and for such columns. ``python -m tools.shards score`` writ
 """
 
 import hashlib
-import io
 import json
 import re
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.files import write_atomically
+from pipeline.shards.arrow_file import write_table
 from pipeline.shards.index import Shard, ShardIndex, map_file
 
 FORMAT_VERSION = 1
@@ -111,12 +110,9 @@ def write_maps(
     sha256 = hashlib.sha256(grids.data).hexdigest()
     facts = MapFacts(tar.name, digest, grid_size, kind, made_by, unscored, sha256)
     metadata = json.dumps({"format_version": FORMAT_VERSION, **asdict(facts)}, sort_keys=True)
-    schema = _schema(grid_size).with_metadata({_METADATA_KEY: metadata.encode()})
+    schema = _schema(grid_size)
     column = pa.FixedSizeBinaryArray.from_buffers(schema.field(0).type, num, [None, pa.py_buffer(grids.reshape(-1))])
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch([column], schema=schema))
-    write_atomically(map_path(tar, name), sink.getbuffer(), sync=True)
+    write_table(map_path(tar, name), pa.record_batch([column], schema=schema), _METADATA_KEY, metadata)
 
 
 def open_shard_maps(folder: Path, shard: Shard, name: str) -> ShardMaps | None:

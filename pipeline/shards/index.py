@@ -11,7 +11,6 @@ Orientation tags (EXIF) are ignored: width and height are those of the pixels as
 """
 
 import hashlib
-import io
 import json
 import mmap
 import re
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.files import write_atomically
+from pipeline.shards.arrow_file import write_table
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, read_exclusion
 from pipeline.shards.tars import IMAGE_EXTENSIONS, Fault, Row, Scan, scan_shard
 
@@ -230,7 +229,7 @@ def build_index(
         "shards": [asdict(shard) for shard in shards],
     }
     path = index_path(folder, split)
-    _write_index(path, batch, metadata)
+    write_table(path, batch, _METADATA_KEY, json.dumps(metadata))
     if faults:
         left_out = [ExcludedSample(fault.shard, fault.key, fault.reason, None) for fault in faults]
         add_samples(exclusion_path(folder, split), fingerprint_of(shards), left_out)
@@ -374,11 +373,3 @@ def fingerprint_of(shards: Sequence[Shard]) -> str:
 
 def _index_command(folder: Path) -> str:
     return f"python -m tools.shards index {folder}"
-
-
-def _write_index(path: Path, batch: pa.RecordBatch, metadata: dict[str, Any]) -> None:
-    schema = _SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(batch.replace_schema_metadata(schema.metadata))
-    write_atomically(path, sink.getbuffer(), sync=True)

@@ -4,7 +4,6 @@
 it the loader looks for the units itself, in the whole file of each image.
 """
 
-import io
 import json
 import mmap
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.files import write_atomically
+from pipeline.shards.arrow_file import write_table
 from pipeline.shards.index import Shard, map_file
 
 if TYPE_CHECKING:  # it brings numba with it, which those who only look at files do without
@@ -85,11 +84,8 @@ def write_units(tar: Path, digest: str, units: Sequence["Units | None"]) -> None
         pa.LargeListArray.from_arrays(pa.array(starts, pa.int64()), pa.array(values, pa.uint16())),
     ]
     metadata = {"format_version": FORMAT_VERSION, "shard": tar.name, "digest": digest}
-    schema = _SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch(columns, schema=schema))
-    write_atomically(units_path(tar), sink.getbuffer(), sync=True)
+    table = pa.record_batch(columns, schema=_SCHEMA)
+    write_table(units_path(tar), table, _METADATA_KEY, json.dumps(metadata))
 
 
 def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
