@@ -29,7 +29,7 @@ from pipeline.config import DataConfig, Duration
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import TrainPlanner, steps_per_epoch
 from pipeline.selection.config import SelectionConfig
-from pipeline.shards.index import map_file
+from pipeline.shards.arrow_file import map_file
 
 RESULT = Path("benchmarks/results/seek.json")
 NUM_SAMPLES, NUM_SHARDS = 1_000_000_000, 100_000

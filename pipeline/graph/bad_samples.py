@@ -123,8 +123,9 @@ class RowReader:
 
         Raises:
             BadSampleError: a row is bad and there is no planner, or no substitute of it can be used.
-            ValueError, OSError: see ``SampleReader.read``.
+            ValueError, OSError: see ``ShardIndex.check`` and ``SampleReader.read``.
         """
+        self._index.check(plan.sample_ids)
         rows, in_doubt = self._read(plan, known)
         causes = {}
         for row in range(plan.num_rows) if self._suspects else in_doubt:

@@ -7,6 +7,7 @@ decoder alone, so nothing that comes out of the pipeline depends on what a cache
 import fcntl
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +16,12 @@ import numpy as np
 from pipeline.config import CacheConfig
 from pipeline.files import write_atomically
 from pipeline.shards.index import ShardIndex
+from pipeline.told import tell_once
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _ABSENT = -1
+# Where an image begins in the file of pixels, and the CRC-32 of its pixels.
+_PLACE = np.dtype([("offset", "<i8"), ("checksum", "<u4"), ("_", "<u4")])
 
 
 class PixelCache(Protocol):
@@ -59,8 +63,9 @@ class DiskCache:
 
     It is written and read in calls, not mapped: a disk that is full or a file that is shortened is an error then, where
     a mapping would end the process with SIGBUS. ``SPLIT-rank0.pixels`` holds the images one behind the other,
-    ``.offsets`` an int64 for every sample of the index, ``.json`` what both were made of. A power failure may leave
-    offsets without their pixels, so a file that was not closed is taken up again only if the machine has run on since.
+    ``.offsets`` its place and checksum for every sample of the index, ``.json`` what both were made of. A power failure
+    may leave offsets without their pixels, so a file that was not closed is taken up again only if the machine has run
+    on since. An image whose pixels changed on the disk is decoded again, and a line says so.
 
     Args:
         decoder: name and version of what decoded the images.
@@ -74,8 +79,9 @@ class DiskCache:
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / f"{index.split}-rank{rank}"
         self._index, self._max_bytes, self._is_full = index, max_bytes, False
+        self._pixels_path = stem.with_name(f"{stem.name}.pixels")
         self._facts_path = stem.with_name(f"{stem.name}.json")
-        self._pixels = os.open(stem.with_name(f"{stem.name}.pixels"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._pixels = os.open(self._pixels_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._offset_file = -1
         try:
             fcntl.flock(self._pixels, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,24 +97,26 @@ class DiskCache:
             self._close_files()
             if isinstance(error, BlockingIOError):
                 raise ValueError(
-                    f"{stem}.pixels is in use by another run; give each run its own data.cache.folder"
+                    f"{self._pixels_path} is in use by another run; give each run its own data.cache.folder"
                 ) from None
             raise
 
     def _open(self) -> None:
         num_samples = len(self._index.shard)
-        stored = os.pread(self._offset_file, 8 * num_samples, 0)
-        if self._is_sound() and len(stored) == 8 * num_samples:
-            self._offsets = np.frombuffer(stored, dtype="<i8").copy()
+        stored = os.pread(self._offset_file, _PLACE.itemsize * num_samples, 0)
+        if self._is_sound() and len(stored) == _PLACE.itemsize * num_samples:
+            self._places = np.frombuffer(stored, dtype=_PLACE).copy()
         else:
-            self._offsets = np.full(num_samples, _ABSENT, dtype="<i8")
+            self._places = np.zeros(num_samples, dtype=_PLACE)
+            self._places["offset"] = _ABSENT
             os.ftruncate(self._pixels, 0)
         self._end = os.fstat(self._pixels).st_size
         # A file that was shortened must not grow again under offsets that point behind its end.
-        ends = self._offsets + 3 * self._index.height.astype(np.int64) * self._index.width
-        self._offsets[ends > self._end] = _ABSENT
+        offsets = self._places["offset"]
+        ends = offsets + 3 * self._index.height.astype(np.int64) * self._index.width
+        offsets[(offsets < 0) | (ends > self._end)] = _ABSENT
         os.ftruncate(self._offset_file, 0)
-        _write_at(self._offset_file, self._offsets.tobytes(), 0)
+        _write_at(self._offset_file, self._places.tobytes(), 0)
         self._write_facts(closed=False)
 
     def _is_sound(self) -> bool:
@@ -126,31 +134,39 @@ class DiskCache:
         write_atomically(self._facts_path, json.dumps(facts) + "\n", sync=False)
 
     def get(self, sample_id: int) -> np.ndarray | None:
-        offset = int(self._offsets[sample_id])
+        offset = int(self._places["offset"][sample_id])
         if offset == _ABSENT:
             return None
         image = np.empty((self._index.height[sample_id], self._index.width[sample_id], 3), dtype=np.uint8)
         view, done = image.reshape(-1).data, 0
         while done < image.nbytes and (count := os.preadv(self._pixels, [view[done:]], offset + done)):
             done += count
-        if done == image.nbytes:
+        if done < image.nbytes:
+            self._is_full = True  # the file was shortened by someone; see _open
+        elif zlib.crc32(view) == self._places["checksum"][sample_id]:
             return image
-        self._offsets[sample_id] = _ABSENT
-        self._is_full = True  # the file was shortened by someone; see _open
+        else:
+            tell_once(
+                f"{self._pixels_path}: some cached images are not as they were written (first {sample_id}); they are "
+                "decoded again. Is the disk sound?"
+            )
+        self._places["offset"][sample_id] = _ABSENT
         return None
 
     def put(self, sample_id: int, image: np.ndarray) -> bool:
-        if self._offsets[sample_id] != _ABSENT:
+        if self._places["offset"][sample_id] != _ABSENT:
             return True
         if self._is_full or self._end + image.nbytes > self._max_bytes:
             return False
+        pixels = np.ascontiguousarray(image).reshape(-1).data
+        self._places[sample_id] = (self._end, zlib.crc32(pixels), 0)
         try:
-            _write_at(self._pixels, np.ascontiguousarray(image).reshape(-1).data, self._end)
-            _write_at(self._offset_file, np.int64(self._end).astype("<i8").tobytes(), 8 * sample_id)
+            _write_at(self._pixels, pixels, self._end)
+            _write_at(self._offset_file, self._places[sample_id].tobytes(), _PLACE.itemsize * sample_id)
         except OSError:
+            self._places["offset"][sample_id] = _ABSENT
             self._is_full = True  # so is the disk, most likely; what is there can still be read
             return False
-        self._offsets[sample_id] = self._end
         self._end += image.nbytes
         return True
 

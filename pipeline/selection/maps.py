@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.shards.arrow_file import write_table
-from pipeline.shards.index import Shard, ShardIndex, map_file
+from pipeline.shards.arrow_file import DamagedTableError, Table, read_table, write_table
+from pipeline.shards.index import Shard, ShardIndex
 
 FORMAT_VERSION = 1
 MAP_SUFFIX = ".map"
@@ -63,7 +63,21 @@ class ShardMaps:
 
     facts: MapFacts
     grids: npt.NDArray[np.uint8]
-    _mapped: Any = field(repr=False)
+    _table: Table = field(repr=False)
+
+    def check(self) -> None:
+        """Look whether the scores are those that were written.
+
+        Raises:
+            DamagedTableError: they changed on the disk.
+        """
+        self._table.check_whole()
+        if hashlib.sha256(self.grids.data).hexdigest() != self.facts.grids_digest:
+            raise DamagedTableError("its scores are not those that were written: they changed on the disk")
+
+    def check_whole(self) -> None:
+        """Raises DamagedTableError if the file was cut short since it was opened."""
+        self._table.check_whole()
 
 
 def check_map_name(name: str) -> str:
@@ -109,10 +123,10 @@ def write_maps(
     num, grid_size, _ = grids.shape
     sha256 = hashlib.sha256(grids.data).hexdigest()
     facts = MapFacts(tar.name, digest, grid_size, kind, made_by, unscored, sha256)
-    metadata = json.dumps({"format_version": FORMAT_VERSION, **asdict(facts)}, sort_keys=True)
     schema = _schema(grid_size)
     column = pa.FixedSizeBinaryArray.from_buffers(schema.field(0).type, num, [None, pa.py_buffer(grids.reshape(-1))])
-    write_table(map_path(tar, name), pa.record_batch([column], schema=schema), _METADATA_KEY, metadata)
+    told = {"format_version": FORMAT_VERSION, **asdict(facts)}
+    write_table(map_path(tar, name), pa.record_batch([column], schema=schema), _METADATA_KEY, told)
 
 
 def open_shard_maps(folder: Path, shard: Shard, name: str) -> ShardMaps | None:
@@ -125,29 +139,19 @@ def open_shard_maps(folder: Path, shard: Shard, name: str) -> ShardMaps | None:
     if not path.is_file():
         return None
     try:
-        mapped = map_file(path)
-        with pa.BufferReader(pa.py_buffer(mapped)) as source, pa.ipc.open_file(source) as reader:
-            metadata = json.loads((reader.schema.metadata or {})[_METADATA_KEY])
-            version = metadata.pop("format_version")
-            if version != FORMAT_VERSION:
-                raise ValueError(f"format {version}, and this program reads {FORMAT_VERSION}")
-            facts = MapFacts(**metadata)
-            if facts.digest != shard.digest:
-                return None
-            if not reader.schema.equals(_schema(facts.grid_size)) or reader.num_record_batches != 1:
-                raise ValueError("its columns are not those of a score map")
-            batch = reader.get_batch(0)
-            batch.validate()
-            if batch.num_rows != shard.num_samples:
-                raise ValueError(f"it has {batch.num_rows} rows, and the shard {shard.num_samples} samples")
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        table = read_table(path, _METADATA_KEY, FORMAT_VERSION)
+        facts = MapFacts(**{key: value for key, value in table.facts.items() if key != "format_version"})
+        if facts.digest != shard.digest:
+            return None
+        table.expect(_schema(facts.grid_size), shard.num_samples)
+    except (DamagedTableError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a readable score map ({error}); remove it, and make it again with: "
             f"{score_command(folder, name)}"
         ) from error
     size = facts.grid_size**2
-    cells = np.frombuffer(batch.column(0).buffers()[1], np.uint8, size * batch.num_rows)
-    return ShardMaps(facts, cells.reshape(-1, facts.grid_size, facts.grid_size), mapped)
+    cells = np.frombuffer(table.batch.column(0).buffers()[1], np.uint8, size * shard.num_samples)
+    return ShardMaps(facts, cells.reshape(-1, facts.grid_size, facts.grid_size), table)
 
 
 class ScoreMaps:
@@ -160,6 +164,7 @@ class ScoreMaps:
     def __init__(self, index: ShardIndex, name: str) -> None:
         self.name, self._index = check_map_name(name), index
         self._opened: dict[int, ShardMaps] = {}
+        self._sound: set[int] = set()  # whose scores were found to be those that were written
         sizes = np.array([shard.num_samples for shard in index.shards], dtype=np.int64)
         self._first = np.concatenate([[0], np.cumsum(sizes)[:-1]])  # sample id of each shard's first row
 
@@ -168,14 +173,32 @@ class ScoreMaps:
 
         Raises:
             NoMapError: a shard has no such map, or one that was made of other images.
-            ValueError: a map cannot be read, or has another grid than the others.
+            ValueError: a map cannot be read, has another grid than the others, or is not as it was written.
         """
         numbers = self._index.shard[sample_ids]
         rows = np.asarray(sample_ids) - self._first[numbers]
         found = np.empty((len(rows), self.grid_size, self.grid_size), np.uint8)
+        for number in np.unique(numbers).tolist():
+            self._check(number)
         for place, (number, row) in enumerate(zip(numbers.tolist(), rows.tolist(), strict=True)):
             found[place] = self._of_shard(number).grids[row]
         return found
+
+    def _check(self, number: int) -> None:
+        """Whether a shard's file is still whole and, the first time, its scores are those that were written."""
+        maps = self._of_shard(number)
+        try:
+            if number in self._sound:
+                maps.check_whole()
+            else:
+                maps.check()
+                self._sound.add(number)
+        except DamagedTableError as error:
+            folder = self._index.folder
+            raise ValueError(
+                f"{map_path(folder / self._index.shards[number].name, self.name)}: {error}; "
+                f"remove it, and make it again with: {score_command(folder, self.name)}"
+            ) from None
 
     @property
     def grid_size(self) -> int:

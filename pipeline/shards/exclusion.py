@@ -1,9 +1,10 @@
 """Samples that are known to be bad and left out by list, without rewriting a tar.
 
 The list lies beside the index, ``train.exclude`` for ``train.index``, as JSON that people can read. It is tied to the
-shards by the index's fingerprint.
+shards by the index's fingerprint, and carries a digest of what it holds; a list without one is taken as it is.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.files import write_atomically
+from pipeline.told import tell_once
 
 EXCLUSION_SUFFIX = ".exclude"
 _FORMAT_VERSION = 1
@@ -55,12 +57,22 @@ def read_exclusion(path: Path) -> Exclusion:
         samples = tuple(ExcludedSample(**sample) for sample in content["samples"])
         if not all(sample.sample_id is None or sample.sample_id >= 0 for sample in samples):
             raise ValueError("a sample_id is not a row number")
-        return Exclusion(str(content["fingerprint"]), samples)
+        exclusion = Exclusion(str(content["fingerprint"]), samples)
+        if content.setdefault("digest") not in (None, _digest(exclusion)):
+            raise ValueError("it is not as it was written; if that is meant, take its digest out")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a readable list of excluded samples ({type(error).__name__}: {error}); remove it, and "
             f"make it again with: python -m tools.shards verify {path.parent} --exclude"
         ) from None
+    if content["digest"] is None:
+        tell_once(f"{path}: this list of excluded samples has no digest, so it is not checked")
+    return exclusion
+
+
+def _digest(exclusion: Exclusion) -> str:
+    facts = [exclusion.fingerprint, [asdict(sample) for sample in exclusion.samples]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def known_samples(path: Path, fingerprint: str) -> tuple[ExcludedSample, ...]:
@@ -84,5 +96,6 @@ def add_samples(path: Path, fingerprint: str, samples: Iterable[ExcludedSample])
 def _write(path: Path, exclusion: Exclusion) -> None:
     """Replaces the list by a whole new one, a sample a line."""
     lines = ",\n  ".join(json.dumps(asdict(sample)) for sample in exclusion.samples)
-    head = json.dumps({"format_version": _FORMAT_VERSION, "fingerprint": exclusion.fingerprint})
+    facts = {"format_version": _FORMAT_VERSION, "fingerprint": exclusion.fingerprint, "digest": _digest(exclusion)}
+    head = json.dumps(facts)
     write_atomically(path, f'{head[:-1]}, "samples": [\n  {lines}\n]}}\n', sync=True)

@@ -1,4 +1,4 @@
-"""The sample index over WebDataset tars: a row per sample, memory-mapped, opened in milliseconds at any size.
+"""The sample index over WebDataset tars: a row per sample, memory-mapped and held against its digests.
 
 A shard is a plain tar in which the members of one sample lie next to each other and share a key: an image
 (``jpg``, ``jpeg``, ``png``, ``webp``, ``bmp``) and a label (``cls``, an ASCII integer, or ``json`` with an integer
@@ -12,7 +12,6 @@ Orientation tags (EXIF) are ignored: width and height are those of the pixels as
 
 import hashlib
 import json
-import mmap
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.shards.arrow_file import write_table
+from pipeline.shards.arrow_file import DamagedTableError, read_table, write_table
+from pipeline.shards.checked_rows import CheckedRows
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, read_exclusion
 from pipeline.shards.tars import IMAGE_EXTENSIONS, Fault, Row, Scan, scan_shard
+from pipeline.told import tell_once
 
 FORMAT_VERSION = 1
 INDEX_SUFFIX = ".index"
@@ -45,7 +46,6 @@ _SCHEMA = pa.schema(
     ]
 )
 _METADATA_KEY = b"samples"
-_READ_AHEAD_UP_TO_BYTES = 1 << 30
 _SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|validation|val|test)(?=[-_.])")
 
 __all__ = [
@@ -116,6 +116,7 @@ class ShardIndex:
     height: npt.NDArray[np.int32]
     _keys: Any = field(repr=False)
     _extensions: Any = field(repr=False)
+    _rows: CheckedRows = field(repr=False)
     excluded: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
@@ -134,6 +135,14 @@ class ShardIndex:
         # Before the j-th excluded id there are that many places.
         places = self.excluded - np.arange(len(self.excluded))
         return positions + np.searchsorted(places, positions, side="right")
+
+    def check(self, sample_ids: npt.NDArray[np.integer]) -> None:
+        """Look whether the rows of the samples' shards are as they were written; once for each shard.
+
+        Raises:
+            ValueError: the index file changed on the disk; the message names it and the way on.
+        """
+        self._rows.check(self.shard[sample_ids])
 
     def key(self, sample_id: int) -> str:
         return self._keys[int(sample_id)].as_py()
@@ -229,7 +238,7 @@ def build_index(
         "shards": [asdict(shard) for shard in shards],
     }
     path = index_path(folder, split)
-    write_table(path, batch, _METADATA_KEY, json.dumps(metadata))
+    write_table(path, batch, _METADATA_KEY, metadata, [shard.num_samples for shard in shards])
     if faults:
         left_out = [ExcludedSample(fault.shard, fault.key, fault.reason, None) for fault in faults]
         add_samples(exclusion_path(folder, split), fingerprint_of(shards), left_out)
@@ -249,6 +258,7 @@ def open_index(location: str | Path, split: str) -> ShardIndex:
     for name in (split, ALL_SPLIT):
         if index_path(folder, name).is_file():
             index = read_index(index_path(folder, name))
+            _check_rows(index)
             index = replace(index, shards=_check_shards(index))
             return _exclude(index) if exclusion_path(folder, name).is_file() else index
     if splits := list_splits(folder):
@@ -262,53 +272,29 @@ def open_index(location: str | Path, split: str) -> ShardIndex:
 
 
 def read_index(path: Path) -> ShardIndex:
-    """Maps an index file without looking at its tars. Raises ValueError where it cannot be read."""
+    """Maps an index file without looking at its tars or at its rows. Raises ValueError where it cannot be read."""
+    again = _index_command(path.parent)
     try:
-        with pa.BufferReader(pa.py_buffer(map_file(path))) as source, pa.ipc.open_file(source) as reader:
-            metadata = json.loads((reader.schema.metadata or {})[_METADATA_KEY])
-            version = metadata["format_version"]
-            if version == FORMAT_VERSION:
-                if reader.num_record_batches != 1 or not reader.schema.equals(_SCHEMA):
-                    raise ValueError("columns are not those of a sample index")
-                batch = reader.get_batch(0)
-                batch.validate()
-                shards = tuple(Shard(**shard) for shard in metadata["shards"])
-                if sum(shard.num_samples for shard in shards) != batch.num_rows:
-                    raise ValueError("the number of rows is not the sum over its shards")
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a readable sample index ({error}); make it again with: {_index_command(path.parent)}"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: index format {version}, but this program reads format {FORMAT_VERSION}; "
-            f"make it again with: {_index_command(path.parent)}"
+        table = read_table(path, _METADATA_KEY, FORMAT_VERSION)
+        facts, batch = table.facts, table.batch
+        shards = tuple(Shard(**shard) for shard in facts["shards"])
+        table.expect(_SCHEMA, sum(shard.num_samples for shard in shards))
+        numbers = {name: batch.column(name).to_numpy(zero_copy_only=True) for name in _SCHEMA.names[:6]}
+        return ShardIndex(
+            folder=path.parent,
+            split=facts["split"],
+            shards=shards,
+            fingerprint=facts["fingerprint"],
+            label_field=facts["label_field"],
+            min_label=facts["min_label"],
+            max_label=facts["max_label"],
+            **numbers,
+            _keys=batch.column("key"),
+            _extensions=batch.column("extension"),
+            _rows=CheckedRows(path, table, [s.name for s in shards], [s.num_samples for s in shards], again),
         )
-    numbers = {name: batch.column(name).to_numpy(zero_copy_only=True) for name in _SCHEMA.names[:6]}
-    return ShardIndex(
-        folder=path.parent,
-        split=metadata["split"],
-        shards=shards,
-        fingerprint=metadata["fingerprint"],
-        label_field=metadata["label_field"],
-        min_label=metadata["min_label"],
-        max_label=metadata["max_label"],
-        **numbers,
-        _keys=batch.column("key"),
-        _extensions=batch.column("extension"),
-    )
-
-
-def map_file(path: Path) -> mmap.mmap:
-    """The file as memory, read-only. Raises OSError, or ValueError where it is empty.
-
-    Of a large one a step touches a page here and there, and for each of them the kernel would read megabytes ahead.
-    """
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if len(mapped) > _READ_AHEAD_UP_TO_BYTES:
-        mapped.madvise(mmap.MADV_RANDOM)
-    return mapped
+    except (DamagedTableError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a readable sample index ({error}); make it again with: {again}") from error
 
 
 def _exclude(index: ShardIndex) -> ShardIndex:
@@ -325,6 +311,16 @@ def _exclude(index: ShardIndex) -> ShardIndex:
     facts = json.dumps([index.fingerprint, exclusion.ids.tolist()])
     fingerprint = hashlib.sha256(facts.encode()).hexdigest() if len(exclusion.ids) else index.fingerprint
     return replace(index, excluded=exclusion.ids, fingerprint=fingerprint)
+
+
+def _check_rows(index: ShardIndex) -> None:
+    """The rows of an index of up to a gigabyte; those of a larger one are checked as they are used."""
+    rows = index._rows
+    if not rows.has_digests:
+        path, again = index_path(index.folder, index.split), _index_command(index.folder)
+        tell_once(f"{path}: has no digests of its rows, so they are not checked; to have them checked: {again}")
+    if rows.is_small:
+        rows.check_all()
 
 
 def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:

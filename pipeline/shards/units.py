@@ -4,8 +4,6 @@
 it the loader looks for the units itself, in the whole file of each image.
 """
 
-import json
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.shards.arrow_file import write_table
-from pipeline.shards.index import Shard, map_file
+from pipeline.shards.arrow_file import DamagedTableError, Table, read_table, write_table
+from pipeline.shards.index import Shard
+from pipeline.told import tell_once
 
 if TYPE_CHECKING:  # it brings numba with it, which those who only look at files do without
     from pipeline.jpeg.addressable import Units
@@ -45,7 +44,7 @@ class ShardUnits:
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.uint16]
     _path: Path
-    _mapped: mmap.mmap = field(repr=False)
+    _table: Table = field(repr=False)
 
     def check_whole(self) -> None:
         """Look whether the file is as long as it was when it was opened.
@@ -53,11 +52,10 @@ class ShardUnits:
         Raises:
             UnreadableUnitsError: it was cut short, and to touch what is lost would end the process with SIGBUS.
         """
-        if self._mapped.size() < len(self._mapped):
-            raise UnreadableUnitsError(
-                f"{self._path}: was cut short while it was open, from {len(self._mapped)} to {self._mapped.size()} "
-                f"bytes; {_how_to_mend(self._path.parent)}"
-            )
+        try:
+            self._table.check_whole()
+        except DamagedTableError as error:
+            raise UnreadableUnitsError(f"{self._path}: {error}; {_how_to_mend(self._path.parent)}") from None
 
     @property
     def num_addressable(self) -> int:
@@ -85,7 +83,7 @@ def write_units(tar: Path, digest: str, units: Sequence["Units | None"]) -> None
     ]
     metadata = {"format_version": FORMAT_VERSION, "shard": tar.name, "digest": digest}
     table = pa.record_batch(columns, schema=_SCHEMA)
-    write_table(units_path(tar), table, _METADATA_KEY, json.dumps(metadata))
+    write_table(units_path(tar), table, _METADATA_KEY, metadata)
 
 
 def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
@@ -99,32 +97,26 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
     if not path.is_file():
         return None
     try:
-        mapped = map_file(path)
-        with pa.BufferReader(pa.py_buffer(mapped)) as source, pa.ipc.open_file(source) as reader:
-            metadata = json.loads((reader.schema.metadata or {})[_METADATA_KEY])
-            if metadata["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format {metadata['format_version']}, and this program reads {FORMAT_VERSION}")
-            if metadata["digest"] != shard.digest:
-                return None
-            if not reader.schema.equals(_SCHEMA) or reader.num_record_batches != 1:
-                raise ValueError("its columns are not those of units")
-            batch = reader.get_batch(0)
-            batch.validate(full=True)
-            if batch.num_rows != shard.num_samples:
-                raise ValueError(f"it has {batch.num_rows} rows, and the shard {shard.num_samples} samples")
-            column = batch.column("lengths")
-            if any(array.null_count for array in (batch.column("header_bytes"), column, column.values)):
-                raise ValueError("some of its values are missing")
-    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's own, which names the file; Arrow's has no number
+        table = read_table(path, _METADATA_KEY, FORMAT_VERSION)
+        if table.facts["digest"] != shard.digest:
+            return None
+        table.expect(_SCHEMA, shard.num_samples)
+        table.check_part(0, 0, shard.num_samples)
+        table.batch.validate(full=True)
+    except (DamagedTableError, pa.ArrowException, KeyError) as error:
         raise UnreadableUnitsError(f"{path}: not a readable file of units ({error}); {_how_to_mend(folder)}") from error
+    if table.row_digests is None:
+        tell_once(
+            f"{folder}: its files of units have no digests of their rows, so they are not checked; to have them "
+            f"checked: python -m tools.shards units {folder}"
+        )
+    column = table.batch.column("lengths")
     return ShardUnits(
-        batch.column("header_bytes").to_numpy(),
+        table.batch.column("header_bytes").to_numpy(),
         column.offsets.to_numpy(),
         column.values.to_numpy() if len(column.values) else np.empty(0, np.uint16),
         path,
-        mapped,
+        table,
     )
 
 

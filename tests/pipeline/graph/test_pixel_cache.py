@@ -154,3 +154,24 @@ def test_a_full_disk_makes_a_full_cache(on_disk: Callable[..., DiskCache], monke
     assert not cache.put(5, pixels(5))
     np.testing.assert_array_equal(cache.get(3), pixels(3))
     cache.close()
+
+
+@pytest.mark.parametrize("what", ["pixels", "offsets"])
+def test_an_image_that_changed_on_the_disk_is_not_given_out_and_a_line_says_so(
+    on_disk: Callable[..., DiskCache], tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    first = on_disk()
+    assert first.put(3, pixels(3))
+    assert first.put(4, pixels(4))
+    first.close()
+    path = tmp_path / f"cache/train-rank0.{what}"
+    content = bytearray(path.read_bytes())
+    content[100 if what == "pixels" else 16 * 3 + 8] ^= 1  # a pixel of the first image, or its checksum
+    path.write_bytes(bytes(content))
+    again = on_disk()
+    assert again.get(3) is None
+    np.testing.assert_array_equal(again.get(4), pixels(4))
+    assert "train-rank0.pixels: some cached images are not as they were written (first 3)" in capsys.readouterr().err
+    assert again.put(3, pixels(3)), "decoded again"
+    np.testing.assert_array_equal(again.get(3), pixels(3))
+    again.close()

@@ -55,8 +55,8 @@ def test_a_file_made_by_another_program_is_read(index: ShardIndex) -> None:
         ([pa.array([600, None], pa.uint32()), FINE], "some of its values are missing"),
         ([HEADERS, lists([0, 2, 4], [9, 9, None, 9])], "some of its values are missing"),
         ([HEADERS, pa.array([[9], None], pa.large_list(pa.uint16()))], "some of its values are missing"),
-        ([HEADERS[:1], lists([0, 2], [9, 9])], "it has 1 rows, and the shard 2 samples"),
-        ([pa.array([600, 600], pa.int64()), FINE], "its columns are not those of units"),
+        ([HEADERS[:1], lists([0, 2], [9, 9])], "it has 1 rows, but should have 2"),
+        ([pa.array([600, 600], pa.int64()), FINE], "its columns are not those of such a file"),
     ],
     ids=["no header", "no length", "no row", "rows", "types"],
 )

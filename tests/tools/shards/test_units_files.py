@@ -97,7 +97,7 @@ def test_verify_names_what_is_wrong_in_a_file_of_units(folder: Path) -> None:
     ]
     assert faults[4].startswith("val-0.units: was made for another shard, so it is not used; make it again with")
     write_units(folder / "val-0.tar", val.shards[0].digest, first[:2])
-    assert "it has 2 rows, and the shard 3 samples" in str(verify_folder(folder).faults[-1])
+    assert "it has 2 rows, but should have 3" in str(verify_folder(folder).faults[-1])
 
 
 def test_stats_count_what_is_addressable_where_files_of_units_say_so(

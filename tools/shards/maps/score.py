@@ -120,6 +120,8 @@ def _unscored(index: ShardIndex, number: int) -> tuple[int, ...]:
 def _is_there(index: ShardIndex, shard: _Shard, job: MapJob, maker: Maker) -> bool:
     try:
         maps = open_shard_maps(index.folder, index.shards[shard.number], job.map_name)
+        if maps is not None:
+            maps.check()
     except ValueError:  # damaged: a new one takes its place
         return False
     if maps is None or set(maps.facts.unscored) - set(shard.unscored):
