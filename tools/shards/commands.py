@@ -19,8 +19,10 @@ from tools.command import bar_interval_s
 from tools.shards.dali_index import write_dali_index
 from tools.shards.exclude import exclude_faulty, read_bad_samples
 from tools.shards.images import Encoding
-from tools.shards.sources.table import open_source
-from tools.shards.stats import collect_stats, describe_stats
+from tools.shards.sources.source import SourceOptions
+from tools.shards.sources.split_map import SplitMap
+from tools.shards.sources.table import check_outside, open_source
+from tools.shards.stats import collect_stats, describe_stats, gaps_between
 from tools.shards.tally import describe_tally
 from tools.shards.units_check import remove_stale_units
 from tools.shards.verify import read_indexes, verify_folder
@@ -34,8 +36,11 @@ def run_convert(options: argparse.Namespace) -> int:
     _check_workers(options)
     encoding = Encoding(options.format, options.quality, options.resize_shorter, options.addressable)
     settings = Settings(options.val_fraction, options.shard_samples, options.shard_bytes, options.seed, encoding)
+    check_outside(options.source, options.out)
     print(f"reading the list of {options.source}", file=sys.stderr)
-    source = open_source(options.source, options.root)
+    split_map = SplitMap() if options.split_map is None else SplitMap.parse(options.split_map)
+    source_options = SourceOptions(split_map, options.image_column, options.label_column)
+    source = open_source(options.source, options.root, source_options)
     with _progress() as progress, _going_on(options.out):
         conversion = convert(
             source,
@@ -147,22 +152,28 @@ def _print_conversion(dataset: dict[str, Any], was_finished: bool, options: argp
     """What the shards hold, for people or for programs."""
     from tools.shards.dataset import REJECTED_NAME
 
-    rejected = dataset["rejected"]
+    rejected, passed_over = dataset["rejected"], dataset.get("passed_over", {})
     if options.json:
         keys = ("num_samples", "num_shards", "num_bytes", "class_counts", "addressable")
         splits = {name: {key: split[key] for key in keys if key in split} for name, split in dataset["splits"].items()}
-        print(json.dumps({"was_finished": was_finished, "rejected": rejected, "splits": splits}, indent=2))
+        told = {"was_finished": was_finished, "rejected": rejected, "passed_over": passed_over, "splits": splits}
+        print(json.dumps(told, indent=2))
         return
     if was_finished:
         print(f"{options.out} holds this very conversion already; nothing to do. To do it anew, remove the folder.")
     for name, split in dataset["splits"].items():
+        classes = "labels" if split["class_counts"] is None else f"{len(split['class_counts'])} classes"
         print(
-            f"{name}: {split['num_samples']:,} images of {len(split['class_counts'])} classes "
+            f"{name}: {split['num_samples']:,} images of {classes} "
             f"in {split['num_shards']} shards, {split['num_bytes'] / 1e6:,.1f} MB"
         )
         if "addressable" in split:
             for title, line in describe_tally(split["addressable"]):
                 print(f"  {title:<18} {line}")
+    for line in gaps_between(dataset["splits"], dataset["classes"]):
+        print(line)
+    if passed_over:
+        print(f"passed over: {', '.join(f'{count} {what}' for what, count in passed_over.items())}")
     if rejected:
         print(f"rejected: {rejected}, each named in {options.out / REJECTED_NAME}")
 

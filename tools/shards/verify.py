@@ -166,7 +166,7 @@ def _compare_with_dataset(index: ShardIndex, stated: dict[str, Any]) -> list[Fau
     faults = []
     if index.fingerprint != stated["fingerprint"]:
         faults.append(Fault(f"{index.split}.index", "", "its fingerprint is not the one in dataset.json"))
-    if index.max_label >= len(stated["class_counts"]):
+    if stated["class_counts"] is not None and index.max_label >= len(stated["class_counts"]):
         reason = f"holds label {index.max_label}, but dataset.json has {len(stated['class_counts'])} classes"
         faults.append(Fault(f"{index.split}.index", "", reason))
     return faults
