@@ -13,10 +13,11 @@ Orientation tags (EXIF) are ignored: width and height are those of the pixels as
 import hashlib
 import json
 import mmap
-import re
-import warnings
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ import pyarrow as pa
 
 from pipeline.shards.arrow_file import write_table
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, read_exclusion
-from pipeline.shards.tars import IMAGE_EXTENSIONS, Fault, Row, Scan, scan_shard
+from pipeline.shards.splits import ALL_SPLIT, group_tars
+from pipeline.shards.tars import IMAGE_EXTENSIONS, Fault, Members, Row, Scan, scan_shard
 
 FORMAT_VERSION = 1
 INDEX_SUFFIX = ".index"
-ALL_SPLIT = "all"
 
 _SCHEMA = pa.schema(
     [
@@ -46,7 +47,6 @@ _SCHEMA = pa.schema(
 )
 _METADATA_KEY = b"samples"
 _READ_AHEAD_UP_TO_BYTES = 1 << 30
-_SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|validation|val|test)(?=[-_.])")
 
 __all__ = [
     "ALL_SPLIT",
@@ -117,6 +117,13 @@ class ShardIndex:
     _keys: Any = field(repr=False)
     _extensions: Any = field(repr=False)
     excluded: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    image_member: str | None = None
+    label_member: str | None = None
+
+    @property
+    def members(self) -> Members:
+        """Where images and labels were looked for in each sample."""
+        return Members(self.label_field, self.image_member, self.label_member)
 
     @property
     def num_samples(self) -> int:
@@ -157,41 +164,25 @@ def list_splits(folder: str | Path) -> list[str]:
     return sorted(path.stem for path in Path(folder).glob(f"*{INDEX_SUFFIX}"))
 
 
-def group_tars(folder: str | Path) -> dict[str, list[Path]]:
-    """The tars of a folder by the split that their names speak of (train, val or validation, test).
-
-    Where no name does, all tars belong to the split ``all``. Raises ValueError where only some names do.
-    """
-    groups: dict[str, list[Path]] = {}
-    for path in sorted(Path(folder).glob("*.tar")):
-        word = _SPLIT_WORD.search(path.name)
-        split = word.group(1).replace("validation", "val") if word else ALL_SPLIT
-        groups.setdefault(split, []).append(path)
-    if ALL_SPLIT in groups and len(groups) > 1:
-        others = sorted(split for split in groups if split != ALL_SPLIT)
-        raise ValueError(
-            f"{folder}: some tars are named after a split ({', '.join(others)}), but "
-            f"{groups[ALL_SPLIT][0].name} is not; say which are meant with --split NAME --pattern 'GLOB'"
-        )
-    return groups
-
-
 def build_index(
     folder: str | Path,
     split: str,
     tar_paths: Iterable[Path],
     *,
     label_field: str | None = None,
+    image_member: str | None = None,
+    label_member: str | None = None,
     on_shard: Callable[[Path, Scan], object] | None = None,
     leave_out_faulty: bool = False,
 ) -> ShardIndex:
     """Walks over the tars' headers once and writes ``<folder>/<split>.index``, under a temporary name first.
 
-    tar_paths: tars directly in ``folder``. label_field: take labels from this field of the samples' ``json``
-    member (by default from ``cls``, else from the field ``label``). on_shard: called after each shard.
+    tar_paths: tars directly in ``folder``; one without any file is indexed with no sample. label_field, image_member,
+    label_member: where images and labels are (see ``Members``). on_shard: called after each shard.
     leave_out_faulty: samples with a fault are not indexed, but listed beside the index (see ``exclusion.py``).
     Raises BadShardsError with every fault of every shard, FileNotFoundError where there is no tar.
     """
+    members = Members(label_field, image_member, label_member)
     folder = Path(folder)
     paths = sorted(tar_paths, key=lambda path: path.name)
     if not paths:
@@ -203,13 +194,15 @@ def build_index(
     for path in paths:
         assert path.parent.resolve() == folder.resolve(), f"{path} is not in {folder}"
         stat = path.stat()
-        scan = scan_shard(path, label_field)
+        scan = scan_shard(path, *members)
         shards.append(Shard(path.name, stat.st_size, stat.st_mtime_ns, len(scan.rows), scan.digest))
         faults.extend(scan.faults)
         shard_of_row.extend([len(shards) - 1] * len(scan.rows))
         rows.extend(scan.rows)
         if on_shard is not None:
             on_shard(path, scan)
+    if not rows and not faults:
+        faults = [Fault(shard.name, "", "holds no samples") for shard in shards]
     if not all(leave_out_faulty and fault.key for fault in faults) or not rows:
         raise BadShardsError(faults)
 
@@ -222,7 +215,7 @@ def build_index(
     metadata = {
         "format_version": FORMAT_VERSION,
         "split": split,
-        "label_field": label_field,
+        **{name: value for name, value in members._asdict().items() if value or name == "label_field"},
         "min_label": int(labels.min()),
         "max_label": int(labels.max()),
         "fingerprint": fingerprint_of(shards),
@@ -296,6 +289,8 @@ def read_index(path: Path) -> ShardIndex:
         **numbers,
         _keys=batch.column("key"),
         _extensions=batch.column("extension"),
+        image_member=metadata.get("image_member"),
+        label_member=metadata.get("label_member"),
     )
 
 
@@ -329,7 +324,7 @@ def _exclude(index: ShardIndex) -> ShardIndex:
 
 def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
     """The shards with the modification times at which their contents were found to be those of the index."""
-    again = _index_command(index.folder)
+    again = _index_command(index.folder, index.members)
     rescanned = 0
     checked = []
     for shard in index.shards:
@@ -350,19 +345,25 @@ def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
         if stat.st_mtime_ns == shard.mtime_ns:
             continue
         rescanned += 1
-        if scan_shard(path, index.label_field).digest != shard.digest:
+        if scan_shard(path, *index.members).digest != shard.digest:
             raise StaleIndexError(
                 f"{path}: was changed after it was indexed (its headers, labels or image sizes differ); "
                 f"if the new content is meant, index it with: {again}"
             )
     if rescanned:
-        warnings.warn(
+        _tell(
             f"{index.folder}: {rescanned} shard(s) carry another modification time than in "
             f"{index.split}{INDEX_SUFFIX}, as copies do. Their contents were read and fit; to be spared that "
-            f"at every start: {again}",
-            stacklevel=3,
+            f"at every start: {again}"
         )
     return tuple(checked)
+
+
+@cache
+def _tell(line: str) -> None:
+    """On stderr, once a process, and from one rank of each host."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 def fingerprint_of(shards: Sequence[Shard]) -> str:
@@ -371,5 +372,6 @@ def fingerprint_of(shards: Sequence[Shard]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _index_command(folder: Path) -> str:
-    return f"python -m tools.shards index {folder}"
+def _index_command(folder: Path, members: Members = Members()) -> str:  # noqa: B008 (it cannot be changed)
+    options = [f" --{name.replace('_', '-')} {value}" for name, value in members._asdict().items() if value]
+    return f"python -m tools.shards index {folder}{''.join(options)}"

@@ -100,6 +100,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--pattern", help="tars of that split, for example 'imagenet1k-train-*.tar'")
     one.add_argument("--label-field", help="field of the json members that holds the label (default: cls, or label)")
     one.add_argument(
+        "--image-member",
+        metavar="EXT",
+        help="extension of the images, all behind the first dot of their names, such as input.jpg (default: jpg, jpeg, "
+        "png, webp or bmp)",
+    )
+    one.add_argument(
+        "--label-member",
+        metavar="EXT",
+        help="extension of the members with the labels, such as cls.txt: a number, or json with a field (default: cls, "
+        "or json)",
+    )
+    one.add_argument(
         "--exclude",
         action="store_true",
         help="leave samples out that have no image, no label or a broken header, and list them (train.exclude)",

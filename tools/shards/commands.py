@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from pipeline.shards.exclusion import Exclusion, exclusion_path, known_samples
 from pipeline.shards.index import BadShardsError, ShardIndex, build_index, group_tars, open_index
-from pipeline.shards.tars import Fault, Scan
+from pipeline.shards.tars import Fault, Members, Scan
 from tools.command import bar_interval_s
 from tools.shards.dali_index import write_dali_index
 from tools.shards.exclude import exclude_faulty, read_bad_samples
@@ -181,9 +181,7 @@ def _print_conversion(dataset: dict[str, Any], was_finished: bool, options: argp
 def run_index(options: argparse.Namespace) -> int:
     """Indexes tars that are there already."""
     folder: Path = options.folder
-    if (options.split is None) != (options.pattern is None):
-        raise ValueError("--split and --pattern go together: --split train --pattern 'imagenet1k-train-*.tar'")
-    groups = group_tars(folder) if options.split is None else {options.split: sorted(folder.glob(options.pattern))}
+    groups = _tars_to_index(folder, options.split, options.pattern)
     if not any(groups.values()):
         raise FileNotFoundError(f"{folder}: no tar {'here' if options.pattern is None else options.pattern}")
     from tqdm import tqdm
@@ -201,7 +199,7 @@ def run_index(options: argparse.Namespace) -> int:
                     folder,
                     split,
                     tars,
-                    label_field=options.label_field,
+                    **_members_to_index(options)._asdict(),
                     on_shard=on_shard,
                     leave_out_faulty=options.exclude,
                 )
@@ -225,9 +223,35 @@ def run_index(options: argparse.Namespace) -> int:
             f"{index.split}: {index.num_samples:,} samples in {len(index.shards)} shards, labels {index.min_label} to "
             f"{index.max_label}"
         )
+        for shard in index.shards:
+            if not shard.num_samples:
+                print(f"passed over: {shard.name}: holds no samples")
         for sample in known_samples(exclusion_path(index.folder, index.split), index.fingerprint):
             print(f"left out: {Fault(sample.shard, sample.key, sample.reason)}")
     return 0
+
+
+def _tars_to_index(folder: Path, split: str | None, pattern: str | None) -> dict[str, list[Path]]:
+    """Split -> its tars: by their names, or those that a pattern selects in the folder itself."""
+    if split is None and pattern is None:
+        return group_tars(folder)
+    if split is None or pattern is None:
+        raise ValueError("--split and --pattern go together: --split train --pattern 'imagenet1k-train-*.tar'")
+    place, name = Path(pattern).expanduser().parent, Path(pattern).name
+    if (folder / place).resolve() != folder.resolve():
+        raise ValueError(
+            f"--pattern {pattern} selects tars in {place}, but the tars of an index lie directly in its folder; "
+            f"index that folder: python -m tools.shards index {folder / place} --split {split} --pattern '{name}'"
+        )
+    return {split: sorted(folder.glob(name))}
+
+
+def _members_to_index(options: argparse.Namespace) -> Members:
+    """Where images and labels are, as the options say it. Raises ValueError where two of them exclude one another."""
+    image, label = (name and name.lower().removeprefix(".") for name in (options.image_member, options.label_member))
+    if options.label_field and label and label.rpartition(".")[2] != "json":
+        raise ValueError(f"--label-field is a field of a json member, but --label-member is {label}; leave one out")
+    return Members(options.label_field, image, label)
 
 
 def _index_as_json(index: ShardIndex) -> dict[str, Any]:
@@ -238,6 +262,7 @@ def _index_as_json(index: ShardIndex) -> dict[str, Any]:
         "min_label": index.min_label,
         "max_label": index.max_label,
         "fingerprint": index.fingerprint,
+        "empty_shards": [shard.name for shard in index.shards if not shard.num_samples],
         "excluded": [asdict(sample) for sample in excluded],
     }
 
