@@ -49,6 +49,25 @@ def count_labels(index: "ShardIndex", num_classes: int = 0) -> npt.NDArray[np.in
     return np.bincount(np.delete(index.label, index.excluded), minlength=num_classes)
 
 
+def describe_classes(train: "ShardIndex", val: "ShardIndex", num_classes: int) -> list[str]:
+    """What a run should be told of its classes, a line each: outputs that stand for none, and classes without images.
+
+    Raises ValueError where ``dataset.json`` beside the training shards cannot be read.
+    """
+    names = read_class_names(train.folder)
+    known = max(1 + train.max_label, 1 + val.max_label, len(names))
+    lines = []
+    if num_classes > known:
+        lines.append(
+            f"data.num_classes is {num_classes}, but the data have {known} class(es): {num_classes - known} output(s) "
+            "of the classifier stand for none"
+        )
+    trained, held = count_labels(train), count_labels(val)
+    if trained is None or held is None:
+        return lines
+    return lines + describe_gaps(trained.tolist(), {"validation": held.tolist()}, names)
+
+
 def describe_gaps(train: Sequence[int], others: Mapping[str, Sequence[int]], names: Sequence[str] = ()) -> list[str]:
     """A line for each way in which classes lack images, nothing if all is well.
 
