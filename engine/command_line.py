@@ -1,8 +1,9 @@
 """What the command lines of a run and of the tools about runs have in common."""
 
 import argparse
-from pathlib import Path
 from typing import NoReturn
+
+from pipeline.files import user_path
 
 STOPPED_EXIT_CODE = 75  # of a run that a signal stopped, with a checkpoint from which the same command goes on
 
@@ -15,7 +16,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_run_arguments(self) -> None:
         """``--config`` and ``--set``, which together name a run."""
-        self.add_argument("--config", type=Path, required=True, help="the run's YAML file")
+        self.add_argument("--config", type=user_path, required=True, help="the run's YAML file")
         self.add_argument(
             "--set",
             action="append",

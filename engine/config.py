@@ -1,11 +1,12 @@
 """The configuration of a run: one YAML file, checked whole before anything starts."""
 
 import difflib
+import os.path
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.config import DataConfig, Duration, DurationField, Settings
@@ -32,6 +33,12 @@ class ModelConfig(Settings):
     )
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the last block")
     drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
+
+    @field_validator("pretrained")
+    @classmethod
+    def _with_the_home_folder(cls, source: str | None) -> str | None:
+        kind, colon, place = (source or "").rpartition(":")
+        return source and kind + colon + os.path.expanduser(place)
 
 
 class TrainConfig(Settings):

@@ -18,6 +18,7 @@ from engine.task import Model
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.maps import ScoreMaps
+from pipeline.shards.classes import describe_classes, most_classes
 from pipeline.shards.index import ShardIndex, open_index
 
 
@@ -31,6 +32,7 @@ class Prepared:
         maps: fingerprints of the score maps that the selection looks at, by the configuration's key of their data;
             empty where it looks at none.
         held_images: what echo and cache will hold, for people; None where nothing is held.
+        notes: what the first rank should say of the classes; nothing where all is as it should be.
     """
 
     config: RunConfig
@@ -42,6 +44,7 @@ class Prepared:
     identity: dict[str, Any]
     maps: Mapping[str, str]
     held_images: str | None
+    notes: tuple[str, ...] = ()
 
     @property
     def indexes(self) -> Mapping[str, ShardIndex]:
@@ -61,8 +64,11 @@ def prepare(config: RunConfig, world: World) -> Prepared:
         check_monitors(config.monitor)
     torch.set_num_threads(config.engine.num_threads or world.cores)
     train_index, val_index = open_index(config.data.train, "train"), open_index(config.data.val, "val")
+    num_classes, needed = config.data.num_classes, 1 + max(train_index.max_label, val_index.max_label)
     for index in (train_index, val_index):
-        check_labels(index, config.data.num_classes)
+        check_labels(index, num_classes, needed)
+    says = world.is_first and config.task == "classify"
+    notes = describe_classes(train_index, val_index, num_classes) if says else []
     check_num_train_samples(train_index, config.data.num_train_samples)
     maps = map_fingerprints(config.selection, {"data.train": train_index, "data.val": val_index})
     plan = plan_run(config, train_index.num_samples, world.size)
@@ -84,6 +90,7 @@ def prepare(config: RunConfig, world: World) -> Prepared:
         identity(config, train_index, maps.get("data.train")),
         maps=maps,
         held_images=held_images,
+        notes=tuple(notes),
     )
 
 
@@ -108,13 +115,20 @@ def build_task_model(config: RunConfig) -> Model:
     return masked_autoencoder(vit, config.pretrain) if config.task == "pretrain" else vit
 
 
-def check_labels(index: ShardIndex, num_classes: int) -> None:
-    """Raise ValueError if a label lies outside the model's classes, naming the first such sample."""
+def check_labels(index: ShardIndex, num_classes: int, needed: int = 0) -> None:
+    """Raise ValueError if a label lies outside the model's classes, naming the first such sample.
+
+    Args:
+        needed: the number of classes that other data of the run need.
+    """
     if index.min_label < 0 or index.max_label >= num_classes:
+        needed = max(needed, 1 + index.max_label)
+        is_number = needed <= most_classes(index.num_samples)
+        way_on = f"set data.num_classes to {needed}" if is_number else "labels so far apart number no classes"
         wrong = int(((index.label < 0) | (index.label >= num_classes)).argmax())
         raise ValueError(
             f"{index.describe(wrong)} in {index.folder} has label {index.label[wrong]}, but data.num_classes is "
-            f"{num_classes}: labels are 0 to {num_classes - 1}"
+            f"{num_classes}: labels are 0 to {num_classes - 1}; {way_on}"
         )
 
 

@@ -12,6 +12,7 @@ from engine.models.weights import export_model
 from engine.ranks.hardware import describe_hardware
 from engine.trainer import Run
 from pipeline.files import write_atomically
+from pipeline.shards.classes import read_class_names
 
 
 def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
@@ -41,9 +42,8 @@ def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
 
 def _class_names(shards: Path, num_classes: int) -> list[str] | None:
     """Class names as the conversion wrote them; None where the shards came without, or with other classes."""
-    described = shards / "dataset.json"
-    names = json.loads(described.read_text()).get("classes") if described.exists() else None
-    return names if names is not None and len(names) == num_classes else None
+    names = read_class_names(shards)
+    return names if len(names) == num_classes else None
 
 
 def summarise(

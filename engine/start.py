@@ -135,6 +135,7 @@ def announcement(run: Run, start: Start) -> str:
         f"mean {plan.schedule.mean_keep_rate:.3f}",
         f"data.route {config.route}{_why_this_route(config)}",
     ]
+    lines += prepared.notes
     if prepared.held_images is not None:
         lines.append(prepared.held_images)
     if prepared.model.load_report is not None:

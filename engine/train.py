@@ -32,6 +32,7 @@ from engine.ranks.world import World, join_world, leave_world, one_clear_error
 from engine.result import finish
 from engine.start import Request, announcement, find_start, open_run
 from engine.trainer import Run, train
+from pipeline.files import user_path
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -42,7 +43,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser = Parser(prog="engine.train", description=(__doc__ or "").split("\n")[0])
     parser.add_run_arguments()
-    parser.add_argument("--out", type=Path, help="the run folder (default: runs/NAME)")
+    parser.add_argument("--out", type=user_path, help="the run folder (default: runs/NAME)")
     parser.add_argument("--max-steps", type=int, help="stop after this many steps, as a finished run")
     parser.add_argument(
         "--resume",

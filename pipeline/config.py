@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.files import user_path
 from pipeline.operations import SUITES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -53,6 +54,9 @@ class Duration:
         amount = int(self.amount) if self.amount.denominator == 1 else float(self.amount)
         return f"{amount}{self.unit}"
 
+
+UserPath = Annotated[Path, AfterValidator(user_path)]
+"""A path in which ``~`` is the home folder."""
 
 DurationField = Annotated[Duration, BeforeValidator(Duration.parse), PlainSerializer(str, return_type=str)]
 
@@ -157,7 +161,7 @@ class CacheConfig(Settings):
     """
 
     kind: Literal["memory", "disk"]
-    folder: Path | None = Field(None, description="disk: where each rank keeps a file, on a disk of its own host")
+    folder: UserPath | None = Field(None, description="disk: where each rank keeps a file, on a disk of its own host")
     max_bytes: int = Field(ge=1, description="bytes a rank; a decoded image takes height x width x 3")
 
     @model_validator(mode="after")
@@ -171,8 +175,8 @@ class CacheConfig(Settings):
 class DataConfig(Settings):
     """Where the images are and what leaves the pipeline."""
 
-    train: Path = Field(description="folder of training shards and their index")
-    val: Path = Field(description="folder of validation shards and their index; may be the same folder")
+    train: UserPath = Field(description="folder of training shards and their index")
+    val: UserPath = Field(description="folder of validation shards and their index; may be the same folder")
     num_train_samples: int | None = Field(
         None,
         ge=1,

@@ -35,6 +35,11 @@ def write_atomically(path: Path, data: bytes | memoryview | str, *, sync: bool) 
         sync_folder(path.parent)
 
 
+def user_path(text: str | Path) -> Path:
+    """A path as people write it, in which ``~`` is their home folder."""
+    return Path(os.path.expanduser(text))
+
+
 def sync_folder(folder: Path) -> None:
     """Force the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -7,8 +7,8 @@ _told: set[str] = set()
 
 
 def tell_once(line: str) -> None:
-    """Print a line to stderr if this process has not printed it before; of the ranks of a run only the first does."""
-    if line in _told or os.environ.get("RANK", "0") != "0":
+    """Print a line to stderr if this process has not printed it before; of the ranks of a host only one does."""
+    if line in _told or os.environ.get("LOCAL_RANK", "0") != "0":
         return
     _told.add(line)
     print(line, file=sys.stderr, flush=True)

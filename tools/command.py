@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.command_line import Parser
+from pipeline.files import user_path
 
 
 def add_picture_argument(parser: Parser, text: str, name: str = "--png") -> None:
@@ -15,7 +16,7 @@ def add_picture_argument(parser: Parser, text: str, name: str = "--png") -> None
 
 
 def _picture(name: str) -> Path:
-    path = Path(name)
+    path = user_path(name)
     if path.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"this writes a .png file, got {path}")
     if not path.absolute().parent.is_dir():

@@ -18,6 +18,7 @@ from engine.checkpoints.manifest import (
     verify_manifest,
 )
 from engine.config import RunConfig
+from pipeline.files import user_path
 from pipeline.operations import levels_of
 from pipeline.shards.index import ShardIndex
 
@@ -167,7 +168,7 @@ def choose_start(
                 )
             return Start(notes=notes)
     else:
-        checkpoint = Path(resume)
+        checkpoint = user_path(resume)
         if not has_manifest(checkpoint):
             raise FileNotFoundError(
                 f"{checkpoint} is not a checkpoint of this program, or its save was interrupted: it holds no "

@@ -12,8 +12,6 @@ Orientation tags (EXIF) are ignored: width and height are those of the pixels as
 
 import hashlib
 import json
-import re
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,12 +24,12 @@ import pyarrow as pa
 from pipeline.shards.arrow_file import DamagedTableError, read_table, write_table
 from pipeline.shards.checked_rows import CheckedRows
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, read_exclusion
-from pipeline.shards.tars import IMAGE_EXTENSIONS, Fault, Row, Scan, scan_shard
+from pipeline.shards.splits import ALL_SPLIT, group_tars
+from pipeline.shards.tars import IMAGE_EXTENSIONS, Fault, Members, Row, Scan, scan_shard
 from pipeline.told import tell_once
 
 FORMAT_VERSION = 1
 INDEX_SUFFIX = ".index"
-ALL_SPLIT = "all"
 
 _SCHEMA = pa.schema(
     [
@@ -46,7 +44,6 @@ _SCHEMA = pa.schema(
     ]
 )
 _METADATA_KEY = b"samples"
-_SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|validation|val|test)(?=[-_.])")
 
 __all__ = [
     "ALL_SPLIT",
@@ -118,6 +115,13 @@ class ShardIndex:
     _extensions: Any = field(repr=False)
     _rows: CheckedRows = field(repr=False)
     excluded: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    image_member: str | None = None
+    label_member: str | None = None
+
+    @property
+    def members(self) -> Members:
+        """Where images and labels were looked for in each sample."""
+        return Members(self.label_field, self.image_member, self.label_member)
 
     @property
     def num_samples(self) -> int:
@@ -166,41 +170,25 @@ def list_splits(folder: str | Path) -> list[str]:
     return sorted(path.stem for path in Path(folder).glob(f"*{INDEX_SUFFIX}"))
 
 
-def group_tars(folder: str | Path) -> dict[str, list[Path]]:
-    """The tars of a folder by the split that their names speak of (train, val or validation, test).
-
-    Where no name does, all tars belong to the split ``all``. Raises ValueError where only some names do.
-    """
-    groups: dict[str, list[Path]] = {}
-    for path in sorted(Path(folder).glob("*.tar")):
-        word = _SPLIT_WORD.search(path.name)
-        split = word.group(1).replace("validation", "val") if word else ALL_SPLIT
-        groups.setdefault(split, []).append(path)
-    if ALL_SPLIT in groups and len(groups) > 1:
-        others = sorted(split for split in groups if split != ALL_SPLIT)
-        raise ValueError(
-            f"{folder}: some tars are named after a split ({', '.join(others)}), but "
-            f"{groups[ALL_SPLIT][0].name} is not; say which are meant with --split NAME --pattern 'GLOB'"
-        )
-    return groups
-
-
 def build_index(
     folder: str | Path,
     split: str,
     tar_paths: Iterable[Path],
     *,
     label_field: str | None = None,
+    image_member: str | None = None,
+    label_member: str | None = None,
     on_shard: Callable[[Path, Scan], object] | None = None,
     leave_out_faulty: bool = False,
 ) -> ShardIndex:
     """Walks over the tars' headers once and writes ``<folder>/<split>.index``, under a temporary name first.
 
-    tar_paths: tars directly in ``folder``. label_field: take labels from this field of the samples' ``json``
-    member (by default from ``cls``, else from the field ``label``). on_shard: called after each shard.
+    tar_paths: tars directly in ``folder``; one without any file is indexed with no sample. label_field, image_member,
+    label_member: where images and labels are (see ``Members``). on_shard: called after each shard.
     leave_out_faulty: samples with a fault are not indexed, but listed beside the index (see ``exclusion.py``).
     Raises BadShardsError with every fault of every shard, FileNotFoundError where there is no tar.
     """
+    members = Members(label_field, image_member, label_member)
     folder = Path(folder)
     paths = sorted(tar_paths, key=lambda path: path.name)
     if not paths:
@@ -212,13 +200,15 @@ def build_index(
     for path in paths:
         assert path.parent.resolve() == folder.resolve(), f"{path} is not in {folder}"
         stat = path.stat()
-        scan = scan_shard(path, label_field)
+        scan = scan_shard(path, *members)
         shards.append(Shard(path.name, stat.st_size, stat.st_mtime_ns, len(scan.rows), scan.digest))
         faults.extend(scan.faults)
         shard_of_row.extend([len(shards) - 1] * len(scan.rows))
         rows.extend(scan.rows)
         if on_shard is not None:
             on_shard(path, scan)
+    if not rows and not faults:
+        faults = [Fault(shard.name, "", "holds no samples") for shard in shards]
     if not all(leave_out_faulty and fault.key for fault in faults) or not rows:
         raise BadShardsError(faults)
 
@@ -231,7 +221,7 @@ def build_index(
     metadata = {
         "format_version": FORMAT_VERSION,
         "split": split,
-        "label_field": label_field,
+        **{name: value for name, value in members._asdict().items() if value or name == "label_field"},
         "min_label": int(labels.min()),
         "max_label": int(labels.max()),
         "fingerprint": fingerprint_of(shards),
@@ -292,6 +282,8 @@ def read_index(path: Path) -> ShardIndex:
             _keys=batch.column("key"),
             _extensions=batch.column("extension"),
             _rows=CheckedRows(path, table, [s.name for s in shards], [s.num_samples for s in shards], again),
+            image_member=facts.get("image_member"),
+            label_member=facts.get("label_member"),
         )
     except (DamagedTableError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a readable sample index ({error}); make it again with: {again}") from error
@@ -325,7 +317,7 @@ def _check_rows(index: ShardIndex) -> None:
 
 def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
     """The shards with the modification times at which their contents were found to be those of the index."""
-    again = _index_command(index.folder)
+    again = _index_command(index.folder, index.members)
     rescanned = 0
     checked = []
     for shard in index.shards:
@@ -346,17 +338,16 @@ def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
         if stat.st_mtime_ns == shard.mtime_ns:
             continue
         rescanned += 1
-        if scan_shard(path, index.label_field).digest != shard.digest:
+        if scan_shard(path, *index.members).digest != shard.digest:
             raise StaleIndexError(
                 f"{path}: was changed after it was indexed (its headers, labels or image sizes differ); "
                 f"if the new content is meant, index it with: {again}"
             )
     if rescanned:
-        warnings.warn(
+        tell_once(
             f"{index.folder}: {rescanned} shard(s) carry another modification time than in "
             f"{index.split}{INDEX_SUFFIX}, as copies do. Their contents were read and fit; to be spared that "
-            f"at every start: {again}",
-            stacklevel=3,
+            f"at every start: {again}"
         )
     return tuple(checked)
 
@@ -367,5 +358,6 @@ def fingerprint_of(shards: Sequence[Shard]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _index_command(folder: Path) -> str:
-    return f"python -m tools.shards index {folder}"
+def _index_command(folder: Path, members: Members = Members()) -> str:  # noqa: B008 (it cannot be changed)
+    options = [f" --{name.replace('_', '-')} {value}" for name, value in members._asdict().items() if value]
+    return f"python -m tools.shards index {folder}{''.join(options)}"

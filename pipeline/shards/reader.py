@@ -200,7 +200,7 @@ class SampleReader:
 
 def _misfit(index: ShardIndex, number: int) -> str:
     """What a shard holds otherwise than the index says, in words; empty if every offset, length and label is right."""
-    scan = scan_shard(index.folder / index.shards[number].name, index.label_field)
+    scan = scan_shard(index.folder / index.shards[number].name, *index.members)
     for fault in scan.faults:
         if not fault.key:
             return fault.reason

@@ -37,6 +37,21 @@ def test_a_name_left_out_is_the_name_of_the_file(minimal: Path) -> None:
     assert load_config(minimal).name == "minimal"
 
 
+def test_a_home_folder_is_written_as_a_tilde(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    places = ["data.train=~/x", "data.val=/y/~z", "data.cache={kind: disk, folder: ~/cache, max_bytes: 1}"]
+    config = load_config(minimal, [*places, "model.pretrained=local-dir:~/model"])
+    assert (config.data.train, config.data.val) == (Path("/home/me/x"), Path("/y/~z"))
+    assert config.data.cache is not None
+    assert config.data.cache.folder == Path("/home/me/cache")
+    assert config.model.pretrained == "local-dir:/home/me/model"
+    for source in ("timm", None):
+        assert (
+            load_config(minimal, [f"model.pretrained={'null' if source is None else source}"]).model.pretrained
+            == source
+        )
+
+
 def test_numbers_in_exponent_notation_are_numbers(minimal: Path) -> None:
     assert load_config(minimal).optim.lr == 1e-3
     assert load_config(minimal, ["optim.weight_decay=5e-2"]).optim.weight_decay == 0.05

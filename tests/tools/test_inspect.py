@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -208,6 +209,17 @@ def test_a_picture_of_the_batch_is_drawn(
         assert image.format == "PNG"
     assert colors > 50
     assert len(capsys.readouterr().out.splitlines()) == batch_size + 3
+
+
+def test_names_of_classes_that_are_no_utf8_or_look_like_formulas_are_shown_as_they_are(
+    capsys: pytest.CaptureFixture[str], garment_shards: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(garment_shards, tmp_path / "shards")
+    names = [b"caf\xe9".decode("utf-8", "surrogateescape"), *["$\\frac{$ $x$"] * 9]
+    (tmp_path / "shards/dataset.json").write_text(json.dumps({"classes": names}))
+    config = write_config(tmp_path / "garments.yaml", tmp_path / "shards")
+    assert main(["--config", str(config), "--step", "1", "--png", str(tmp_path / "step.png")]) == 0
+    capsys.readouterr().out.encode()
 
 
 def test_photographs_are_drawn_too(photo_shards: Path, tmp_path: Path) -> None:

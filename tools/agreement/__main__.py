@@ -19,12 +19,12 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from engine.command_line import Parser
 from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
 from engine.ranks.hardware import describe_hardware
 from engine.snapshots import take_snapshot
+from pipeline.files import user_path
 from pipeline.selection.maps import maps_beside
 from pipeline.shards.index import open_index
 from tools.agreement.compare import REPEATS, compare, describe
@@ -34,10 +34,10 @@ from tools.command import add_picture_argument, show
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.agreement", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("run", type=Path, help="the folder of a finished run")
+    parser.add_argument("run", type=user_path, help="the folder of a finished run")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one key of the run")
     parser.add_argument("--images", type=int, default=256, help="validation images (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw result")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="write the raw result")
     add_picture_argument(parser, "draw overlap against cost at keep 0.4")
     options = parser.parse_args(arguments)
     if options.images < 1:

@@ -1,6 +1,5 @@
 """One step of a run as its ranks plan it: samples, crops, augmentation, labels."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from pipeline.operations import IDENTITY, OPERATION_NAMES
 from pipeline.plan.augmentation import AugmentPlan, magnitude_of
 from pipeline.plan.mixing import partners
 from pipeline.plan.step import StepPlan, TrainPlanner
+from pipeline.shards.classes import read_class_names
 from pipeline.shards.index import ShardIndex, open_index
 
 
@@ -141,8 +141,7 @@ def describe(shown: Inspection) -> str:
 
 def class_names(index: ShardIndex) -> list[str]:
     """The classes that the conversion wrote beside the shards; none where it did not."""
-    described = index.folder / "dataset.json"
-    return json.loads(described.read_text()).get("classes") or [] if described.exists() else []
+    return read_class_names(index.folder)
 
 
 def label_text(label: int, names: list[str]) -> str:

@@ -96,7 +96,7 @@ def save_sheet(
     for axis, image, label in zip(axes.flat, images, labels, strict=False):
         axis.imshow(image, interpolation="nearest" if image.shape[0] < 100 else "antialiased")
         text = "\n".join(textwrap.shorten(line, 24, placeholder="…") for line in label.split("\n"))
-        axis.text(0.5, -0.03, text, transform=axis.transAxes, fontsize=7, ha="center", va="top")
+        axis.text(0.5, -0.03, text, transform=axis.transAxes, fontsize=7, ha="center", va="top", parse_math=False)
     figure.suptitle("\n".join(lines), fontsize=9, y=1 - 0.1 / height, verticalalignment="top")
     figure.subplots_adjust(
         left=0.01,

@@ -21,7 +21,6 @@ import math
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -33,6 +32,7 @@ from engine.prepare import prepare
 from engine.progress import say
 from engine.ranks.preflight import check_same_inputs, check_same_software
 from engine.ranks.world import World, join_world, leave_world, on_first_rank, one_clear_error
+from pipeline.files import user_path
 from tools.command import add_picture_argument
 from tools.profile.loader import PARTS
 from tools.profile.measure import profile_run, stages_to_profile
@@ -53,10 +53,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_run_arguments()
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result for programs")
+    parser.add_argument("--json", type=user_path, metavar="FILE", help="write the result for programs")
     add_picture_argument(parser, "draw images per second over the keep rate")
     parser.add_argument(
-        "--trace", type=Path, metavar="FILE", help="write a timeline of each stage for chrome://tracing (.json)"
+        "--trace", type=user_path, metavar="FILE", help="write a timeline of each stage for chrome://tracing (.json)"
     )
     sides = parser.add_mutually_exclusive_group()
     sides.add_argument("--loader-only", action="store_true", help="measure the loader alone; builds no engine")

@@ -11,20 +11,20 @@ Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says whic
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from engine.command_line import Parser
+from pipeline.files import user_path
 from tools.command import show
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.report", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, or a study's")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: DIR/report.html)")
-    parser.add_argument("--png-dir", type=Path, metavar="DIR", help="write the pictures as PNG files, too")
-    parser.add_argument("--runs", type=Path, metavar="DIR", help="a study's run folders (default: DIR/runs)")
-    parser.add_argument("--sweep", type=Path, metavar="FILE", help="a sweep.jsonl (default: DIR/sweep's, if any)")
-    parser.add_argument("--profile", type=Path, metavar="FILE", help="of a run: what tools.profile --json wrote")
+    parser.add_argument("folder", type=user_path, metavar="DIR", help="a run folder, or a study's")
+    parser.add_argument("--out", type=user_path, metavar="FILE", help="the page (default: DIR/report.html)")
+    parser.add_argument("--png-dir", type=user_path, metavar="DIR", help="write the pictures as PNG files, too")
+    parser.add_argument("--runs", type=user_path, metavar="DIR", help="a study's run folders (default: DIR/runs)")
+    parser.add_argument("--sweep", type=user_path, metavar="FILE", help="a sweep.jsonl (default: DIR/sweep's, if any)")
+    parser.add_argument("--profile", type=user_path, metavar="FILE", help="of a run: what tools.profile --json wrote")
     options = parser.parse_args(arguments)
     options.out = options.out or options.folder / "report.html"
     is_study = (options.folder / "study.json").is_file()

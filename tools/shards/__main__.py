@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import user_path
 from tools.shards.commands import run_convert, run_index, run_readdress, run_stats, run_units, run_verify
 from tools.shards.images import DEFAULT_QUALITY, FORMATS
 from tools.shards.maps.command import EXAMPLE, add_score_arguments, run_score
@@ -30,7 +31,16 @@ def _parser() -> argparse.ArgumentParser:
         "python -m tools.shards convert --source imagefolder:/data/imagenet --out data/imagenet --addressable",
     )
     one.add_argument("--source", required=True, help=sources_help())
-    one.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    one.add_argument("--out", type=user_path, required=True, help="folder for the shards")
+    one.add_argument(
+        "--split-map",
+        metavar="NAME=SPLIT,...",
+        help="which files, folders or values of a column `split` are train, val or test, such as "
+        "'holdout=val,part-*=train'; the first name or pattern that fits decides, and what none fits is known by its "
+        "own name (train, training, val, valid, validation, dev, test, testing, eval, evaluation)",
+    )
+    one.add_argument("--image-column", metavar="NAME", help="of csv and parquet (default: path, and image)")
+    one.add_argument("--label-column", metavar="NAME", help="of csv and parquet (default: label)")
     one.add_argument("--val-fraction", type=float, default=0.0, help="share held out as val (default: none)")
     one.add_argument("--shard-samples", type=int, default=1000, help="images in a shard (default: %(default)s)")
     one.add_argument(
@@ -66,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--max-rejected", type=int, default=0, help="unreadable images to put up with (default: 0)")
     one.add_argument(
-        "--root", type=Path, default=Path("data/downloads"), help="where downloads are kept (default: %(default)s)"
+        "--root", type=user_path, default=Path("data/downloads"), help="where downloads are kept (default: %(default)s)"
     )
 
     one.add_argument("--json", action="store_true", help="print what the shards hold for programs")
@@ -77,16 +87,30 @@ def _parser() -> argparse.ArgumentParser:
         "Write shards anew with JPEGs each of whose units can be reached alone, without loss; all else stays the same.",
         "python -m tools.shards readdress data/imagenet --out data/imagenet-addressable --workers 16",
     )
-    one.add_argument("folder", type=Path, metavar="DIR", help="folder of the shards, of this program or another")
-    one.add_argument("--out", type=Path, required=True, help="folder for the new shards; an interrupted call goes on")
+    one.add_argument("folder", type=user_path, metavar="DIR", help="folder of the shards, of this program or another")
+    one.add_argument(
+        "--out", type=user_path, required=True, help="folder for the new shards; an interrupted call goes on"
+    )
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
     one.add_argument("--json", action="store_true", help="print what the shards hold for programs")
 
     one = add("index", run_index, "Index shards that another program wrote, without rewriting them.")
-    one.add_argument("folder", type=Path, metavar="DIR")
+    one.add_argument("folder", type=user_path, metavar="DIR")
     one.add_argument("--split", help="name of the split that --pattern selects (default: taken from the tars' names)")
     one.add_argument("--pattern", help="tars of that split, for example 'imagenet1k-train-*.tar'")
     one.add_argument("--label-field", help="field of the json members that holds the label (default: cls, or label)")
+    one.add_argument(
+        "--image-member",
+        metavar="EXT",
+        help="extension of the images, all behind the first dot of their names, such as input.jpg (default: jpg, jpeg, "
+        "png, webp or bmp)",
+    )
+    one.add_argument(
+        "--label-member",
+        metavar="EXT",
+        help="extension of the members with the labels, such as cls.txt: a number, or json with a field (default: cls, "
+        "or json)",
+    )
     one.add_argument(
         "--exclude",
         action="store_true",
@@ -101,12 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         "Write, beside each indexed shard, where the units of its addressable JPEGs lie.",
         "python -m tools.shards units /data/imagenet-wds",
     )
-    one.add_argument("folder", type=Path, metavar="DIR")
+    one.add_argument("folder", type=user_path, metavar="DIR")
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
     one.add_argument("--json", action="store_true", help="print the numbers of addressable images for programs")
 
     one = add("verify", run_verify, "Hold index, tars and every image against one another, and name each fault.")
-    one.add_argument("folder", type=Path, metavar="DIR")
+    one.add_argument("folder", type=user_path, metavar="DIR")
     one.add_argument("--json", action="store_true", help="print a report for programs")
     one.add_argument(
         "--exclude",
@@ -115,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         "--bad-samples",
-        type=Path,
+        type=user_path,
         action="append",
         default=[],
         metavar="FILE",
@@ -124,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
 
     one = add("stats", run_stats, "Print counts, classes, sizes.")
-    one.add_argument("folder", type=Path, metavar="DIR")
+    one.add_argument("folder", type=user_path, metavar="DIR")
     one.add_argument("--json", action="store_true", help="print them for programs")
 
     one = add(

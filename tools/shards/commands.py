@@ -14,13 +14,15 @@ from typing import Any, NoReturn
 
 from pipeline.shards.exclusion import Exclusion, exclusion_path, known_samples
 from pipeline.shards.index import BadShardsError, ShardIndex, build_index, group_tars, open_index
-from pipeline.shards.tars import Fault, Scan
+from pipeline.shards.tars import Fault, Members, Scan
 from tools.command import bar_interval_s
 from tools.shards.dali_index import write_dali_index
 from tools.shards.exclude import exclude_faulty, read_bad_samples
 from tools.shards.images import Encoding
-from tools.shards.sources.table import open_source
-from tools.shards.stats import collect_stats, describe_stats
+from tools.shards.sources.source import SourceOptions
+from tools.shards.sources.split_map import SplitMap
+from tools.shards.sources.table import check_outside, open_source
+from tools.shards.stats import collect_stats, describe_stats, gaps_between
 from tools.shards.tally import describe_tally
 from tools.shards.units_check import remove_stale_units
 from tools.shards.verify import read_indexes, verify_folder
@@ -34,8 +36,11 @@ def run_convert(options: argparse.Namespace) -> int:
     _check_workers(options)
     encoding = Encoding(options.format, options.quality, options.resize_shorter, options.addressable)
     settings = Settings(options.val_fraction, options.shard_samples, options.shard_bytes, options.seed, encoding)
+    check_outside(options.source, options.out)
     print(f"reading the list of {options.source}", file=sys.stderr)
-    source = open_source(options.source, options.root)
+    split_map = SplitMap() if options.split_map is None else SplitMap.parse(options.split_map)
+    source_options = SourceOptions(split_map, options.image_column, options.label_column)
+    source = open_source(options.source, options.root, source_options)
     with _progress() as progress, _going_on(options.out):
         conversion = convert(
             source,
@@ -147,22 +152,28 @@ def _print_conversion(dataset: dict[str, Any], was_finished: bool, options: argp
     """What the shards hold, for people or for programs."""
     from tools.shards.dataset import REJECTED_NAME
 
-    rejected = dataset["rejected"]
+    rejected, passed_over = dataset["rejected"], dataset.get("passed_over", {})
     if options.json:
         keys = ("num_samples", "num_shards", "num_bytes", "class_counts", "addressable")
         splits = {name: {key: split[key] for key in keys if key in split} for name, split in dataset["splits"].items()}
-        print(json.dumps({"was_finished": was_finished, "rejected": rejected, "splits": splits}, indent=2))
+        told = {"was_finished": was_finished, "rejected": rejected, "passed_over": passed_over, "splits": splits}
+        print(json.dumps(told, indent=2))
         return
     if was_finished:
         print(f"{options.out} holds this very conversion already; nothing to do. To do it anew, remove the folder.")
     for name, split in dataset["splits"].items():
+        classes = "labels" if split["class_counts"] is None else f"{len(split['class_counts'])} classes"
         print(
-            f"{name}: {split['num_samples']:,} images of {len(split['class_counts'])} classes "
+            f"{name}: {split['num_samples']:,} images of {classes} "
             f"in {split['num_shards']} shards, {split['num_bytes'] / 1e6:,.1f} MB"
         )
         if "addressable" in split:
             for title, line in describe_tally(split["addressable"]):
                 print(f"  {title:<18} {line}")
+    for line in gaps_between(dataset["splits"], dataset["classes"]):
+        print(line)
+    if passed_over:
+        print(f"passed over: {', '.join(f'{count} {what}' for what, count in passed_over.items())}")
     if rejected:
         print(f"rejected: {rejected}, each named in {options.out / REJECTED_NAME}")
 
@@ -170,9 +181,7 @@ def _print_conversion(dataset: dict[str, Any], was_finished: bool, options: argp
 def run_index(options: argparse.Namespace) -> int:
     """Indexes tars that are there already."""
     folder: Path = options.folder
-    if (options.split is None) != (options.pattern is None):
-        raise ValueError("--split and --pattern go together: --split train --pattern 'imagenet1k-train-*.tar'")
-    groups = group_tars(folder) if options.split is None else {options.split: sorted(folder.glob(options.pattern))}
+    groups = _tars_to_index(folder, options.split, options.pattern)
     if not any(groups.values()):
         raise FileNotFoundError(f"{folder}: no tar {'here' if options.pattern is None else options.pattern}")
     from tqdm import tqdm
@@ -190,7 +199,7 @@ def run_index(options: argparse.Namespace) -> int:
                     folder,
                     split,
                     tars,
-                    label_field=options.label_field,
+                    **_members_to_index(options)._asdict(),
                     on_shard=on_shard,
                     leave_out_faulty=options.exclude,
                 )
@@ -214,9 +223,35 @@ def run_index(options: argparse.Namespace) -> int:
             f"{index.split}: {index.num_samples:,} samples in {len(index.shards)} shards, labels {index.min_label} to "
             f"{index.max_label}"
         )
+        for shard in index.shards:
+            if not shard.num_samples:
+                print(f"passed over: {shard.name}: holds no samples")
         for sample in known_samples(exclusion_path(index.folder, index.split), index.fingerprint):
             print(f"left out: {Fault(sample.shard, sample.key, sample.reason)}")
     return 0
+
+
+def _tars_to_index(folder: Path, split: str | None, pattern: str | None) -> dict[str, list[Path]]:
+    """Split -> its tars: by their names, or those that a pattern selects in the folder itself."""
+    if split is None and pattern is None:
+        return group_tars(folder)
+    if split is None or pattern is None:
+        raise ValueError("--split and --pattern go together: --split train --pattern 'imagenet1k-train-*.tar'")
+    place, name = Path(pattern).expanduser().parent, Path(pattern).name
+    if (folder / place).resolve() != folder.resolve():
+        raise ValueError(
+            f"--pattern {pattern} selects tars in {place}, but the tars of an index lie directly in its folder; "
+            f"index that folder: python -m tools.shards index {folder / place} --split {split} --pattern '{name}'"
+        )
+    return {split: sorted(folder.glob(name))}
+
+
+def _members_to_index(options: argparse.Namespace) -> Members:
+    """Where images and labels are, as the options say it. Raises ValueError where two of them exclude one another."""
+    image, label = (name and name.lower().removeprefix(".") for name in (options.image_member, options.label_member))
+    if options.label_field and label and label.rpartition(".")[2] != "json":
+        raise ValueError(f"--label-field is a field of a json member, but --label-member is {label}; leave one out")
+    return Members(options.label_field, image, label)
 
 
 def _index_as_json(index: ShardIndex) -> dict[str, Any]:
@@ -227,6 +262,7 @@ def _index_as_json(index: ShardIndex) -> dict[str, Any]:
         "min_label": index.min_label,
         "max_label": index.max_label,
         "fingerprint": index.fingerprint,
+        "empty_shards": [shard.name for shard in index.shards if not shard.num_samples],
         "excluded": [asdict(sample) for sample in excluded],
     }
 

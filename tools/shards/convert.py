@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.files import write_atomically
+from pipeline.shards.classes import most_classes
 from pipeline.shards.index import ShardIndex, build_index
 from tools.shards.addressable import check_jpegtran
 from tools.shards.dali_index import write_dali_index
@@ -87,10 +88,9 @@ def convert(
         done = {split: _position(journal, split) for split in parts}
         on_total(sum(len(positions) for _, positions in parts.values()), sum(done.values()))
         rejected: list[Rejected] = []
+        num_classes = len(source.classes) or most_classes(sum(len(positions) for _, positions in parts.values()))
         for split, (content, positions) in parts.items():
-            prepared = prepare_in_order(
-                content.read, positions[done[split] :], settings.encoding, len(source.classes), workers
-            )
+            prepared = prepare_in_order(content.read, positions[done[split] :], settings.encoding, num_classes, workers)
             tail = _write_split(out, split, content.names, positions, prepared, settings, journal, on_images)
             rejected += [entry for shard in journal.shards if shard.split == split for entry in shard.rejected]
             rejected += tail
@@ -254,6 +254,7 @@ def _describe(
         "classes": source.classes or [str(label) for label in range(num_classes)],
         "splits": splits,
         "rejected": num_rejected,
+        "passed_over": dict(sorted(source.passed_over.items())),
         "job": job,
     }
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from pipeline.shards.classes import count_labels
 from pipeline.shards.index import INDEX_SUFFIX, ShardIndex, open_index
 from pipeline.shards.units import UNITS_SUFFIX
 from tools.shards.journal import JOURNAL_NAME, ShardRecord, describe_difference
@@ -66,12 +65,16 @@ def read_finished(out: Path, job: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def describe_split(index: ShardIndex, shards: Sequence[ShardRecord], num_classes: int) -> dict[str, Any]:
-    """What dataset.json holds of a split whose shards were recorded in the order of their names."""
+    """What dataset.json holds of a split whose shards were recorded in the order of their names.
+
+    class_counts: None where the labels are too far apart to be counted one by one (``count_labels``).
+    """
+    counts = count_labels(index, num_classes)
     described = {
         "num_samples": index.num_samples,
         "num_shards": len(shards),
         "num_bytes": sum(shard.size_bytes for shard in shards),
-        "class_counts": np.bincount(index.label, minlength=num_classes).tolist(),
+        "class_counts": None if counts is None else counts.tolist(),
         "fingerprint": index.fingerprint,
         "sha256": {shard.name: shard.sha256 for shard in shards},
     }

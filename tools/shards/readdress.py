@@ -26,7 +26,8 @@ from pipeline.shards.index import (
     open_index,
     read_index,
 )
-from pipeline.shards.tars import scan_shard
+from pipeline.shards.splits import list_tars
+from pipeline.shards.tars import Members, scan_shard
 from tools.shards.addressable import check_jpegtran
 from tools.shards.dataset import (
     DATASET_NAME,
@@ -47,7 +48,7 @@ class Group:
 
     split: str
     shards: tuple[Shard, ...]
-    label_field: str | None
+    members: Members
     excluded: tuple[ExcludedSample, ...]
 
 
@@ -85,7 +86,7 @@ def readdress(
             leftover.unlink()
         finished_shards = {record.name for record in journal.shards}
         jobs = [
-            ShardJob(folder, out, group.split, shard, group.label_field)
+            ShardJob(folder, out, group.split, shard, group.members)
             for group in groups
             for shard in group.shards
             if shard.name not in finished_shards
@@ -123,9 +124,9 @@ def find_groups(folder: Path) -> list[Group]:
         for split in splits:
             index, fingerprint = open_index(folder, split), read_index(index_path(folder, split)).fingerprint
             excluded = known_samples(exclusion_path(folder, split), fingerprint)
-            groups.append(Group(split, index.shards, index.label_field, excluded))
+            groups.append(Group(split, index.shards, index.members, excluded))
         indexed = {shard.name for group in groups for shard in group.shards}
-        if others := sorted(path.name for path in folder.glob("*.tar") if path.name not in indexed):
+        if others := sorted(path.name for path in list_tars(folder) if path.name not in indexed):
             raise ValueError(
                 f"{folder}: no index names {others[0]}{f' and {len(others) - 1} more' if others[1:] else ''}; index "
                 f"all shards first with: python -m tools.shards index {folder}, or move these elsewhere"
@@ -141,7 +142,7 @@ def find_groups(folder: Path) -> list[Group]:
             stat, scan = path.stat(), scan_shard(path)
             shards.append(Shard(path.name, stat.st_size, stat.st_mtime_ns, len(scan.rows), scan.digest))
             faults += scan.faults
-        groups.append(Group(split, tuple(shards), None, ()))
+        groups.append(Group(split, tuple(shards), Members(), ()))
     if faults:
         raise ValueError(
             f"{folder}: has no index, and {len(faults)} sample(s) or shard(s) cannot be indexed, the first being "
@@ -186,9 +187,7 @@ def _describe(
     splits = {}
     for group in groups:
         paths = [out / shard.name for shard in group.shards]
-        index = build_index(
-            out, group.split, paths, label_field=group.label_field, leave_out_faulty=bool(group.excluded)
-        )
+        index = build_index(out, group.split, paths, **group.members._asdict(), leave_out_faulty=bool(group.excluded))
         if group.excluded:
             add_samples(exclusion_path(out, group.split), index.fingerprint, group.excluded)
         records = sorted((one for one in shards if one.split == group.split), key=lambda one: one.name)

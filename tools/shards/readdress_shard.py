@@ -9,7 +9,7 @@ from typing import IO, cast
 
 from pipeline.jpeg.addressable import Units
 from pipeline.shards.index import Shard
-from pipeline.shards.tars import Row, scan_shard
+from pipeline.shards.tars import Members, Row, scan_shard
 from pipeline.shards.units import write_units
 from tools.shards.addressable import make_addressable
 from tools.shards.dali_index import write_dali_index
@@ -20,13 +20,13 @@ from tools.shards.whole_file import WholeFile
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard of a split, the folders that it comes from and goes to, and where its labels are taken from."""
+    """A shard of a split, the folders that it comes from and goes to, and where its samples' images and labels are."""
 
     source: Path
     out: Path
     split: str
     shard: Shard
-    label_field: str | None
+    members: Members
 
 
 def readdress_shard(job: ShardJob) -> ShardRecord:
@@ -40,7 +40,7 @@ def readdress_shard(job: ShardJob) -> ShardRecord:
         OSError: it cannot be read, or its like cannot be written.
     """
     path, target = job.source / job.shard.name, job.out / job.shard.name
-    scan = scan_shard(path, job.label_field)
+    scan = scan_shard(path, *job.members)
     if scan.digest != job.shard.digest:
         raise ValueError(
             f"{path}: was changed after it was looked at first; index it again with: "
@@ -49,7 +49,7 @@ def readdress_shard(job: ShardJob) -> ShardRecord:
     tally, units = Tally(), list[Units | None]()
     try:
         size_bytes, sha256 = _write(path, target, scan.rows, tally, units)
-        new = scan_shard(target, job.label_field)
+        new = scan_shard(target, *job.members)
         if [_facts(row) for row in new.rows] != [_facts(row) for row in scan.rows]:
             raise OSError("its samples were not read back as they were written")
         write_dali_index(target, new)

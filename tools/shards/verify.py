@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pipeline.shards.exclusion import exclusion_path, known_samples, read_exclusion
 from pipeline.shards.index import ShardIndex, index_path, list_splits, read_index
+from pipeline.shards.splits import list_tars
 from pipeline.shards.tars import Fault, Row, scan_shard
 from tools.command import bar_interval_s
 from tools.shards.dali_index import render_dali_index
@@ -47,7 +48,7 @@ def verify_folder(folder: Path, *, workers: int = 1, show_progress: bool = False
     dataset = read_dataset(folder)
     faults: list[Fault] = []
     indexed = {shard.name for index in indexes for shard in index.shards}
-    for path in sorted(folder.glob("*.tar")):
+    for path in list_tars(folder):
         if path.name not in indexed:
             faults.append(Fault(path.name, "", "no index names this tar, so its samples are not used"))
     jobs: list[_Job] = []
@@ -109,7 +110,7 @@ def _verify_shard(job: _Job) -> tuple[int, list[Fault]]:
     rows = _rows_of(index, job.number)
     if not path.is_file():
         return len(rows), [Fault(shard.name, "", f"is in {job.split}.index, but not in the folder")]
-    scan = scan_shard(path, index.label_field)
+    scan = scan_shard(path, *index.members)
     faults = list(scan.faults)
     differing = _compare_rows(shard.name, rows, scan.rows)
     faults += differing
@@ -166,7 +167,7 @@ def _compare_with_dataset(index: ShardIndex, stated: dict[str, Any]) -> list[Fau
     faults = []
     if index.fingerprint != stated["fingerprint"]:
         faults.append(Fault(f"{index.split}.index", "", "its fingerprint is not the one in dataset.json"))
-    if index.max_label >= len(stated["class_counts"]):
+    if stated["class_counts"] is not None and index.max_label >= len(stated["class_counts"]):
         reason = f"holds label {index.max_label}, but dataset.json has {len(stated['class_counts'])} classes"
         faults.append(Fault(f"{index.split}.index", "", reason))
     return faults

@@ -38,7 +38,7 @@ _worker: "Preparer"
 
 
 class Preparer:
-    """Reads one image by its position and prepares it. num_classes: 0 where it is not known yet.
+    """Reads one image by its position and prepares it. num_classes: or how many there may be, where nothing names them.
 
     Raises OSError where images are to be addressable and jpegtran cannot be run; what is wrong with an image is told.
     """
@@ -49,7 +49,7 @@ class Preparer:
     def __call__(self, position: int) -> Prepared:
         try:
             raw, label = self._read(position)
-            if label < 0 or (self._num_classes and label >= self._num_classes):
+            if not 0 <= label < self._num_classes:
                 return f"its label is {label}; the source has classes 0 to {self._num_classes - 1}"
             data, extension = prepare(raw, self._encoding)
         except OSError as error:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.command_line import STOPPED_EXIT_CODE, Parser
+from pipeline.files import user_path
 from tools.command import show
 from tools.study.records import read_records
 from tools.study.result import result
@@ -45,9 +46,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         ValueError: an argument that is missing, unknown or of the wrong form.
     """
     parser = Parser(prog="python -m tools.study", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("study", type=Path, help="the study's YAML file")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: runs/NAME)")
-    parser.add_argument("--runs", type=Path, help="folder of the run folders (default: OUT/runs)")
+    parser.add_argument("study", type=user_path, help="the study's YAML file")
+    parser.add_argument("--out", type=user_path, help="folder of the results (default: runs/NAME)")
+    parser.add_argument("--runs", type=user_path, help="folder of the run folders (default: OUT/runs)")
     parser.add_argument("--launch", type=shlex.split, metavar="COMMAND", help="starts a run (default: one rank)")
     parser.add_argument("--machine", type=_machine, default=(0, 1), metavar="I/N", help="train only this part")
     parser.add_argument("--show", action="store_true", help="train nothing; show what is finished")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from engine.config import ConfigError, RunConfig, load_config, read_yaml
-from pipeline.config import Settings
+from pipeline.config import Settings, UserPath
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -25,7 +25,9 @@ class StudySpec(Settings):
     """A matrix of runs: every variant with every seed, all from one configuration."""
 
     name: Name
-    base: Path = Field(description="the configuration that all runs start from, seen from where the study is started")
+    base: UserPath = Field(
+        description="the configuration that all runs start from, seen from where the study is started"
+    )
     seeds: list[int] = Field(min_length=1)
     reference: Name = Field(description="the variant that the others are compared with")
     clock: Literal["wall", "cpu"] = Field(

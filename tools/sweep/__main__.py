@@ -16,10 +16,10 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 from engine.command_line import Parser
+from pipeline.files import user_path
 from pipeline.selection.config import rule_forms, rule_from_text
 from tools.command import show
 from tools.sweep.tables import describe, write_files
@@ -29,7 +29,7 @@ KEEP_RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.sweep", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="the folder of a finished run")
     parser.add_argument(
         "--keep-rates", type=float, nargs="+", default=list(KEEP_RATES), metavar="RATE", help="default: 1 to 0.2"
     )
@@ -37,7 +37,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--rules", nargs="+", default=[], metavar="RULE", help=f"{rule_forms()} (default: the run's own)"
     )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one key of the runs")
-    parser.add_argument("--out", type=Path, help="folder of the results (default, for one run: RUN/sweep)")
+    parser.add_argument("--out", type=user_path, help="folder of the results (default, for one run: RUN/sweep)")
     parser.add_argument("--json", action="store_true", help="print the results for programs")
     options = parser.parse_args(arguments)
     if len({folder.resolve() for folder in options.runs}) < len(options.runs):

@@ -103,7 +103,7 @@ def test_an_index_of_the_old_form_opens_with_one_line(
     assert open_index(folder, "train").label.tolist() == right.label.tolist() == [3, 1, 4, 1, 5, 9, 2, 6]
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{index_path(folder, 'train')}: has no digests of its rows, so they are not checked")
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(told, "_told", set())
     open_index(folder, "train")
     assert capsys.readouterr().err == ""

@@ -129,17 +129,23 @@ def test_a_shard_that_has_gone_is_named(folder: Path) -> None:
         open_index(folder, "train")
 
 
-def test_a_copied_folder_opens_with_a_warning_that_says_how_to_be_rid_of_it(folder: Path, tmp_path: Path) -> None:
+def test_a_copied_folder_opens_with_one_line_that_says_how_to_be_rid_of_it(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     original = build(folder)
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in folder.glob("train*"):
         shutil.copyfile(path, copy / path.name)
         os.utime(copy / path.name, ns=(5, 5))
-    with pytest.warns(UserWarning, match=r"2 shard\(s\) carry another modification time"):
+    for _ in range(2):
         assert open_index(copy, "train").fingerprint == original.fingerprint
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{copy}: 2 shard(s) carry another modification time than in train.index")
+    assert line.endswith(f"at every start: python -m tools.shards index {copy}")
     build(copy)
     assert open_index(copy, "train").fingerprint == original.fingerprint
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
@@ -193,8 +199,18 @@ def test_tars_are_grouped_by_the_split_in_their_names(tmp_path: Path) -> None:
         "val": ["imagenet1k-validation-00", "val_1"],
         "test": ["test-0"],
     }
-    (tmp_path / "training.tar").touch()
-    with pytest.raises(ValueError, match=r"training\.tar is not; say which"):
+    (tmp_path / "more.tar").touch()
+    with pytest.raises(ValueError, match=r"more\.tar is not; say which"):
+        group_tars(tmp_path)
+
+
+def test_no_tar_of_validation_is_taken_for_one_of_training(tmp_path: Path) -> None:
+    for name in ("Train-0", "Training1", "dev-0", "VALID0", "eval-0", "._Train-0"):
+        (tmp_path / f"{name}.tar").touch()
+    names = {split: [path.stem for path in paths] for split, paths in group_tars(tmp_path).items()}
+    assert names == {"train": ["Train-0", "Training1"], "val": ["VALID0", "dev-0"], "test": ["eval-0"]}
+    (tmp_path / "holdout-0.tar").touch()
+    with pytest.raises(ValueError, match=r"not clear to which split holdout-0.tar belongs; .*--split NAME"):
         group_tars(tmp_path)
 
 
@@ -222,14 +238,14 @@ def test_keys_with_folders_long_names_dots_and_capitals_are_read_as_webdataset_r
         assert index.label.tolist() == [5, 7]
 
 
-def test_labels_come_from_the_named_json_field(tmp_path: Path) -> None:
+def test_labels_come_from_the_named_json_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     members = [("a.png", image_bytes(0)), ("a.json", b'{"label": 1, "fine": 2}'), ("a.cls", b"3")]
     tar = write_tar(tmp_path / "train-0.tar", members)
     assert build_index(tmp_path, "train", [tar]).label.tolist() == [3]
     assert build_index(tmp_path, "train", [tar], label_field="fine").label.tolist() == [2]
     os.utime(tar, ns=(9, 9))
-    with pytest.warns(UserWarning, match="modification time"):
-        assert open_index(tmp_path, "train").label.tolist() == [2]
+    assert open_index(tmp_path, "train").label.tolist() == [2]
+    assert capsys.readouterr().err.endswith(f"index {tmp_path} --label-field fine\n")
 
 
 def test_every_bad_sample_is_named_with_its_reason(tmp_path: Path) -> None:

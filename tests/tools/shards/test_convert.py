@@ -394,3 +394,51 @@ def test_the_format_and_size_that_were_asked_for_are_what_is_stored(images: Path
     assert {index.extension(i) for i in range(index.num_samples)} == {"webp"}
     assert set(index.width.tolist()) == {20}
     assert set(index.height.tolist()) == {15}
+
+
+def test_what_is_passed_over_and_classes_without_training_images_are_told(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images, tmp_path / "in/train")
+    shutil.copytree(images, tmp_path / "in/val")
+    shutil.rmtree(tmp_path / "in/train/class_1")
+    (tmp_path / "in/train/class_1").mkdir()
+    (tmp_path / "in/train/class_0/Thumbs.db").write_bytes(b"x")
+    (tmp_path / "in/train/class_0/.DS_Store").write_bytes(b"x")
+    assert to_shards(tmp_path / "in", tmp_path / "out") == 0
+    told = capsys.readouterr().out
+    gap = "1 class (1 class_1) of 3 in val (17 image(s)), but never in training"
+    assert gap in told
+    assert "passed over: 1 Thumbs.db, 1 hidden\n" in told
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["passed_over"] == {"Thumbs.db": 1, "hidden": 1}
+    assert to_shards(tmp_path / "in", tmp_path / "out", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["passed_over"] == {"Thumbs.db": 1, "hidden": 1}
+    assert run("stats", tmp_path / "out") == 0
+    assert gap in capsys.readouterr().out
+
+
+def test_shards_are_not_written_into_the_folder_that_they_are_made_from(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out in (images, images / "shards", images / "class_0" / ".." / "shards"):
+        assert to_shards(images, out) == 2
+        assert f"--out {out} is the source's folder {images} or lies in it" in capsys.readouterr().err
+    assert not (images / "shards").exists()
+
+
+def test_options_of_one_source_are_refused_for_another(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert to_shards(images, tmp_path / "out", "--label-column", "x") == 2
+    assert "--label-column says nothing about source 'imagefolder'; it is for csv, parquet" in capsys.readouterr().err
+    assert to_shards(images, tmp_path / "out", "--split-map", "class_9=val") == 2
+    assert "nothing in" in capsys.readouterr().err
+    assert to_shards(images, tmp_path / "out", "--split-map", ".=val") == 0
+    assert open_index(tmp_path / "out", "val").num_samples == NUM_IMAGES
+
+
+def test_a_home_folder_is_written_as_a_tilde(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(images.parent))
+    assert run("convert", f"--source=imagefolder:~/{images.name}", f"--out={tmp_path / 'out'}", "--workers=1") == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("verify", "~/out") == 0

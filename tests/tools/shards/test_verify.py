@@ -168,3 +168,14 @@ def test_stats_say_how_the_images_were_stored(
         "median": 19,
         "max": 24,
     }
+
+
+def test_stats_of_labels_that_number_no_classes_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shard(tmp_path / "train-0.tar", [0, 2**31 - 1, 7, 7])
+    assert main(["index", str(tmp_path)]) == 0
+    assert main(["stats", str(tmp_path)]) == 0
+    assert "labels go up to 2,147,483,647 for 4 images, so they number no classes" in capsys.readouterr().out
+    assert main(["stats", str(tmp_path), "--json"]) == 0
+    train = json.loads(capsys.readouterr().out)["splits"]["train"]
+    assert (train["class_counts"], train["max_label"]) == (None, 2**31 - 1)
+    assert train["samples_per_class"] == {"min": 1, "median": 1, "max": 2}

@@ -1,8 +1,8 @@
 """The command ``tools.shards score``."""
 
 import argparse
-from pathlib import Path
 
+from pipeline.files import user_path
 from pipeline.selection.maps import GRID_SIZE
 from tools.shards.maps.kinds import KINDS, kind_forms
 from tools.shards.maps.score import MapJob, score_folder
@@ -32,9 +32,9 @@ def run_score(options: argparse.Namespace) -> int:
 def add_score_arguments(one: argparse.ArgumentParser, cores: int) -> None:
     """The options of ``score``."""
     kinds = "; ".join(f"{kind.form(name)}: {kind.about}" for name, kind in KINDS.items())
-    one.add_argument("folder", type=Path, metavar="DIR")
+    one.add_argument("folder", type=user_path, metavar="DIR")
     one.add_argument("--by", required=True, metavar="KIND", help=f"{kind_forms()}. {kinds}")
-    one.add_argument("--weights", type=Path, metavar="FILE", help="of a convnet, where timm's cache has none")
+    one.add_argument("--weights", type=user_path, metavar="FILE", help="of a convnet, where timm's cache has none")
     one.add_argument("--grid", type=int, default=GRID_SIZE, help="cells along a side of a map (default: %(default)s)")
     one.add_argument("--name", help="of the maps, for selection.map (default: the kind's)")
     one.add_argument(

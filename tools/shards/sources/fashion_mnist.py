@@ -8,7 +8,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tools.shards.fashion_mnist_files import CLASSES, FILES, find_fashion_mnist, read_fashion_mnist
-from tools.shards.sources.source import RawImage, Source, SourceKind, SourceSplit
+from tools.shards.sources.source import RawImage, Source, SourceKind, SourceOptions, SourceSplit
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class _ArrayReader:
         return Image.fromarray(self.images[position]), int(self.labels[position])
 
 
-def _open(place: str, root: Path) -> Source:
+def _open(place: str, root: Path, options: SourceOptions) -> Source:
     folder = find_fashion_mnist(Path(place) if place else None, root)
     splits = {}
     for split in FILES:

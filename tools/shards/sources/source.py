@@ -6,14 +6,13 @@ travel to worker processes, and reading is the workers' part.
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""What folders and files call a split -> what the shards call it."""
+from tools.shards.sources.split_map import SplitMap
 
 RawImage = bytes | Image.Image
 """The bytes of an image file, or an image that has no file of its own."""
@@ -39,11 +38,13 @@ class Source:
     """classes: names in label order; empty where the source does not know them before all labels are read.
 
     labels_digest: of the labels, where they stand in files that may change while the names stay.
+    passed_over: what is neither an image nor a class -> how many files or folders are that.
     """
 
     classes: list[str]
     splits: dict[str, SourceSplit]
     labels_digest: str = ""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -55,25 +56,42 @@ class Source:
 
 
 @dataclass(frozen=True)
+class SourceOptions:
+    """What a command line may say of a source besides its place. Columns: None for the kind's own names."""
+
+    split_map: SplitMap = field(default_factory=SplitMap)
+    image_column: str | None = None
+    label_column: str | None = None
+
+    def given(self) -> list[str]:
+        """The options that were given, as the command line spells them."""
+        values = {"--split-map": self.split_map.rules, "--image-column": self.image_column}
+        values["--label-column"] = self.label_column
+        return [name for name, value in values.items() if value]
+
+
+@dataclass(frozen=True)
 class SourceKind:
     """One kind of source: how a command line names it, and what opens it.
 
     Attributes:
         name: before the colon, as in ``imagefolder:DIR``.
         place: what stands after the colon, for help and errors, such as ``DIR``.
-        open: (place, root) -> the source. ``root`` is where downloads are kept. Raises ValueError or FileNotFoundError
-            where the place is missing or holds something else.
+        open: (place, root, options) -> the source. ``root`` is where downloads are kept. Raises ValueError or
+            FileNotFoundError where the place is missing or holds something else.
         order: where it stands among the others in help and errors, lowest first.
         about: for help, a few words on what the place holds.
         needs_place: False where the name alone will do, too; ``open`` then gets an empty place.
+        takes: the options that it heeds, as the command line spells them.
     """
 
     name: str
     place: str
-    open: Callable[[str, Path], Source]
+    open: Callable[[str, Path, SourceOptions], Source]
     order: int
     about: str = ""
     needs_place: bool = True
+    takes: tuple[str, ...] = ()
 
     @property
     def forms(self) -> list[str]:

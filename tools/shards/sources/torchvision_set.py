@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from tools.shards.sources.source import RawImage, Source, SourceKind, SourceSplit
+from tools.shards.sources.source import RawImage, Source, SourceKind, SourceOptions, SourceSplit
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class _TorchvisionReader:
             raise ValueError(f"gives {label!r} for a label, not an integer") from None
 
 
-def _open(name: str, root: Path) -> Source:
+def _open(name: str, root: Path, options: SourceOptions) -> Source:
     from torchvision import datasets  # takes seconds to import, and only this source needs it
 
     found = getattr(datasets, name, None)
