@@ -40,7 +40,7 @@ from engine.checkpoints.manifest import (
 )
 from engine.checkpoints.state_files import CopyingEngine, describe, write_state
 from engine.metrics import MetricsFile
-from engine.ranks.world import AgreedExit, World, agree
+from engine.ranks.world import AgreedExit, World, agree, close_group, open_group
 
 POINTER = "latest.json"  # for people and scripts; resuming looks at the manifests
 SAVE_FAILED_EXIT_CODE = 74  # EX_IOERR
@@ -81,7 +81,7 @@ class Checkpoints:
         # Nothing that runs in a run's place belongs beside its checkpoints.
         engine._copy_recovery_script = lambda _: None
         # The thread's own: collectives of two threads in one group would mix.
-        self._group: Any = dist.new_group(backend="gloo")
+        self._group: Any = open_group(world)
         self._thread: threading.Thread | None = None
         self._outcome: dict[str, Any] | Exception | None = None
 
@@ -141,7 +141,7 @@ class Checkpoints:
     ) -> None:
         if error is None:
             self.finish()
-            dist.destroy_process_group(self._group)
+            close_group(self._group)
         elif self._thread is not None:
             # Whatever ended the run came after this save: let it count, if the other ranks are there to agree.
             self._thread.join(_GRACE_S)
