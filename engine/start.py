@@ -46,16 +46,24 @@ class Request:
         return min(plan.total_steps, self.stop_after or plan.total_steps)
 
 
-def find_start(request: Request, prepared: Prepared, world: World) -> Start:
-    """Where all ranks start, once they have found that they are about to do the same. Collective.
+def check_same_request(request: Request, prepared: Prepared, world: World) -> None:
+    """All ranks find that they are about to do the same, in the same folder. Collective.
 
     Raises:
-        SystemExit: with code 2, on every rank, if they are not, or for a checkpoint or a folder that cannot be used.
+        SystemExit: with code 2, on every rank, if they are not.
     """
     stop_step = request.stop_step(prepared.plan)
     check_same_inputs(world, request.config, prepared.indexes, stop_step=stop_step, maps=prepared.maps)
     check_same_run_folder(world, request.folder)
     warn_of_clocks(world)
+
+
+def find_start(request: Request, prepared: Prepared, world: World) -> Start:
+    """Where all ranks start, in a run folder that this run holds. Collective.
+
+    Raises:
+        SystemExit: with code 2, on every rank, for a checkpoint or a folder that cannot be used.
+    """
     with one_clear_error(world):
         start = on_first_rank(world, lambda: _take_up(request, prepared, world.size))
     check_same_start(world, start.checkpoint, start.step)

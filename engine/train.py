@@ -27,10 +27,11 @@ from engine.prepare import prepare
 from engine.progress import say
 from engine.ranks.launchers import Launchers
 from engine.ranks.preflight import check_same_software
+from engine.ranks.run_lock import held
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, join_world, leave_world, one_clear_error
 from engine.result import finish
-from engine.start import Request, announcement, find_start, open_run
+from engine.start import Request, announcement, check_same_request, find_start, open_run
 from engine.trainer import Run, train
 
 
@@ -90,19 +91,21 @@ def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = N
         request = read_request(argv)
         prepared = prepare(request.config, world)
         check_allowed_keys(request.allowed, prepared.identity)
-    start = find_start(request, prepared, world)
-    limits = request.config.engine
-    with Watch(
-        world,
-        request.folder,
-        stop_grace_s=limits.stop_grace_s,
-        stall_report_s=limits.stall_report_s,
-        launchers=launchers,
-    ) as watch:
-        run = open_run(request, prepared, start, world, watch)
-        if world.is_first:
-            print(announcement(run, start), flush=True)
-        return _train_and_finish(run, start, request.stop_step(run.plan))
+    check_same_request(request, prepared, world)
+    with held(request.folder, world, launchers.followed if launchers else ()) as lock:
+        start = find_start(request, prepared, world)
+        with Watch(
+            world,
+            request.folder,
+            stop_grace_s=request.config.engine.stop_grace_s,
+            stall_report_s=request.config.engine.stall_report_s,
+            launchers=launchers,
+            lock=lock,
+        ) as watch:
+            run = open_run(request, prepared, start, world, watch)
+            if world.is_first:
+                print(announcement(run, start), flush=True)
+            return _train_and_finish(run, start, request.stop_step(run.plan))
 
 
 def _train_and_finish(run: Run, start: Start, stop_step: int) -> int:
