@@ -3,10 +3,11 @@
     deepspeed --no_local_rank --module engine.train --config configs/fashion_mnist.yaml
 
 Exit codes: 0 done; 1 a rank failed, was lost or had to be ended (stderr names it, and the last checkpoint holds); 2 an
-input that cannot be used; 3 data that turned out to be bad while training: an image that cannot be decoded, too many of
-them, or a shard that changed; 74 a checkpoint that could not be written (one line on stderr says what is wrong); 75
-stopped by a signal, with a checkpoint from which the same command goes on. What the launcher makes of them:
-``engine/ranks/stopping.py``.
+input that cannot be used, or a run folder that another run is using; 3 data that turned out to be bad while training:
+an image that cannot be decoded, too many of them, or a shard that changed; 4 weights or a loss that are not finite
+(one line names the last good checkpoint and the keys that usually help); 74 a checkpoint that could not be written
+(one line on stderr says what is wrong); 75 stopped by a signal, with a checkpoint from which the same command goes on.
+What the launcher makes of them: ``engine/ranks/stopping.py``.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from engine.bad_data import one_data_error
 from engine.checkpoints.checkpoint import clear_save_error
+from engine.checkpoints.finite import clear_divergence
 from engine.checkpoints.manifest import step_folder, steps_in
 from engine.checkpoints.resume import Start, check_allowed_keys
 from engine.command_line import STOPPED_EXIT_CODE, Parser
@@ -84,7 +86,7 @@ def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = N
 
     Raises:
         SystemExit: with code 2, on every rank, for an input that cannot be used; with code 3 for data that turned out
-            to be bad while training.
+            to be bad while training; with code 4 for weights or a loss that are not finite.
     """
     check_same_software(world)
     with one_clear_error(world):
@@ -110,7 +112,8 @@ def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = N
 
 def _train_and_finish(run: Run, start: Start, stop_step: int) -> int:
     """Train to the end, or until the ranks stop. Returns the exit code."""
-    with one_data_error(run.world), clear_save_error(run.world):
+    checkpoints = run.folder / "checkpoints"
+    with one_data_error(run.world), clear_save_error(run.world), clear_divergence(run.world, checkpoints):
         evaluations = train(run, start.step, stop_step)
     if run.watch.stopping:
         if run.world.is_first:

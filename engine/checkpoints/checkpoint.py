@@ -52,6 +52,8 @@ T = TypeVar("T")
 class SaveFailedError(RuntimeError):
     """A checkpoint could not be written; the message is for people. Raised on every rank at the same step."""
 
+    agreed = True
+
 
 class Checkpoints:
     """Saves of one run. Every method is collective, and to be called on every rank at the same step.
@@ -140,11 +142,16 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.finish()
-            close_group(self._group)
-        elif self._thread is not None:
+            try:
+                self.finish()
+            finally:
+                close_group(self._group)
+            return
+        if self._thread is not None:
             # Whatever ended the run came after this save: let it count, if the other ranks are there to agree.
             self._thread.join(_GRACE_S)
+        if getattr(error, "agreed", False):  # else other ranks may never come here
+            close_group(self._group)
 
     def _write(self, step: int, files: list[tuple[Path, Any]], start: float, stall_s: float) -> None:
         """The thread's work."""
