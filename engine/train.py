@@ -43,9 +43,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         ValueError: an argument that is missing, unknown or of the wrong form.
     """
-    parser = Parser(prog="engine.train", description=(__doc__ or "").split("\n")[0])
+    title, _, exit_codes = (__doc__ or "").split("\n\n")
+    parser = Parser(prog="engine.train", description=title, epilog=exit_codes)
     parser.add_run_arguments()
-    parser.add_argument("--out", type=Path, help="the run folder (default: runs/NAME)")
+    parser.add_argument("--out", type=Path, help="the run folder, which one run at a time may use (default: runs/NAME)")
     parser.add_argument("--max-steps", type=int, help="stop after this many steps, as a finished run")
     parser.add_argument(
         "--resume",

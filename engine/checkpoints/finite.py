@@ -49,9 +49,9 @@ def check_finite(
     """
     broken = what_is_broken(engine, average, world)
     if broken is not None:
-        raise DivergedError(f"{broken} not finite after {steps} steps", steps)
+        raise DivergedError(f"{broken} not finite after step {steps}", steps)
     if agree(world, not bool(loss().isfinite())):
-        raise DivergedError(f"the weights after {steps} steps are so large that their loss is not finite", steps)
+        raise DivergedError(f"the weights after step {steps} are so large that their loss is not finite", steps)
 
 
 def what_is_broken(engine: DeepSpeedEngine, average: nn.Module | None, world: World) -> str | None:
@@ -129,17 +129,14 @@ def how_to_go_on(checkpoints: Path, steps: int) -> str:
     """What to do about weights that are broken after ``steps`` steps."""
     complete = [step for step in steps_in(checkpoints) if has_manifest(step_folder(checkpoints, step))]
     good = [step_folder(checkpoints, step) for step in complete if step < steps]
-    help_text = (
-        "Usually a lower optim.lr, a longer optim.warmup or a smaller train.clip_grad_norm helps, with --allow-change "
-        "for each key that changes"
-    )
+    keys = "Usually a lower optim.lr, a longer optim.warmup or a smaller train.clip_grad_norm helps"
     if not good:
         start = "give --resume never to start anew" if steps in complete else "the same command starts anew"
-        return f"There is no good checkpoint; {start}. {help_text}"
+        return f"There is no good checkpoint; {start}. {keys}"
     if steps in complete:
         start = f"The checkpoint {step_folder(checkpoints, steps)} leads to this; give --resume {good[-1]} to go on"
-        return f"{start} from the last one before it. {help_text}"
-    return (
-        f"No checkpoint was made of that and nothing exported; the last good checkpoint is {good[-1]}, and the same "
-        f"command goes on from there. {help_text}"
-    )
+        start += " from the last one before it"
+    else:
+        start = f"No checkpoint was made of that and nothing exported; the last good checkpoint is {good[-1]}, and the"
+        start += " same command goes on from there"
+    return f"{start}. {keys}, with --allow-change for each key that changes"

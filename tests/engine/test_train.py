@@ -43,8 +43,8 @@ AUGMENTED = [
 
 # Learning rates that break the weights at once: what is said of a checkpoint that is due then, or of the next loss.
 BREAKS = {
-    "broken": (["--set", "optim.lr=1.0e+300", "--max-steps", "10"], "the weights are not finite after 10 steps"),
-    "too large": (["--set", "optim.lr=1.0e+30", "--max-steps", "10"], "the weights after 10 steps are so large that"),
+    "broken": (["--set", "optim.lr=1.0e+300", "--max-steps", "10"], "the weights are not finite after step 10"),
+    "too large": (["--set", "optim.lr=1.0e+30", "--max-steps", "10"], "the weights after step 10 are so large that"),
     "noticed late": (["--set", "optim.lr=1.0e+300"], "the loss is nan at step 10"),
 }
 BROKEN_RUNS = [*(("broken", stage) for stage in ZERO_STAGES), ("too large", 3), ("noticed late", 0)]

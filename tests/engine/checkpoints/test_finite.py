@@ -79,7 +79,7 @@ def moments(trained: Trained, name: str) -> Tensor:
 
 # Where a number is broken, and what is said of it.
 PLACES: dict[str, tuple[Callable[[Trained], Tensor], str]] = {
-    "a weight": (lambda trained: trained.module.weight, "the weights are not finite after 7 steps"),
+    "a weight": (lambda trained: trained.module.weight, "the weights are not finite after step 7"),
     "a buffer": (lambda trained: trained.module.running_var, "the weights are not finite"),
     "a first moment": (lambda trained: moments(trained, "exp_avg"), "the optimizer's moments are not finite"),
     "a second moment": (lambda trained: moments(trained, "exp_avg_sq"), "the optimizer's moments are not finite"),
