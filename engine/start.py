@@ -7,6 +7,7 @@ from deepspeed import DeepSpeedEngine
 
 from engine.average import WeightAverage, resume_average
 from engine.checkpoints.checkpoint import load_checkpoint
+from engine.checkpoints.finite import what_is_broken
 from engine.checkpoints.resume import Start, choose_start, set_aside_newer
 from engine.compiled import warm_up
 from engine.config import RunConfig
@@ -46,16 +47,24 @@ class Request:
         return min(plan.total_steps, self.stop_after or plan.total_steps)
 
 
-def find_start(request: Request, prepared: Prepared, world: World) -> Start:
-    """Where all ranks start, once they have found that they are about to do the same. Collective.
+def check_same_request(request: Request, prepared: Prepared, world: World) -> None:
+    """All ranks find that they are about to do the same, in the same folder. Collective.
 
     Raises:
-        SystemExit: with code 2, on every rank, if they are not, or for a checkpoint or a folder that cannot be used.
+        SystemExit: with code 2, on every rank, if they are not.
     """
     stop_step = request.stop_step(prepared.plan)
     check_same_inputs(world, request.config, prepared.indexes, stop_step=stop_step, maps=prepared.maps)
     check_same_run_folder(world, request.folder)
     warn_of_clocks(world)
+
+
+def find_start(request: Request, prepared: Prepared, world: World) -> Start:
+    """Where all ranks start, in a run folder that this run holds. Collective.
+
+    Raises:
+        SystemExit: with code 2, on every rank, for a checkpoint or a folder that cannot be used.
+    """
     with one_clear_error(world):
         start = on_first_rank(world, lambda: _take_up(request, prepared, world.size))
     check_same_start(world, start.checkpoint, start.step)
@@ -84,7 +93,7 @@ def open_run(request: Request, prepared: Prepared, start: Start, world: World, w
     What there is to say about that is added to ``start.notes``.
 
     Raises:
-        SystemExit: with code 2, on every rank, for a snapshot or a monitor that cannot be used.
+        SystemExit: with code 2, on every rank, for weights, a snapshot or a monitor that cannot be used.
     """
     config, model = prepared.config, prepared.model.to(world.device)
     trains = start.step < request.stop_step(prepared.plan)
@@ -92,6 +101,7 @@ def open_run(request: Request, prepared: Prepared, start: Start, world: World, w
     board = open_board(config, prepared.plan.schedule)
     engine = build_engine(config, prepared.plan, model, load_universal=start.is_universal)
     _load(start, engine, average)
+    _check_loaded(start, engine, average, world)
     if trains:  # a run that only has to finish selects no more patches for training
         _load_snapshot(start, board, world)
     with one_clear_error(world):
@@ -108,6 +118,19 @@ def _load(start: Start, engine: DeepSpeedEngine, average: WeightAverage | None) 
     load_checkpoint(engine, start.checkpoint)
     if average is not None:
         start.notes.extend(resume_average(average, engine, start.source))
+
+
+def _check_loaded(start: Start, engine: DeepSpeedEngine, average: WeightAverage | None, world: World) -> None:
+    """Earlier versions wrote checkpoints of weights that are not finite; nothing good comes of going on from one."""
+    if start.source is None:
+        return
+    broken = what_is_broken(engine, None if average is None else average.model, world)
+    with one_clear_error(world):
+        if broken is not None:
+            raise ValueError(
+                f"the checkpoint {start.source} cannot be gone on from: {broken} not finite there; name an earlier one "
+                "with --resume PATH, or give --resume never to start anew"
+            )
 
 
 def _load_snapshot(start: Start, board: SnapshotBoard | None, world: World) -> None:

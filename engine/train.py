@@ -3,10 +3,11 @@
     deepspeed --no_local_rank --module engine.train --config configs/fashion_mnist.yaml
 
 Exit codes: 0 done; 1 a rank failed, was lost or had to be ended (stderr names it, and the last checkpoint holds); 2 an
-input that cannot be used; 3 data that turned out to be bad while training: an image that cannot be decoded, too many of
-them, or a shard that changed; 74 a checkpoint that could not be written (one line on stderr says what is wrong); 75
-stopped by a signal, with a checkpoint from which the same command goes on. What the launcher makes of them:
-``engine/ranks/stopping.py``.
+input that cannot be used, or a run folder that another run is using; 3 data that turned out to be bad while training:
+an image that cannot be decoded, too many of them, or a shard that changed; 4 weights or a loss that are not finite
+(one line names the last good checkpoint and the keys that usually help); 74 a checkpoint that could not be written
+(one line on stderr says what is wrong); 75 stopped by a signal, with a checkpoint from which the same command goes on.
+What the launcher makes of them: ``engine/ranks/stopping.py``.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from engine.bad_data import one_data_error
 from engine.checkpoints.checkpoint import clear_save_error
+from engine.checkpoints.finite import clear_divergence
 from engine.checkpoints.manifest import step_folder, steps_in
 from engine.checkpoints.resume import Start, check_allowed_keys
 from engine.command_line import STOPPED_EXIT_CODE, Parser
@@ -27,10 +29,11 @@ from engine.prepare import prepare
 from engine.progress import say
 from engine.ranks.launchers import Launchers
 from engine.ranks.preflight import check_same_software
+from engine.ranks.run_lock import held
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, join_world, leave_world, one_clear_error
 from engine.result import finish
-from engine.start import Request, announcement, find_start, open_run
+from engine.start import Request, announcement, check_same_request, find_start, open_run
 from engine.trainer import Run, train
 from pipeline.files import user_path
 
@@ -41,9 +44,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         ValueError: an argument that is missing, unknown or of the wrong form.
     """
-    parser = Parser(prog="engine.train", description=(__doc__ or "").split("\n")[0])
+    title, _, exit_codes = (__doc__ or "").split("\n\n")
+    parser = Parser(prog="engine.train", description=title, epilog=exit_codes)
     parser.add_run_arguments()
-    parser.add_argument("--out", type=user_path, help="the run folder (default: runs/NAME)")
+    parser.add_argument(
+        "--out", type=user_path, help="the run folder, which one run at a time may use (default: runs/NAME)"
+    )
     parser.add_argument("--max-steps", type=int, help="stop after this many steps, as a finished run")
     parser.add_argument(
         "--resume",
@@ -84,31 +90,34 @@ def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = N
 
     Raises:
         SystemExit: with code 2, on every rank, for an input that cannot be used; with code 3 for data that turned out
-            to be bad while training.
+            to be bad while training; with code 4 for weights or a loss that are not finite.
     """
     check_same_software(world)
     with one_clear_error(world):
         request = read_request(argv)
         prepared = prepare(request.config, world)
         check_allowed_keys(request.allowed, prepared.identity)
-    start = find_start(request, prepared, world)
-    limits = request.config.engine
-    with Watch(
-        world,
-        request.folder,
-        stop_grace_s=limits.stop_grace_s,
-        stall_report_s=limits.stall_report_s,
-        launchers=launchers,
-    ) as watch:
-        run = open_run(request, prepared, start, world, watch)
-        if world.is_first:
-            print(announcement(run, start), flush=True)
-        return _train_and_finish(run, start, request.stop_step(run.plan))
+    check_same_request(request, prepared, world)
+    with held(request.folder, world, launchers.followed if launchers else ()) as lock:
+        start = find_start(request, prepared, world)
+        with Watch(
+            world,
+            request.folder,
+            stop_grace_s=request.config.engine.stop_grace_s,
+            stall_report_s=request.config.engine.stall_report_s,
+            launchers=launchers,
+            lock=lock,
+        ) as watch:
+            run = open_run(request, prepared, start, world, watch)
+            if world.is_first:
+                print(announcement(run, start), flush=True)
+            return _train_and_finish(run, start, request.stop_step(run.plan))
 
 
 def _train_and_finish(run: Run, start: Start, stop_step: int) -> int:
     """Train to the end, or until the ranks stop. Returns the exit code."""
-    with one_data_error(run.world), clear_save_error(run.world):
+    checkpoints = run.folder / "checkpoints"
+    with one_data_error(run.world), clear_save_error(run.world), clear_divergence(run.world, checkpoints):
         evaluations = train(run, start.step, stop_step)
     if run.watch.stopping:
         if run.world.is_first:

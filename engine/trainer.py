@@ -1,7 +1,8 @@
 """The training loop."""
 
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 from engine.average import AVERAGE_FILE, WeightAverage, trained_weights
 from engine.bad_data import BadSampleLog, read_batches
 from engine.checkpoints.checkpoint import Checkpoints
+from engine.checkpoints.finite import DivergedError, check_finite
 from engine.config import RunConfig
 from engine.evaluation.evaluate import Evaluation, evaluate, evaluation_from_line
 from engine.loading import open_loader
@@ -76,6 +78,10 @@ class Run:
         return self.prepared.identity
 
     @property
+    def averaged_model(self) -> nn.Module | None:
+        return None if self.average is None else self.average.model
+
+    @property
     def evaluated_model(self) -> nn.Module:
         """The model that a user will be given."""
         return self.engine if self.average is None else self.average.in_precision(self.config.engine.precision)
@@ -118,11 +124,14 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
             progress.advance()
             done = step + 1
             stopping = run.watch.agree()
+            checkpoint_due = _is_due(plan.checkpoint_every, done) or done == stop_step or stopping
+            if checkpoint_due or _is_due(plan.eval_every, done):
+                _check_finite(run, batch, done)
             if (_is_due(plan.eval_every, done) or done == stop_step) and not stopping:
                 evaluations = evaluate_all(run, done, metrics, bad_samples)
                 if evaluations:
                     progress.say_evaluations(done, evaluations)
-            if _is_due(plan.checkpoint_every, done) or done == stop_step or run.watch.stopping:
+            if checkpoint_due or run.watch.stopping:
                 run.watch.enter("checkpoint", done)
                 bad_samples.record(loader.take_bad_rows(), run.train_index, "train")  # those since the last line
                 checkpoints.save(done, run.extra_states())
@@ -205,6 +214,24 @@ def train_step(
     return step_loss, grad_norm, batch
 
 
+def _check_finite(run: Run, batch: Batch, done: int) -> None:
+    """Before anything is made of the weights after ``done`` steps, of which ``batch`` was the last."""
+
+    def loss_now() -> torch.Tensor:
+        run.engine.eval()
+        with torch.no_grad(), _uncompiled(run.config):
+            loss = training_loss(run.engine, batch, run.config)
+        run.engine.train()
+        return loss
+
+    check_finite(run.engine, run.averaged_model, loss_now, done, run.world)
+
+
+def _uncompiled(config: RunConfig) -> AbstractContextManager[Any]:
+    """Compiled for training is not what a forward pass by itself needs."""
+    return torch.compiler.set_stance("force_eager") if config.engine.compile else nullcontext()
+
+
 def seed_model(seed: int, step: int, world: World) -> None:
     """Key drop path and dropout by (seed, step, rank), so that going on from a checkpoint needs no generator state."""
     word = int(keyed.words(seed, Stream.MODEL, step, world.rank + 1)[world.rank] >> 1)
@@ -223,10 +250,12 @@ def evaluate_all(run: Run, done: int, metrics: MetricsFile, bad_samples: BadSamp
 
     model, evaluations = run.evaluated_model, []
     for keep_rate in run.config.eval.keep_rates:
-        with torch.compiler.set_stance("force_eager") if run.config.engine.compile else nullcontext():
+        with _uncompiled(run.config):
             evaluation, bad = evaluate(model, run.val_index, run.config, keep_rate, run.world, is_interrupted)
         if evaluation is None:
             return []
+        if not math.isfinite(evaluation.loss):
+            raise DivergedError(f"the validation loss at keep rate {keep_rate:g} is {evaluation.loss}", done)
         bad_samples.record(bad, run.val_index, "eval", done)
         evaluations.append(evaluation)
     of_average = {} if run.average is None else {"weights": "ema"}
@@ -293,5 +322,5 @@ def _mean_loss(loss: torch.Tensor, step: int, world: World) -> float:
     dist.all_reduce(mean_loss)
     value = mean_loss.item() / world.size
     if not torch.isfinite(mean_loss):
-        raise FloatingPointError(f"the loss is {value} at step {step}; the last checkpoint is from before it")
+        raise DivergedError(f"the loss is {value} at step {step}", step)
     return value

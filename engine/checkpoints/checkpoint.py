@@ -40,7 +40,7 @@ from engine.checkpoints.manifest import (
 )
 from engine.checkpoints.state_files import CopyingEngine, describe, write_state
 from engine.metrics import MetricsFile
-from engine.ranks.world import AgreedExit, World, agree
+from engine.ranks.world import AgreedExit, World, agree, close_group, open_group
 
 POINTER = "latest.json"  # for people and scripts; resuming looks at the manifests
 SAVE_FAILED_EXIT_CODE = 74  # EX_IOERR
@@ -51,6 +51,8 @@ T = TypeVar("T")
 
 class SaveFailedError(RuntimeError):
     """A checkpoint could not be written; the message is for people. Raised on every rank at the same step."""
+
+    agreed = True
 
 
 class Checkpoints:
@@ -81,7 +83,7 @@ class Checkpoints:
         # Nothing that runs in a run's place belongs beside its checkpoints.
         engine._copy_recovery_script = lambda _: None
         # The thread's own: collectives of two threads in one group would mix.
-        self._group: Any = dist.new_group(backend="gloo")
+        self._group: Any = open_group(world)
         self._thread: threading.Thread | None = None
         self._outcome: dict[str, Any] | Exception | None = None
 
@@ -140,11 +142,16 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.finish()
-            dist.destroy_process_group(self._group)
-        elif self._thread is not None:
+            try:
+                self.finish()
+            finally:
+                close_group(self._group)
+            return
+        if self._thread is not None:
             # Whatever ended the run came after this save: let it count, if the other ranks are there to agree.
             self._thread.join(_GRACE_S)
+        if getattr(error, "agreed", False):  # else other ranks may never come here
+            close_group(self._group)
 
     def _write(self, step: int, files: list[tuple[Path, Any]], start: float, stall_s: float) -> None:
         """The thread's work."""

@@ -86,6 +86,11 @@ class Launchers:
         if self._followed:
             threading.Thread(target=self._look, name="launchers", daemon=True).start()
 
+    @property
+    def followed(self) -> list[Process]:
+        """The launcher's processes above this rank, its parent first."""
+        return self._followed
+
     def when_lost(self, act: Callable[[str], None] | None) -> None:
         """From now on call ``act`` with a launcher's name when it is found gone.
 

@@ -31,14 +31,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from engine.ranks.world import COLLECTIVE_TIMEOUT_S, World
+from engine.ranks.world import World, close_group, open_group
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _REPEATED_AFTER_S = 3.0
@@ -112,8 +111,7 @@ class Stopping:
         self._why_now = ""
         self._closed = False
         # A gloo group of its own: the vote is on the CPU, beside whatever the device and the other group are doing.
-        timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
-        self._group: Any = dist.new_group(backend="gloo", timeout=timeout) if world.size > 1 else None
+        self._group: Any = open_group(world) if world.size > 1 else None
         self._votes = torch.zeros(1, dtype=torch.int64)
         self._pending: dist.Work | None = None
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -164,7 +162,7 @@ class Stopping:
         self._deadline.no_later_than(time.monotonic() + within_s)
 
     def close(self) -> None:
-        """Leave signals to others again. Collective, where a vote is under way.
+        """Leave signals to others again. Collective.
 
         Once the ranks have stopped, signals are ignored: the checkpoint is there, and the exit code says so.
         """
@@ -177,7 +175,7 @@ class Stopping:
         os.close(self._read_end)
         os.close(self._write_end)
         if self._group is not None:
-            dist.destroy_process_group(self._group)
+            close_group(self._group)
 
     def _listen(self) -> None:
         while not self._closed:

@@ -32,6 +32,7 @@ from engine.ranks.heartbeat import (
     write_beat,
 )
 from engine.ranks.launchers import Launchers
+from engine.ranks.run_lock import Claim
 from engine.ranks.stopping import Stopping
 from engine.ranks.world import AgreedExit, World
 
@@ -52,6 +53,7 @@ class Watch:
         folder: the run folder, shared by all ranks.
         stop_grace_s, stall_report_s: as in the ``engine`` section of the configuration.
         launchers: the rank's launchers, if it watches them.
+        lock: the first rank's claim to the run folder, which it gives up where it ends by force.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class Watch:
         stop_grace_s: float,
         stall_report_s: float,
         launchers: Launchers | None = None,
+        lock: Claim | None = None,
     ) -> None:
-        self._world, self._folder, self._launchers = world, folder / "ranks", launchers
+        self._world, self._folder, self._launchers, self._lock = world, folder / "ranks", launchers, lock
         self._grace_s, self._stall_report_s = stop_grace_s, stall_report_s
         self._place = ("start", 0, time.monotonic())
         self._interval_s = max(1.0, world.size / _RANKS_PER_SECOND)
@@ -198,6 +201,8 @@ class Watch:
                 print(f"error: {report}", file=sys.stderr, flush=True)
         with suppress(OSError):
             self._write_beat(last_words)
+        if self._lock is not None:
+            self._lock.release()
         with suppress(OSError):
             sys.stdout.flush()
         os._exit(code)

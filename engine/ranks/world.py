@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from engine.ranks.rendezvous import USER_ERROR_EXIT_CODE, meeting
+from engine.ranks.rendezvous import USER_ERROR_EXIT_CODE, Place, meeting, read_place
 
 # How long ranks wait for each other, when they meet and in every collective. A rank that dies is noticed within seconds
 # and one that stalls is named after engine.stall_report_s, so this is only for a machine that vanishes from the network
@@ -23,6 +23,8 @@ from engine.ranks.rendezvous import USER_ERROR_EXIT_CODE, meeting
 # everything from cold shared storage, to open a large data set, to convert a checkpoint, to export. DeepSpeed's own
 # variable, in minutes, overrides it.
 COLLECTIVE_TIMEOUT_S = 60 * float(os.environ.get("DEEPSPEED_TIMEOUT", "15"))
+
+_TIMES_TO_OPEN = 3
 
 T = TypeVar("T")
 
@@ -60,19 +62,18 @@ class World:
 
 
 def join_world() -> World:
-    """Meet the other ranks. Without a launcher's environment variables the run is this process alone."""
-    if "RANK" not in os.environ:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_SIZE="1", MASTER_ADDR="127.0.0.1")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    """Meet the other ranks. Without a launcher's environment variables the run is this process alone.
+
+    Raises:
+        SystemExit: with code 2 and one line on stderr, for variables that say no place, or if the ranks did not meet.
+    """
+    place = _find_place()
     # DeepSpeed's shared-memory all-reduce for CPUs is a C++ extension, compiled for a minute at first use, that leaves
     # segments behind when a rank is killed. Gloo does the same work; CPU runs are for trying things out.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    local_rank = int(os.environ["LOCAL_RANK"])
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(place.local_rank)
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
     # Groups made later, most of them by DeepSpeed's ZeRO, take torch's own limit, half an hour for gloo, unless that is
     # changed: when the network fails it is one of these groups in which ranks wait.
@@ -86,11 +87,31 @@ def join_world() -> World:
     return World(
         rank=dist.get_rank(),
         size=size,
-        local_rank=local_rank,
-        local_size=int(os.environ.get("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", size))),
-        device=torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"),
+        local_rank=place.local_rank,
+        local_size=place.local_size,
+        device=torch.device("cuda", place.local_rank) if on_gpu else torch.device("cpu"),
         hosts=tuple(hosts),
     )
+
+
+def _find_place() -> Place:
+    try:
+        place = read_place(os.environ)
+        if place is not None and torch.cuda.is_available() and place.local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"LOCAL_RANK is {place.local_rank}, but this host shows {torch.cuda.device_count()} GPU(s), numbered "
+                "from 0: start no more ranks than that on it, or set CUDA_VISIBLE_DEVICES to more"
+            )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(USER_ERROR_EXIT_CODE)
+    if place is not None:
+        return place
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_SIZE="1", MASTER_ADDR="127.0.0.1")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    return Place(0, 1)
 
 
 def leave_world() -> None:
@@ -152,6 +173,36 @@ def on_first_rank(world: World, work: Callable[[], T]) -> T:
     if problem is not None:
         raise ValueError(problem) if is_users else RuntimeError(problem)
     return value  # type: ignore[return-value]
+
+
+def open_group(world: World) -> Any:
+    """A further group of all ranks, over gloo, for exchanges beside those of the default group. Collective.
+
+    Connecting fails now and then on a busy host; then all ranks drop what they have and try again together.
+
+    Raises:
+        RuntimeError: on every rank, if it failed on some rank each time.
+    """
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
+    problem: RuntimeError | None = None
+    for _ in range(_TIMES_TO_OPEN):
+        group: Any = None
+        try:
+            # Also where it fails, this takes the next number for the group's name: it stays the same on all ranks.
+            group = dist.new_group(backend="gloo", timeout=timeout)
+        except RuntimeError as error:
+            problem = error
+        if not agree(world, group is None):
+            return group
+        if group is not None:
+            dist.destroy_process_group(group)
+    raise RuntimeError(f"the ranks could not open a group among them in {_TIMES_TO_OPEN} attempts") from problem
+
+
+def close_group(group: Any) -> None:
+    """Part with a group that ``open_group`` opened, once no rank waits in it any more. Collective."""
+    dist.barrier()
+    dist.destroy_process_group(group)
 
 
 def agree(world: World, flag: bool) -> bool:

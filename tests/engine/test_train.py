@@ -41,6 +41,15 @@ AUGMENTED = [
 ]
 
 
+# Learning rates that break the weights at once: what is said of a checkpoint that is due then, or of the next loss.
+BREAKS = {
+    "broken": (["--set", "optim.lr=1.0e+300", "--max-steps", "10"], "the weights are not finite after step 10"),
+    "too large": (["--set", "optim.lr=1.0e+30", "--max-steps", "10"], "the weights after step 10 are so large that"),
+    "noticed late": (["--set", "optim.lr=1.0e+300"], "the loss is nan at step 10"),
+}
+BROKEN_RUNS = [*(("broken", stage) for stage in ZERO_STAGES), ("too large", 3), ("noticed late", 0)]
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with toy shards and toy.yaml."""
@@ -61,6 +70,9 @@ def two_ranks(toy: Path) -> tuple[dict[str, int], str]:
         zero = ["--set", f"engine.zero_stage={stage}", "--set", "model.drop_path=0.2"]
         jobs[f"zero{stage}"] = arguments(toy, f"zero{stage}", *zero)
         jobs[f"stopped{stage}"] = arguments(toy, f"resumed{stage}", *zero, "--max-steps", "9")
+        for name in (name for name, broken_stage in BROKEN_RUNS if broken_stage == stage):
+            allowed = [*BREAKS[name][0], "--allow-change", "optim.lr"]
+            jobs[f"{name}{stage}"] = arguments(toy, f"resumed{stage}", *zero, *allowed)
         jobs[f"resumed{stage}"] = arguments(toy, f"resumed{stage}", *zero)
     for stage in (0, 1, 3):
         bf16 = ["--set", "engine.precision=bf16", "--set", f"engine.zero_stage={stage}"]
@@ -133,6 +145,19 @@ def test_a_run_stopped_at_a_checkpoint_and_resumed_ends_bit_identical(
     resumed_lines = lines(toy, f"resumed{stage}", "train")
     assert [line["step"] for line in resumed_lines] == list(range(24))
     assert [line["loss"] for line in resumed_lines] == [line["loss"] for line in lines(toy, f"zero{stage}", "train")]
+
+
+@pytest.mark.parametrize(("name", "stage"), BROKEN_RUNS)
+def test_broken_weights_end_a_run_with_code_4_and_the_last_good_checkpoint_holds(
+    toy: Path, two_ranks: tuple[dict[str, int], str], name: str, stage: int
+) -> None:
+    """From that checkpoint the run went on to the same weights as one that was never broken, see above."""
+    codes, printed = two_ranks
+    assert codes[f"{name}{stage}"] == 4
+    good = f"the last good checkpoint is {toy}/resumed{stage}/checkpoints/step-00000009, and the same command goes on"
+    told = [line for line in printed.splitlines() if line.startswith(f"error: {BREAKS[name][1]}") and good in line]
+    assert len(told) == 1
+    assert "optim.lr" in told[0]
 
 
 def test_accumulation_and_activation_checkpointing_change_nothing_but_rounding(

@@ -271,14 +271,21 @@ def test_a_host_that_dies_ends_the_run_and_is_named(toy: Path, killed: tuple[int
 @pytest.mark.usefixtures("killed")
 @pytest.mark.skipif(not RANKS_FOLLOW_THEIR_LAUNCHER, reason="needs ranks that follow their launcher")
 def test_a_launcher_that_is_killed_takes_the_ranks_of_all_hosts_with_it(toy: Path, tmp_path: Path) -> None:
+    """And a run of another host that wants the run folder meanwhile is refused; afterwards the folder is free."""
+    orphans = train(toy, "orphans", "--set", "train.duration=200000steps")
     with two_hosts(tmp_path / "hosts") as hosts:
         hostfile = str(tmp_path / "hosts" / "hostfile")
-        process = hosts[0].start("tools/cluster/hosts.sh", *train(toy, "orphans"), HOSTFILE=hostfile)
+        process = hosts[0].start("tools/cluster/hosts.sh", *orphans, HOSTFILE=hostfile)
         is_training(toy, "orphans", process)
+        code, printed = finish(hosts[1].start("python", "-m", "engine.train", *orphans, "--resume", "never"))
+        assert code == 2, printed
+        [error] = [line for line in printed.splitlines() if line.startswith("error: ")]
+        assert f"the run folder {toy}/orphans is in use by another run (host host-a, process " in error
         hosts[0].run("pkill", "-KILL", "-f", "bin/deepspeed --quiet")
         leaves_nothing(*hosts)
         assert finish(process)[0] != 0
-    assert not (toy / "orphans" / "summary.json").exists()
+    names = {entry.name for entry in (toy / "orphans").iterdir()}
+    assert not names & {"summary.json", "run.lock", "earlier-1"}
 
 
 @pytest.mark.parametrize("ranks", RANKS_OF_THE_HOST_LEFT_OVER)

@@ -166,10 +166,10 @@ def test_the_pods_of_kubernetes_know_their_number_and_where_to_meet() -> None:
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
 
-def test_kubernetes_tries_again_after_a_stop_and_gives_up_on_bad_input() -> None:
+def test_kubernetes_tries_again_after_a_stop_and_gives_up_on_bad_input_and_divergence() -> None:
     rules = kubernetes()["Job"]["spec"]["podFailurePolicy"]["rules"]
     actions = {code: rule["action"] for rule in rules for code in rule.get("onExitCodes", {}).get("values", [])}
-    assert actions == {75: "Ignore", 2: "FailJob"}
+    assert actions == {75: "Ignore", 2: "FailJob", 4: "FailJob"}
     assert json.dumps(kubernetes())  # plain values only
 
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from benchmarks.shared.shell import ROOT, environment
-from engine.ranks.rendezvous import explain, meeting
+from engine.ranks.rendezvous import Place, explain, meeting, read_place
+from engine.ranks.world import join_world
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +63,58 @@ def test_nothing_happens_later_to_ranks_that_met() -> None:
         "time.sleep(0.5)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment(), timeout=30, check=True)
+
+
+LAUNCHED = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_SIZE": "4",
+    "MASTER_ADDR": "host-a",
+    "MASTER_PORT": "29500",
+}
+# What is wrong with a launcher's variables (None: not set), and what is said of it.
+MISPLACED = {
+    "no local rank": ({"LOCAL_RANK": None}, "RANK is set, but LOCAL_RANK is not"),
+    "a rank alone": (dict.fromkeys(LAUNCHED.keys() - {"RANK"}), "WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT are"),
+    "a world without ranks": ({"RANK": None}, "WORLD_SIZE is 8, but RANK is not set"),
+    "a rank that is no number": ({"RANK": "five"}, "RANK is 'five', but must be a whole number from 0 to 7"),
+    "an empty local rank": ({"LOCAL_RANK": ""}, "LOCAL_RANK is '', but must be a whole number from 0 to 3"),
+    "a negative rank": ({"RANK": "-1"}, "RANK is '-1', but must be a whole number from 0 to 7"),
+    "a rank outside the world": ({"RANK": "8"}, "RANK is '8', but must be a whole number from 0 to 7"),
+    "a local rank outside the host": ({"LOCAL_RANK": "4"}, "LOCAL_RANK is '4', but must be a whole number from 0 to 3"),
+    "a world of none": ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', but must be a whole number of at least 1"),
+    "a host larger than the world": ({"LOCAL_SIZE": "9"}, "LOCAL_SIZE is '9', but must be a whole number from 1 to 8"),
+    "a size that is no number": ({"LOCAL_SIZE": "4(x2)"}, "LOCAL_SIZE is '4(x2)', but must be a whole number"),
+    "no port": ({"MASTER_PORT": "host-a:29500"}, "MASTER_PORT is 'host-a:29500', but must be a whole number from 1"),
+}
+
+
+def changed(changes: dict[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in {**LAUNCHED, **changes}.items() if value is not None}
+
+
+@pytest.mark.parametrize("name", MISPLACED)
+def test_variables_that_say_no_place_are_one_line_and_code_2(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes, told = MISPLACED[name]
+    for variable in ("LOCAL_WORLD_SIZE", *LAUNCHED):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in changed(changes).items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as stop:
+        join_world()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_a_launchers_variables_say_the_place_on_the_host() -> None:
+    assert read_place(LAUNCHED) == Place(1, 4)
+    assert read_place(changed({"LOCAL_SIZE": None, "LOCAL_WORLD_SIZE": "2"})) == Place(1, 2)
+    assert read_place(changed({"LOCAL_SIZE": None})) == Place(1, 8)
+    assert read_place({}) is None
+    assert read_place({"WORLD_SIZE": "1"}) is None

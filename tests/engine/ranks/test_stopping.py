@@ -19,6 +19,7 @@ from launching import BackgroundRun, run_jobs
 from benchmarks.shared.shell import ROOT, environment, free_port
 from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.metrics import read_metrics
+from engine.ranks.run_lock import LOCK, Claim
 from engine.ranks.stopping import Deadline, Stopping, describe_wish, encode_wish
 from engine.ranks.world import World
 
@@ -254,6 +255,8 @@ def test_a_stalled_rank_is_named_and_a_killed_one_ends_the_run(toy: Path) -> Non
     more = ["--set", "engine.stall_report_s=6", "--set", "checkpoint.every=5steps"]
     with BackgroundRun(2, toy / "lost", *arguments(toy, *more)) as run:
         run.wait_until(lambda: run.steps_done() >= 5)
+        with pytest.raises(ValueError, match=f"is in use by another run .*, process {run.rank_process(0)}, started by"):
+            Claim(run.folder).attempt()
         process = run.rank_process(1)
         os.kill(process, signal.SIGSTOP)
         run.wait_until(lambda: f"stalled: rank 1 ({os.uname().nodename}, process {process})" in run.printed)
@@ -262,6 +265,7 @@ def test_a_stalled_rank_is_named_and_a_killed_one_ends_the_run(toy: Path) -> Non
         run.wait_until(lambda: run.steps_done() > before + 5)
         os.kill(process, signal.SIGKILL)
         code = run.wait_for_end()
+    assert not (run.folder / LOCK).exists()
     assert code in (1, 256 - signal.SIGKILL)
     errors = [line for line in run.printed.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, run.printed

@@ -1,12 +1,16 @@
 """Errors before a run begins."""
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from engine.ranks.world import World, one_clear_error
+from engine.ranks import world as world_module
+from engine.ranks.world import World, close_group, one_clear_error, open_group
 
 
 @pytest.fixture
@@ -30,3 +34,62 @@ def test_any_other_exception_is_one_traceback_and_code_1(alone: World, capsys: p
     said = capsys.readouterr().err
     assert said.startswith("error: Traceback")
     assert said.endswith("LookupError: no such thing\n")
+
+
+class TwoRanks:
+    """Two threads that play ranks: each counts its groups, as torch does for their names."""
+
+    def __init__(self, failures: set[tuple[int, int]]) -> None:
+        self.failures, self.numbers, self.destroyed = failures, Counter[int](), list[str]()
+        self._barrier, self._here = threading.Barrier(2), threading.local()
+        self._votes = [False, False]
+
+    def new_group(self, **_: object) -> str:
+        rank = self._here.rank
+        self.numbers[rank] += 1
+        if (rank, self.numbers[rank]) in self.failures:
+            raise RuntimeError("Gloo connectFullMesh failed with ... Connection closed by peer")
+        return f"group {self.numbers[rank]}"
+
+    def agree(self, world: World, flag: bool) -> bool:
+        self._votes[world.rank] = flag
+        self._barrier.wait()
+        agreed = any(self._votes)
+        self._barrier.wait()
+        return agreed
+
+    def open(self, rank: int) -> str | RuntimeError:
+        self._here.rank = rank
+        try:
+            return open_group(World(rank, 2, rank, 2, torch.device("cpu"), ("here", "here")))
+        except RuntimeError as error:
+            return error
+
+    def open_both(self, monkeypatch: pytest.MonkeyPatch) -> list[str | RuntimeError]:
+        monkeypatch.setattr(dist, "new_group", self.new_group)
+        monkeypatch.setattr(dist, "destroy_process_group", self.destroyed.append)
+        monkeypatch.setattr(world_module, "agree", self.agree)
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(self.open, range(2)))
+
+
+def test_a_group_that_one_rank_could_not_open_is_opened_anew_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = TwoRanks({(1, 1)})
+    assert ranks.open_both(monkeypatch) == ["group 2", "group 2"]
+    assert ranks.destroyed == ["group 1"], "what the other rank had"
+
+
+def test_a_group_that_never_opens_is_an_error_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = TwoRanks({(0, 1), (1, 2), (0, 3)})
+    ended = ranks.open_both(monkeypatch)
+    assert [str(error) for error in ended] == ["the ranks could not open a group among them in 3 attempts"] * 2
+    assert ranks.numbers == {0: 3, 1: 3}
+
+
+def test_a_group_is_there_until_it_is_closed(alone: World) -> None:
+    group = open_group(alone)
+    votes = torch.ones(1)
+    dist.all_reduce(votes, group=group)
+    close_group(group)
+    with pytest.raises(ValueError, match="Invalid process group"):
+        dist.destroy_process_group(group)
