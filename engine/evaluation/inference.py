@@ -13,6 +13,7 @@ from torch import Tensor
 from engine.evaluation.trained import Trained, load_trained
 from engine.models.build import build_model, configurable_options
 from engine.models.patch_embed import PatchModel
+from engine.models.weights import EXPORTED_FILES
 from engine.snapshots import take_snapshot
 from pipeline.batch import Batch
 from pipeline.graph.on_device import gather_on_device
@@ -22,7 +23,7 @@ from pipeline.selection.config import SelectionConfig, open_scores, rule_forms, 
 from pipeline.selection.rules import Scores
 
 
-def load_classifier_run(folder: Path, overrides: list[str] | None = None) -> Trained:
+def load_classifier_run(folder: Path | str, overrides: list[str] | None = None) -> Trained:
     """``load_trained`` for runs that trained a classifier.
 
     Raises:
@@ -65,7 +66,7 @@ class Classifier:
         self._opened: dict[tuple[SelectionConfig, int], Scores | None] = {}
 
     @classmethod
-    def load(cls, folder: Path, rule: str | SelectionConfig | None = None) -> "Classifier":
+    def load(cls, folder: Path | str, rule: str | SelectionConfig | None = None) -> "Classifier":
         """From a finished run's folder, or an exported model's (``model/`` of a run, wherever it was copied to).
 
         Args:
@@ -74,8 +75,9 @@ class Classifier:
         Raises:
             ValueError, OSError: it is neither, or the run is not done or was no classification.
         """
+        folder = Path(folder)
         selection = rule_from_text(rule) if isinstance(rule, str) else rule
-        if (folder / "model.safetensors").is_file() and not (folder / "config.yaml").exists():
+        if not (folder / "config.yaml").exists() and any((folder / name).is_file() for name in EXPORTED_FILES):
             return cls(_exported_model(folder), selection)
         trained = load_classifier_run(folder)
         return cls(trained.model, selection or trained.config.selection, trained.config.seed)
@@ -188,6 +190,12 @@ def _exported_model(folder: Path) -> PatchModel:
     Raises:
         ValueError, OSError: its ``config.json`` or its weights cannot be used.
     """
+    lost = [name for name in EXPORTED_FILES if not (folder / name).is_file()]
+    if lost:
+        raise ValueError(
+            f"{folder} is no whole export: it holds no {lost[0]}; take both {' and '.join(EXPORTED_FILES)} of a run's "
+            "model/"
+        )
     path = folder / "config.json"
     try:
         description = json.loads(path.read_text())
