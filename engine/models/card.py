@@ -43,8 +43,8 @@ def model_card(
         f"- Values in [0, 1], less the mean {list(data.mean)}, over the standard deviation {list(data.std)}.",
         "- `config.json` says so to timm, whose transform does the same to PIL images; to tensors only with "
         "`antialias=True`. EXIF orientation is ignored on both sides.",
-        "- In validation the crop alone was resampled, in one go and rounded once; Pillow rounds after each direction. "
-        "Pixels differ by a level here and there.",
+        "- In validation the pixels were rounded once; Pillow rounds after each direction. They differ by a level here "
+        "and there, and by a few at an image's edge, whose pixels validation repeats where Pillow leaves them out.",
         "",
         "## Classes",
         "",
