@@ -87,7 +87,7 @@ def agreement(folder: Path, compared: int = COMPARED_IMAGES) -> Agreement:
     transform, reader = create_transform(**preprocessing), SampleReader(index)
     for start in tqdm(range(0, len(ids), BATCH_SIZE), desc=folder.name, unit="batch", mininterval=bar_interval_s()):
         files = reader.read(ids[start : start + BATCH_SIZE])
-        batch = torch.stack([transform(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
+        batch = torch.stack([transform(Image.open(io.BytesIO(file.tobytes())).convert("RGB")) for file in files])
         logits.append(_logits(model, batch))
         inputs.append(batch[: max(0, compared - start)])
     answers, labels = torch.cat(logits), torch.from_numpy(index.label[ids].astype(np.int64))

@@ -22,6 +22,8 @@ from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.config import SelectionConfig, open_scores, rule_forms, rule_from_text, rule_name, select
 from pipeline.selection.rules import Scores
 
+_WHAT_LOADS = "give a run's folder, such as runs/fashion_mnist, or an exported model's, such as its model/"
+
 
 def load_classifier_run(folder: Path | str, overrides: list[str] | None = None) -> Trained:
     """``load_trained`` for runs that trained a classifier.
@@ -77,7 +79,7 @@ class Classifier:
         """
         folder = Path(folder)
         selection = rule_from_text(rule) if isinstance(rule, str) else rule
-        if not (folder / "config.yaml").exists() and any((folder / name).is_file() for name in EXPORTED_FILES):
+        if not (folder / "config.yaml").exists():
             return cls(_exported_model(folder), selection)
         trained = load_classifier_run(folder)
         return cls(trained.model, selection or trained.config.selection, trained.config.seed)
@@ -190,12 +192,16 @@ def _exported_model(folder: Path) -> PatchModel:
     Raises:
         ValueError, OSError: its ``config.json`` or its weights cannot be used.
     """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; {_WHAT_LOADS}")
     lost = [name for name in EXPORTED_FILES if not (folder / name).is_file()]
-    if lost:
+    if len(lost) == len(EXPORTED_FILES):
         raise ValueError(
-            f"{folder} is no whole export: it holds no {lost[0]}; take both {' and '.join(EXPORTED_FILES)} of a run's "
-            "model/"
+            f"{folder} is no run folder and no exported model: it holds neither config.yaml nor "
+            f"{' and '.join(EXPORTED_FILES)}; {_WHAT_LOADS}"
         )
+    if lost:
+        raise ValueError(f"the exported model in {folder} is not whole: it holds no {lost[0]}; copy it again")
     path = folder / "config.json"
     try:
         description = json.loads(path.read_text())
