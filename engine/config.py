@@ -3,10 +3,10 @@
 import difflib
 import os.path
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.config import DataConfig, Duration, DurationField, Settings
@@ -15,13 +15,26 @@ from pipeline.plan.schedule import ScheduleConfig, num_kept_at
 from pipeline.selection.config import SelectionConfig
 
 
+def _timms_or_none(value: Any) -> Any:
+    """``pretrained: true`` is timm's own way to ask for the weights that it publishes."""
+    return {True: "timm", False: None}[value] if isinstance(value, bool) else value
+
+
 class ModelConfig(Settings):
     """A timm Vision Transformer of the plain ViT and DeiT, distilled DeiT, BEiT or EVA families."""
 
     name: str = Field(description="timm's name, such as vit_small_patch16_224 or beit_base_patch16_224")
     options: dict[str, Any] = Field({}, description="timm's own arguments, such as embed_dim, depth, num_heads")
-    pretrained: str | None = Field(
-        None, description="timm, local-dir:DIR, or a .safetensors or .pth file (also MAE's and SimMIM's)"
+    pretrained: Annotated[str | None, BeforeValidator(_timms_or_none)] = Field(
+        None,
+        description="timm (or true), local-dir:DIR, or a .safetensors, .pth, .pth.tar, .pt, .bin or .ckpt file (also "
+        "MAE's, SimMIM's, DINO's and MoCo's); null or false: none",
+    )
+    pretrained_key: str | None = Field(
+        None,
+        min_length=1,
+        description="which set of weights to take of a file that holds several, such as state_dict_ema or student; "
+        "null: the weights before their average, a teacher before its student",
     )
     reset_head: bool = Field(
         False, description="the classifier stays fresh even where the weights hold one of the same size"
@@ -39,6 +52,15 @@ class ModelConfig(Settings):
     def _with_the_home_folder(cls, source: str | None) -> str | None:
         kind, colon, place = (source or "").rpartition(":")
         return source and kind + colon + os.path.expanduser(place)
+
+    @model_validator(mode="after")
+    def _a_key_of_a_file(self) -> "ModelConfig":
+        if self.pretrained_key is not None and self.pretrained in (None, "timm"):
+            raise ValueError(
+                f"pretrained_key {self.pretrained_key} chooses among the weights of a file, and pretrained is "
+                f"{self.pretrained or 'null'}; set pretrained to the file, or leave pretrained_key out"
+            )
+        return self
 
 
 class TrainConfig(Settings):

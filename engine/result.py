@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from engine.checkpoints.checkpoint import full_weights, weights_digest
 from engine.evaluation.evaluate import Accuracy, Evaluation
 from engine.metrics import read_metrics, stage_table, train_cpu_s, train_wall_s
+from engine.models.card import MEASURES, model_card
 from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.models.weights import export_model
 from engine.ranks.hardware import describe_hardware
@@ -20,24 +23,32 @@ def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
     weights = full_weights(run.engine)
     if not run.world.is_first:
         return
-    config, model = run.config, run.engine.module
     averages = None if run.average is None else run.average.weights()
-    exported = weights if averages is None else averages
-    export_model(
-        model.encoder_weights(exported) if isinstance(model, MaskedAutoencoder) else exported,
-        run.folder / "model",
-        timm_name=model.timm_name,
-        model_args=model.timm_args,
-        data=config.data,
-        class_names=_class_names(run.train_index.folder, config.data.num_classes),
-    )
+    _export(run, weights if averages is None else averages, _by_keep_rate(evaluations))
     lines = read_metrics(run.folder / "metrics.jsonl")
-    summary = summarise(lines, evaluations, steps, config.train.global_batch_size, weights_digest(weights))
+    summary = summarise(lines, evaluations, steps, run.config.train.global_batch_size, weights_digest(weights))
     summary |= {"ranks": run.world.size, "hardware": describe_hardware()}  # of the start that ended the run
     if averages is not None:
         summary["ema_digest"] = weights_digest(averages)
     write_atomically(run.folder / "summary.json", json.dumps(summary, indent=2) + "\n", sync=True)
     print(table(summary) + f"\nrun folder: {run.folder}", flush=True)
+
+
+def _export(run: Run, weights: dict[str, Tensor], measured: dict[str, dict[str, float]]) -> None:
+    """Write ``model/``, the one place where weights leave a run: all of them whole, on the first rank."""
+    config, model, folder = run.config, run.engine.module, run.folder / "model"
+    names = _class_names(run.train_index.folder, config.data.num_classes)
+    export_model(
+        model.encoder_weights(weights) if isinstance(model, MaskedAutoencoder) else weights,
+        folder,
+        timm_name=model.timm_name,
+        model_args=model.timm_args,
+        data=config.data,
+        class_names=names,
+    )
+    measure = next(one for one in MEASURES if one in measured)
+    card = model_card(model.timm_name, config.data, names, measure, measured[measure])
+    write_atomically(folder / "README.md", card, sync=True)
 
 
 def _class_names(shards: Path, num_classes: int) -> list[str] | None:

@@ -9,6 +9,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
+from timm.data import create_transform, resolve_data_config
 
 from benchmarks.shared.shard_files import write_tar
 from pipeline.shards.index import build_index
@@ -43,13 +44,12 @@ def write_toy_shards(folder: Path) -> Path:
 
 
 def top1_of_plain_timm(export: Path) -> float:
-    """The share of the validation images that timm's own model, read from the export, classifies correctly."""
+    """The share of the validation images that timm's own transform and model, by the export, classify correctly."""
     model = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
-    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    transform = create_transform(**resolve_data_config({}, model=model))
     images, labels = zip(*(toy_image(10_000 + i) for i in range(NUM_VAL)), strict=True)
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
-        predicted = model((pixels - mean) / std).argmax(1)
+        predicted = model(torch.stack([transform(Image.fromarray(image)) for image in images])).argmax(1)
     return (predicted == torch.tensor(labels)).float().mean().item()
 
 

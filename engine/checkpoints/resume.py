@@ -35,7 +35,7 @@ NOT_DECIDING = (
     *("name", "log_every"),
     *("data.train", "data.val", "data.num_train_samples", "data.val_crop_fraction", "data.cache"),
     *("data.num_threads", "data.prefetch_batches", "data.on_bad_sample", "data.max_bad_share"),
-    "model.pretrained",
+    *("model.pretrained", "model.pretrained_key"),
     *("train.micro_batch_size", "train.tokens_per_micro_batch"),
     *("engine.checkpoint_activations", "engine.compile", "engine.num_threads"),
     *("engine.stop_grace_s", "engine.stall_report_s"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from engine.evaluation.trained import Trained, load_trained
 from engine.models.build import build_model, configurable_options
 from engine.models.patch_embed import PatchModel
+from engine.models.weights import EXPORTED_FILES
 from engine.snapshots import take_snapshot
 from pipeline.batch import Batch
 from pipeline.graph.on_device import gather_on_device
@@ -21,8 +22,10 @@ from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.config import SelectionConfig, open_scores, rule_forms, rule_from_text, rule_name, select
 from pipeline.selection.rules import Scores
 
+_WHAT_LOADS = "give a run's folder, such as runs/fashion_mnist, or an exported model's, such as its model/"
 
-def load_classifier_run(folder: Path, overrides: list[str] | None = None) -> Trained:
+
+def load_classifier_run(folder: Path | str, overrides: list[str] | None = None) -> Trained:
     """``load_trained`` for runs that trained a classifier.
 
     Raises:
@@ -65,7 +68,7 @@ class Classifier:
         self._opened: dict[tuple[SelectionConfig, int], Scores | None] = {}
 
     @classmethod
-    def load(cls, folder: Path, rule: str | SelectionConfig | None = None) -> "Classifier":
+    def load(cls, folder: Path | str, rule: str | SelectionConfig | None = None) -> "Classifier":
         """From a finished run's folder, or an exported model's (``model/`` of a run, wherever it was copied to).
 
         Args:
@@ -74,8 +77,9 @@ class Classifier:
         Raises:
             ValueError, OSError: it is neither, or the run is not done or was no classification.
         """
+        folder = Path(folder)
         selection = rule_from_text(rule) if isinstance(rule, str) else rule
-        if (folder / "model.safetensors").is_file() and not (folder / "config.yaml").exists():
+        if not (folder / "config.yaml").exists():
             return cls(_exported_model(folder), selection)
         trained = load_classifier_run(folder)
         return cls(trained.model, selection or trained.config.selection, trained.config.seed)
@@ -188,6 +192,16 @@ def _exported_model(folder: Path) -> PatchModel:
     Raises:
         ValueError, OSError: its ``config.json`` or its weights cannot be used.
     """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; {_WHAT_LOADS}")
+    lost = [name for name in EXPORTED_FILES if not (folder / name).is_file()]
+    if len(lost) == len(EXPORTED_FILES):
+        raise ValueError(
+            f"{folder} is no run folder and no exported model: it holds neither config.yaml nor "
+            f"{' and '.join(EXPORTED_FILES)}; {_WHAT_LOADS}"
+        )
+    if lost:
+        raise ValueError(f"the exported model in {folder} is not whole: it holds no {lost[0]}; copy it again")
     path = folder / "config.json"
     try:
         description = json.loads(path.read_text())

@@ -33,7 +33,7 @@ class Trained:
     model: PatchModel
 
 
-def load_trained(folder: Path, overrides: list[str] | None = None) -> Trained:
+def load_trained(folder: Path | str, overrides: list[str] | None = None) -> Trained:
     """Open a run folder that holds ``config.yaml`` and ``model/``.
 
     Args:
@@ -42,6 +42,9 @@ def load_trained(folder: Path, overrides: list[str] | None = None) -> Trained:
     Raises:
         ValueError, OSError: it is no run folder, or the run is not done.
     """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder}; give a run's folder, such as runs/fashion_mnist")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder} is no run folder: it holds no config.yaml; give one such as runs/fashion_mnist")
     if not (folder / "model").is_dir():
@@ -68,6 +71,7 @@ def build_run_model(config: RunConfig, *, pretrained: str | None = None, for_tra
         drop_path=model.drop_path if for_training else 0.0,
         drop_rate=model.drop_rate if for_training else 0.0,
         pretrained=pretrained,
+        pretrained_key=model.pretrained_key if for_training else None,
         reset_head=for_training and model.reset_head,
         head_init_std=model.head_init_std if for_training else None,
         checkpoint_activations=for_training and config.engine.checkpoint_activations,

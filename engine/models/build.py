@@ -43,6 +43,7 @@ def build_model(
     drop_path: float = 0.0,
     drop_rate: float = 0.0,
     pretrained: str | None = None,
+    pretrained_key: str | None = None,
     reset_head: bool = False,
     head_init_std: float | None = None,
     checkpoint_activations: bool = False,
@@ -60,6 +61,7 @@ def build_model(
         drop_path, drop_rate: stochastic depth of the last block, and dropout before the classifier.
         pretrained: where to take weights from, as ``engine.models.weights.load_pretrained`` reads it; None leaves
             timm's initialisation (drawn from torch's global generator).
+        pretrained_key: which set of weights to take of a file that holds several; None: as ``load_pretrained`` chooses.
         reset_head: leave the classifier at its initialisation even where the weights hold one of its size.
         head_init_std: initialise the classifier's weight from a truncated normal of this standard deviation, its
             bias with zeros; None is timm's way. Weights that hold a classifier of its size still replace it,
@@ -113,7 +115,7 @@ def build_model(
             trunc_normal_(classifier.weight, std=head_init_std)
             nn.init.zeros_(classifier.bias)
     if pretrained is not None:
-        model.load_report = load_pretrained(model, pretrained, reset_head=reset_head)
+        model.load_report = load_pretrained(model, pretrained, reset_head=reset_head, key=pretrained_key)
     return model
 
 

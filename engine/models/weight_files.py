@@ -1,22 +1,26 @@
 """Pretrained weights as others publish them: from a file to names and tensors, without running code from it."""
 
+import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file
-from timm.models import clean_state_dict
 from torch import Tensor
 
+from engine.models.published import published_weights, reason_of
+from engine.models.weight_sets import FoundWeights, choose_weights
+
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-# Under one of these keys a file that holds more than weights keeps them.
-WEIGHT_KEYS = ("state_dict", "model", "module")
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".ckpt")
 # Classes that training code likes to save beside the weights. torch lists the classes that a file names, but not
 # for files from before torch 1.6: in those, these are allowed for.
 USUAL_CLASSES = ("argparse.Namespace", "yacs.config.CfgNode")
+_DEEPEST = 4  # mappings in mappings that are looked through for weights
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+SAVE_NAMES = "save its state_dict() where the model's code is at hand: torch.save(model.state_dict(), PATH)"
 
 
 class Placeholder:
@@ -30,44 +34,68 @@ class Placeholder:
         return OrderedDict()
 
 
-def read_weights(source: str, timm_name: str) -> dict[str, Tensor]:
-    """Names and tensors of ``source``, as they are there, wrappers around the names taken off.
+def read_weights(source: str, timm_name: str, own: Collection[str], key: str | None = None) -> FoundWeights:
+    """The weights of ``source`` for a model, names and tensors as they are there, wrappers around the names taken off.
 
     Args:
         source: ``timm``, ``local-dir:DIR`` or a file; see ``engine.models.weights.load_pretrained``.
         timm_name: whose published weights ``timm`` stands for.
+        own: the names of the model's parameters and buffers, by which wrappers are known.
+        key: which set to take of a file that holds several; None: by ``weight_sets.ORDER``.
 
     Raises:
         FileNotFoundError: if the file or folder is not there.
-        ValueError: for an unknown kind of source, or an unreadable file.
+        ValueError: for an unknown kind of source, an unreadable file, or a key that it does not have.
     """
     if source == "timm":
-        return _published_weights(timm_name)
-    kind, _, folder = source.partition(":")
-    if kind == "local-dir":
-        files = [Path(folder) / name for name in WEIGHT_FILES]
-        path = next((file for file in files if file.is_file()), None)
-        if path is None:
-            raise FileNotFoundError(f"no weights in {folder}: expected {' or '.join(WEIGHT_FILES)} there")
-    else:
-        path = Path(source)
-        if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+        if key is not None:
+            raise ValueError(f"timm publishes one set of weights; leave out model.pretrained_key, got '{key}'")
+        return FoundWeights(published_weights(timm_name))
+    path = _file_of(source)
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise ValueError(
-                f"unknown source of pretrained weights '{source}': give timm, local-dir:DIR, "
-                "or a .safetensors, .pth, .pt or .bin file"
+                f"{path} is a Git LFS pointer, a few lines that stand for the weights: fetch them where it comes from, "
+                "with git lfs pull"
             )
-        if not path.is_file():
-            raise FileNotFoundError(f"no pretrained weights at {path}")
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
     except Exception as error:  # safetensors, zip and pickle readers each raise their own kinds
         raise ValueError(
-            f"{path} cannot be read as plain weights (files that need code to be run are refused): {_reason(error)}"
+            f"{path} cannot be read as plain weights (files that need code to be run are refused): {_why(error)}"
         ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds no weights by name, but a {type(content).__name__}")
-    inner = next((content[key] for key in WEIGHT_KEYS if isinstance(content.get(key), Mapping)), content)
-    return {key: value for key, value in clean_state_dict(inner).items() if isinstance(value, Tensor)}
+    containers = _containers(content)
+    modules = [str(name) for name, value in content.items() if _is_module(value)]
+    if _is_module(content) or (modules and not containers):
+        where = f" under {', '.join(modules)}" if modules else ""
+        raise ValueError(
+            f"{path} holds a whole pickled model{where}, which only its own code can read, not its weights by name; "
+            f"{SAVE_NAMES}"
+        )
+    return choose_weights(containers, own, str(path), key)
+
+
+def _file_of(source: str) -> Path:
+    kind, _, folder = source.partition(":")
+    if kind == "local-dir":
+        files = [Path(folder) / name for name in WEIGHT_FILES]
+        found = next((file for file in files if file.is_file()), None)
+        if found is None:
+            raise FileNotFoundError(f"no weights in {folder}: expected {' or '.join(WEIGHT_FILES)} there")
+        return found
+    path = Path(source)
+    if not path.name.endswith(ENDINGS):
+        *first, last = ENDINGS
+        hint = f"; for a folder write local-dir:{source}" if path.is_dir() else ""
+        raise ValueError(
+            f"unknown source of pretrained weights '{source}': give timm, local-dir:DIR, "
+            f"or a {', '.join(first)} or {last} file{hint}"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"no pretrained weights at {path}")
+    return path
 
 
 def _unpickle(path: Path) -> Any:
@@ -80,20 +108,39 @@ def _unpickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _published_weights(name: str) -> dict[str, Tensor]:
-    """The state dict of a timm name, at the sizes in which it was published."""
-    if not timm.is_model_pretrained(name):
-        tags = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
-        hint = f"it has weights for {', '.join(tags)}" if tags else "set pretrained to a file, or leave it out"
-        raise ValueError(f"timm publishes no weights for '{name}'; {hint}")
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # network, cache and hub failures come in many classes
-        raise ValueError(
-            f"timm could not fetch the weights of '{name}': {_reason(error)} "
-            "(without a network, download them elsewhere and set pretrained to the file)"
-        ) from error
+def _containers(content: Mapping[Any, Any]) -> dict[str, dict[str, Tensor]]:
+    """The mappings of a file that hold tensors by name, by their keys; an optimizer's, by number, are none."""
+    found: dict[str, dict[str, Tensor]] = {}
+
+    def look(mapping: Mapping[Any, Any], place: str, depth: int) -> None:
+        tensors = {_compiled_off(name): value for name, value in _named(mapping) if isinstance(value, Tensor)}
+        if tensors:
+            found[place] = tensors
+        for name, value in _named(mapping):
+            if isinstance(value, Mapping) and depth < _DEEPEST:
+                look(value, f"{place}.{name}" if place else name, depth + 1)
+
+    look(content, "", 1)
+    return found
 
 
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _named(mapping: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in mapping.items() if isinstance(name, str)]
+
+
+def _compiled_off(name: str) -> str:
+    """A name as it was before ``torch.compile``, which marks each module that it wraps."""
+    return ".".join(word for word in name.split(".") if word != "_orig_mod")
+
+
+def _is_module(value: Any) -> bool:
+    """Whether a ``Placeholder`` has been filled with what every pickled module holds."""
+    return isinstance(value, OrderedDict) and "_modules" in vars(value)
+
+
+def _why(error: Exception) -> str:
+    """torch's own message begins with advice to run the file's code; the class it stumbled on tells more."""
+    stumbled = re.search(r"GLOBAL (\S+)", str(error))
+    if stumbled is None:
+        return reason_of(error)
+    return f"it needs {stumbled[1]}; if it is a whole pickled model, {SAVE_NAMES}"

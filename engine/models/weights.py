@@ -28,6 +28,7 @@ BACKBONE_PREFIXES = (
 # What only pretraining needs. timm's conversions pass over some of it; the report must not.
 PRETRAINING_PREFIXES = ("mask_token", "decoder", "lm_head.")
 SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
+EXPORTED_FILES = ("model.safetensors", "config.json")
 # Facts about where timm's weights came from, untrue of weights trained here.
 ORIGIN_FIELDS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 
@@ -38,7 +39,8 @@ class LoadReport:
 
     ``loaded`` includes ``resampled`` (positions, tables or patch kernel brought to another size). ``missing``,
     ``shape_mismatched`` and ``reset`` (a classifier that was not wanted) are left at their initialisation;
-    ``unexpected`` are in the source only.
+    ``unexpected`` are in the source only. ``place`` is where in the source the weights stand, such as
+    ``teacher.backbone``, and ``others`` are the places of other sets that it holds for such a model.
     """
 
     source: str
@@ -48,11 +50,18 @@ class LoadReport:
     unexpected: tuple[str, ...]
     shape_mismatched: tuple[str, ...]
     reset: tuple[str, ...] = ()
+    place: str = ""
+    others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"pretrained weights from {self.source}: {len(self.loaded)} parameters loaded"]
         if self.resampled:
             lines[0] += f", resampled: {', '.join(self.resampled)}"
+        if self.others:
+            lines.append(
+                f"  taken: {self.place or 'the plain names'}; the file also holds {', '.join(self.others)} "
+                "(model.pretrained_key chooses)"
+            )
         new = self.missing + self.shape_mismatched + self.reset
         if new:
             lines.append(f"  left at their initialisation: {_names(new)}")
@@ -61,7 +70,7 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def load_pretrained(model: nn.Module, source: str, *, reset_head: bool = False) -> LoadReport:
+def load_pretrained(model: nn.Module, source: str, *, reset_head: bool = False, key: str | None = None) -> LoadReport:
     """Fill ``model`` in place with pretrained weights, positions, tables and patch kernels resampled to its sizes.
 
     Call it before the model goes to DeepSpeed, while every parameter is whole.
@@ -70,20 +79,24 @@ def load_pretrained(model: nn.Module, source: str, *, reset_head: bool = False) 
         model: a ``PatchModel``, or a plain timm model of the same families with a ``timm_name``.
         source: ``timm`` (the published weights of the model's own timm name, through timm's cache or the
             network), ``local-dir:DIR`` (a folder as ``export_model`` or timm write it), or a ``.safetensors``,
-            ``.pth``, ``.pt`` or ``.bin`` file: timm's, MAE's (pretrained or fine-tuned) or SimMIM's (likewise).
+            ``.pth``, ``.pth.tar``, ``.pt``, ``.bin`` or ``.ckpt`` file: timm's, MAE's (pretrained or fine-tuned),
+            SimMIM's (likewise), or any whose names are timm's behind wrappers such as ``module.`` or ``teacher.``.
             Pickled files are read with ``weights_only=True`` and inert stand-ins for the classes they name, so
             no code from the file runs.
         reset_head: leave the classifier alone.
+        key: which set of weights to take of a file that holds several, such as ``state_dict_ema`` or ``student``;
+            None: the first in ``weight_sets.ORDER``.
 
     A classifier of another size keeps its initialisation. One of the same size is loaded, without ``reset_head``.
 
     Raises:
         FileNotFoundError: if the file or folder is not there.
-        ValueError: for an unknown kind of source, an unreadable file, or weights of another architecture.
+        ValueError: for an unknown kind of source, an unreadable file, a key that it does not have, or weights of
+            another architecture.
     """
-    state = read_weights(source, getattr(model, "timm_name", ""))
-    state = _encoder_of_simmim(state)
     own = model.state_dict()
+    found = read_weights(source, getattr(model, "timm_name", ""), own.keys(), key)
+    state = found.state
     converted = _with_a_table_for_each_block(state, own)
     try:
         fitted = _fit(dict(converted), model)
@@ -98,18 +111,15 @@ def load_pretrained(model: nn.Module, source: str, *, reset_head: bool = False) 
         loaded=loaded,
         resampled=tuple(key for key in loaded if key in converted and converted[key].shape != own[key].shape),
         missing=tuple(key for key in own if key not in fitted),
-        unexpected=tuple(key for key in fitted if key not in own) + left_out,
+        unexpected=tuple(key for key in fitted if key not in own) + left_out + found.rest,
         shape_mismatched=tuple(key for key in own if key in fitted and key not in same),
         reset=reset,
+        place=found.place,
+        others=found.others,
     )
     _check_backbone(report, fitted, own)
     model.load_state_dict({key: fitted[key] for key in loaded}, strict=False)
     return report
-
-
-def _encoder_of_simmim(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The names of SimMIM's pretraining, ``encoder.*`` beside ``decoder.*``, without the former prefix."""
-    return {key.removeprefix("encoder."): value for key, value in state.items()}
 
 
 def _with_a_table_for_each_block(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -173,8 +183,7 @@ def export_model(
         folder: made where it does not exist; the two files in it are replaced, each in one move, weights
             first.
         timm_name, model_args: ``PatchModel.timm_name`` and ``PatchModel.timm_args``.
-        data: its number of classes, and the preprocessing that the weights were trained with: ``mean``, ``std`` and
-            ``image_size``.
+        data: its number of classes, and validation's preprocessing, as ``timm_preprocessing`` says it.
         class_names: one for each class, in the order of the labels, or None.
 
     Raises:
@@ -201,14 +210,26 @@ def export_model(
             scratch,
             model_config={"label_names": list(class_names)} if class_names is not None else None,
             safe_serialization=True,
-            data_config={
-                "input_size": (3, data.image_size, data.image_size),
-                "mean": tuple(data.mean),
-                "std": tuple(data.std),
-            },
+            data_config=timm_preprocessing(data),
         )
-        for name in ("model.safetensors", "config.json"):
+        for name in EXPORTED_FILES:
             os.replace(Path(scratch) / name, folder / name)
+
+
+def timm_preprocessing(data: DataConfig) -> dict[str, Any]:
+    """Validation's way from an image to the model, in the keys of timm's ``pretrained_cfg``.
+
+    timm's evaluation transform does the same as the loader then, up to rounding: resize the shorter side to
+    ``floor(image_size / crop_pct)``, bilinear with antialiasing, and crop the centre.
+    """
+    return {
+        "input_size": (3, data.image_size, data.image_size),
+        "interpolation": "bilinear",
+        "crop_pct": data.val_crop_fraction,
+        "crop_mode": "center",
+        "mean": tuple(data.mean),
+        "std": tuple(data.std),
+    }
 
 
 def _names(names: Sequence[str]) -> str:

@@ -124,6 +124,24 @@ def test_a_configuration_cannot_run_code(tmp_path: Path) -> None:
         load_config(tmp_path / "evil.yaml")
 
 
+# Pretrained weights
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("true", "timm"), ("timm", "timm"), ("false", None), ("null", None), ("w.pth", "w.pth")]
+)
+def test_pretrained_may_be_said_as_timm_says_it(minimal: Path, written: str, meant: str | None) -> None:
+    assert load_config(minimal, [f"model.pretrained={written}"]).model.pretrained == meant
+
+
+@pytest.mark.parametrize(("source", "told"), [("true", "timm"), ("false", "null")])
+def test_a_key_of_weights_needs_a_file(minimal: Path, source: str, told: str) -> None:
+    key = "model.pretrained_key=state_dict_ema"
+    assert load_config(minimal, [key, "model.pretrained=w.pth.tar"]).model.pretrained_key == "state_dict_ema"
+    with pytest.raises(ConfigError, match=f"pretrained_key state_dict_ema chooses .* pretrained is {told}; set"):
+        load_config(minimal, [key, f"model.pretrained={source}"])
+
+
 # Averages and pre-training
 
 PRETRAINING = ["task=pretrain", "selection.rule=random", "schedule.keep_rate=0.25", "eval.keep_rates=[0.25]"]

@@ -261,7 +261,9 @@ def test_every_validation_sample_counts_once_on_any_number_of_ranks(toy: Path) -
 
 @pytest.mark.usefixtures("one_rank")
 def test_the_export_classifies_with_plain_timm_as_the_run_says(toy: Path) -> None:
-    assert top1_of_plain_timm(toy / "world1" / "model") == pytest.approx(summary(toy, "world1")["top1"]["1.0"])
+    top1 = summary(toy, "world1")["top1"]["1.0"]
+    assert top1_of_plain_timm(toy / "world1" / "model") == pytest.approx(top1)
+    assert f"| 1.0 | {top1:.2%} |" in (toy / "world1" / "model" / "README.md").read_text()
 
 
 def test_the_launcher_ends_with_code_2_and_one_error_line(toy: Path) -> None:

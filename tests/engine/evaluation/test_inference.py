@@ -136,6 +136,38 @@ def test_a_folder_without_a_classifier_is_refused(run: Path, tmp_path: Path) -> 
         Classifier.load(tmp_path)
 
 
+def test_paths_may_be_text(run: Path, images: torch.Tensor, classifier: Classifier) -> None:
+    for folder in (str(run), str(run / "model")):
+        assert torch.equal(Classifier.load(folder).logits(images), classifier.logits(images))
+    assert load_trained(str(run)).folder == run
+
+
+def test_a_folder_that_is_not_there_or_not_whole_is_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"there is no folder nowhere/model; give a run's folder, such as .* or an exp"
+    ):
+        Classifier.load("nowhere/model")
+    with pytest.raises(ValueError, match=r"there is no folder nowhere; give a run's folder"):
+        load_trained("nowhere")
+    with pytest.raises(ValueError, match=rf"there is no folder {run}/model/config\.json; "):
+        Classifier.load(str(run / "model" / "config.json"))
+    with pytest.raises(ValueError, match=r"no run folder and no exported model: it holds neither config\.yaml nor mod"):
+        Classifier.load(tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_bytes((run / "model" / name).read_bytes())
+        lost = {"config.json", "model.safetensors"} - {name}
+        with pytest.raises(ValueError, match=f"is not whole: it holds no {lost.pop()}; copy it again"):
+            Classifier.load(folder)
+
+
+def test_an_export_is_loaded_with_the_preprocessing_of_its_run(run: Path, classifier: Classifier) -> None:
+    export = Classifier.load(run / "model")
+    assert export.image_size == classifier.image_size
+    assert (export.model.mean, export.model.std) == (classifier.model.mean, classifier.model.std)
+
+
 # Score maps, which pixels do not tell
 
 

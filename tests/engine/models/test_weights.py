@@ -282,6 +282,27 @@ def test_an_export_does_not_claim_the_origin_of_timms_weights(tmp_path: Path) ->
     assert "hf_hub_id" not in json.dumps(config)
 
 
+def test_an_export_says_how_it_was_validated(tmp_path: Path) -> None:
+    model = small_vit()
+    export_model(
+        model.state_dict(),
+        tmp_path,
+        timm_name=model.timm_name,
+        model_args=model.timm_args,
+        data=data_of(model).model_copy(update={"val_crop_fraction": 0.7}),
+        class_names=None,
+    )
+    plain = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert timm.data.resolve_data_config({}, model=plain) == {
+        "input_size": (3, 16, 16),
+        "interpolation": "bilinear",
+        "crop_pct": 0.7,
+        "crop_mode": "center",
+        "mean": list(MEAN),
+        "std": list(STD),
+    }
+
+
 def test_an_export_is_a_source_of_pretrained_weights(tmp_path: Path) -> None:
     source, target = small_vit(seed=1), small_vit(seed=2)
     export(source, tmp_path)

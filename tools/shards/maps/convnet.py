@@ -54,12 +54,12 @@ def open_convnet(name: str, weights: Path | None) -> tuple[MakeMaps, dict[str, A
 def _loaded(name: str, weights: Path | None) -> nn.Module:
     if not timm.is_model(name.partition(".")[0]):
         raise ValueError(f"timm has no model {name!r}; light ConvNets are mobilenetv3_small_100 and resnet18")
-    try:
-        state = read_weights("timm" if weights is None else str(weights), name)
-    except ValueError as error:
-        raise ValueError(f"{error}; for score maps: --weights FILE names a file of them") from error
     model = timm.create_model(name)
     own = model.state_dict()
+    try:
+        state = read_weights("timm" if weights is None else str(weights), name, own.keys()).state
+    except ValueError as error:
+        raise ValueError(f"{error}; for score maps: --weights FILE names a file of them") from error
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     model.load_state_dict(fitting, strict=False)
     head = tuple(f"{one}." for one in np.atleast_1d(model.pretrained_cfg.get("classifier") or ()))
