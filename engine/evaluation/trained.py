@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import ConfigError, RunConfig, load_config
+from engine.config import RunConfig, load_config
 from engine.models.build import build_model
 from engine.models.patch_embed import PatchModel
+from engine.yaml_file import ConfigError
 from pipeline.graph.inputs import row_sizes
 from pipeline.graph.score_maps import map_scores
 from pipeline.loader import PatchLoader, validation_plans
