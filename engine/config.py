@@ -8,11 +8,11 @@ import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from engine.yaml_file import ConfigError, parse_yaml, read_yaml
 from pipeline.config import MOST_IMAGES, MOST_STEPS, MOST_THREADS, DataConfig, Duration, DurationField, Settings
 from pipeline.graph.route import Route, check_route, route_of
 from pipeline.plan.schedule import ScheduleConfig, num_kept_at
 from pipeline.selection.config import SelectionConfig
+from pipeline.yaml_file import ConfigError, parse_yaml, read_yaml
 
 MOST_S = 1e9  # a lifetime; threads cannot wait much longer
 _MOST_OF_AN_OPTION = 10**6

@@ -9,7 +9,6 @@ import numpy as np
 from engine.config import RunConfig, load_config
 from engine.models.build import build_model
 from engine.models.patch_embed import PatchModel
-from engine.yaml_file import ConfigError
 from pipeline.graph.inputs import row_sizes
 from pipeline.graph.score_maps import map_scores
 from pipeline.loader import PatchLoader, validation_plans
@@ -18,6 +17,7 @@ from pipeline.selection.config import SelectionConfig
 from pipeline.selection.maps import ScoreMaps
 from pipeline.selection.patches import unpatchify
 from pipeline.shards.index import ShardIndex, open_index
+from pipeline.yaml_file import ConfigError
 
 
 @dataclass(frozen=True)

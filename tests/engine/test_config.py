@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from engine.config import dump_config, load_config
-from engine.yaml_file import ConfigError
+from pipeline.yaml_file import ConfigError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 MINIMAL = {

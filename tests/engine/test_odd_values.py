@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from engine.config import RunConfig, dump_config, load_config
 from engine.run_plan import plan_run
-from engine.yaml_file import ConfigError
+from pipeline.yaml_file import ConfigError
 
 BASE = {
     "data": {

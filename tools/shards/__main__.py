@@ -7,10 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.shards.commands import run_convert, run_index, run_readdress, run_stats, run_units, run_verify
-from tools.shards.images import DEFAULT_QUALITY, FORMATS
-from tools.shards.maps.command import EXAMPLE, add_score_arguments, run_score
-from tools.shards.sources.table import sources_help
+from engine.command_line import INTERRUPTED_EXIT_CODE, importing, leave
+from tools.command import only_printed
+
+with importing():
+    from tools.shards.commands import run_convert, run_index, run_readdress, run_stats, run_units, run_verify
+    from tools.shards.images import DEFAULT_QUALITY, FORMATS
+    from tools.shards.maps.command import EXAMPLE, add_score_arguments, run_score
+    from tools.shards.sources.table import sources_help
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        with only_printed():
+            return command(options)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # some libraries' messages have many lines
         return 2
@@ -149,8 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "error: interrupted; `convert`, `readdress` and `score` go on where they stopped when they are run again",
             file=sys.stderr,
         )
-        return 130
+        return INTERRUPTED_EXIT_CODE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

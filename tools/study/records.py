@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.metrics import read_metrics
-from engine.yaml_file import read_yaml
+from pipeline.yaml_file import read_yaml
 from tools.study.spec import Job, StudySpec, differences
 
 _LOSS_POINTS = 200

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from engine.yaml_file import ConfigError, parse_yaml, read_yaml
+from pipeline.yaml_file import ConfigError, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(
