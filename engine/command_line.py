@@ -1,11 +1,20 @@
 """What the command lines of a run and of the tools about runs have in common."""
 
 import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
 from typing import NoReturn
 
 from pipeline.files import user_path
 
 STOPPED_EXIT_CODE = 75  # of a run that a signal stopped, with a checkpoint from which the same command goes on
+INTERRUPTED_EXIT_CODE = 130  # of a program that Ctrl-C ended, as shells have it
+
+_STDOUT, _STDERR = 1, 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,3 +33,59 @@ class Parser(argparse.ArgumentParser):
             metavar="A.B=VALUE",
             help="override one key; may be repeated; the value is YAML",
         )
+
+
+@contextmanager
+def stdout_apart(to: int = _STDERR) -> Iterator[None]:
+    """Inside, what anything writes to standard output goes to stderr: libraries, their loggers, other processes.
+
+    Args:
+        to: another file descriptor that it goes to.
+    """
+    if sys.stdout is None or sys.stderr is None:  # closed by whoever started this
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(_STDOUT)
+    os.dup2(to, _STDOUT)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
+
+
+@contextmanager
+def interruptible(how_on: str = "") -> Iterator[None]:
+    """Ctrl-C inside is one line on stderr, of the first rank and no worker process, and exit code 130.
+
+    Args:
+        how_on: for the line, how to go on.
+
+    Raises:
+        SystemExit: with code 130.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0" and parent_process() is None:
+            print(f"error: interrupted{how_on and '; '}{how_on}", file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED_EXIT_CODE) from None
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around the imports of a program that shows something, which take seconds: they are silent, and interruptible.
+
+    DeepSpeed remarks on standard output that there is no GPU, which is no matter where none is used; and there results
+    for programs stand, on stderr one line for an error.
+    """
+    with interruptible(), open(os.devnull, "w") as nowhere, stdout_apart(nowhere.fileno()):
+        yield
+
+
+def leave(code: int) -> NoReturn:
+    """End the program with this exit code. Ctrl-C changes nothing about it while libraries unload."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)

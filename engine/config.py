@@ -6,13 +6,45 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
-from pipeline.config import DataConfig, Duration, DurationField, Settings
+from pipeline.config import MOST_IMAGES, MOST_STEPS, MOST_THREADS, DataConfig, Duration, DurationField, Settings
 from pipeline.graph.route import Route, check_route, route_of
 from pipeline.plan.schedule import ScheduleConfig, num_kept_at
 from pipeline.selection.config import SelectionConfig
+from pipeline.yaml_file import ConfigError, parse_yaml, read_yaml
+
+MOST_S = 1e9  # a lifetime; threads cannot wait much longer
+_MOST_OF_AN_OPTION = 10**6
+_MOST_DEPTH = 1000
+_MOST_LISTED = 10  # faults of one configuration
+
+
+def _plain(value: Any, levels: int = 4) -> Any:
+    """An option as it is. Raises ValueError for what is no plain value, or a number that no model has."""
+    if isinstance(value, bool | str | None):
+        return value
+    if isinstance(value, int | float):
+        if not abs(value) <= _MOST_OF_AN_OPTION:
+            raise ValueError(f"a number is at most {_MOST_OF_AN_OPTION:,} here, and finite")
+        return value
+    if isinstance(value, list | dict) and levels:
+        for one in value if isinstance(value, list) else [*value, *value.values()]:
+            _plain(one, levels - 1)
+        return value
+    raise ValueError("a number, text, true, false, null, or a list or a mapping of these is asked for")
+
+
+Option = Annotated[Any, AfterValidator(_plain)]
 
 
 def _timms_or_none(value: Any) -> Any:
@@ -24,7 +56,7 @@ class ModelConfig(Settings):
     """A timm Vision Transformer of the plain ViT and DeiT, distilled DeiT, BEiT or EVA families."""
 
     name: str = Field(description="timm's name, such as vit_small_patch16_224 or beit_base_patch16_224")
-    options: dict[str, Any] = Field({}, description="timm's own arguments, such as embed_dim, depth, num_heads")
+    options: dict[str, Option] = Field({}, description="timm's own arguments, such as embed_dim, depth, num_heads")
     pretrained: Annotated[str | None, BeforeValidator(_timms_or_none)] = Field(
         None,
         description="timm (or true), local-dir:DIR, or a .safetensors, .pth, .pth.tar, .pt, .bin or .ckpt file (also "
@@ -42,6 +74,7 @@ class ModelConfig(Settings):
     head_init_std: float | None = Field(
         None,
         ge=0,
+        le=100,
         description="standard deviation of a fresh classifier's weight (truncated normal, bias zero); null: timm's way",
     )
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth rate of the last block")
@@ -62,18 +95,30 @@ class ModelConfig(Settings):
             )
         return self
 
+    @field_validator("options")
+    @classmethod
+    def _has_an_end(cls, options: dict[str, Any]) -> dict[str, Any]:
+        depth = options.get("depth")
+        if isinstance(depth, int) and depth > _MOST_DEPTH:
+            raise ValueError(f"depth is at most {_MOST_DEPTH}, got {depth}")
+        return options
+
 
 class TrainConfig(Settings):
     """How long, and on how many images at a time."""
 
     duration: DurationField = Field(description="such as 90epochs, 500steps or 1000000samples")
-    global_batch_size: int = Field(ge=1, description="images per optimizer step over all ranks")
+    global_batch_size: int = Field(ge=1, le=MOST_IMAGES, description="images per optimizer step over all ranks")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="images per forward pass on one rank; default: the rank's whole share of the batch"
+        None,
+        ge=1,
+        le=MOST_IMAGES,
+        description="images per forward pass on one rank; default: the rank's whole share of the batch",
     )
     tokens_per_micro_batch: int | None = Field(
         None,
         ge=1,
+        le=10**9,
         description="instead of micro_batch_size: micro batches grow as the keep rate falls, to as many images as have "
         "this many tokens (kept patches, and one more an image); the global batch stays",
     )
@@ -81,7 +126,7 @@ class TrainConfig(Settings):
     loss: Literal["cross_entropy", "binary_cross_entropy"] = Field(
         "cross_entropy", description="binary_cross_entropy: a yes-or-no loss per class, its mean over the classes"
     )
-    clip_grad_norm: float | None = Field(1.0, gt=0, description="null: no clipping")
+    clip_grad_norm: float | None = Field(1.0, gt=0, le=1e6, description="null: no clipping")
     ema_decay: float | None = Field(
         None,
         gt=0,
@@ -100,9 +145,9 @@ class TrainConfig(Settings):
 class PretrainConfig(Settings):
     """The decoder and the loss of a masked autoencoder; the encoder is the model."""
 
-    decoder_dim: int = Field(512, ge=4, multiple_of=4, description="width of the decoder's tokens")
-    decoder_depth: int = Field(8, ge=1)
-    decoder_heads: int = Field(16, ge=1)
+    decoder_dim: int = Field(512, ge=4, le=65_536, multiple_of=4, description="width of the decoder's tokens")
+    decoder_depth: int = Field(8, ge=1, le=1000)
+    decoder_heads: int = Field(16, ge=1, le=65_536)
     norm_targets: bool = Field(True, description="each target patch is brought to mean 0 and variance 1")
 
     @model_validator(mode="after")
@@ -112,14 +157,17 @@ class PretrainConfig(Settings):
         return self
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimConfig(Settings):
     """AdamW with linear warm-up and cosine decay, per step."""
 
-    lr: float = Field(gt=0, description="peak learning rate, for this global batch size")
-    final_lr: float = Field(0.0, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
+    lr: float = Field(gt=0, le=1000, description="peak learning rate, for this global batch size")
+    final_lr: float = Field(0.0, ge=0, le=1000)
+    weight_decay: float = Field(0.05, ge=0, le=1000)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0, le=1)
     warmup: DurationField = Duration.parse("0steps")
     layer_decay: float | None = Field(None, gt=0, le=1, description="learning rate factor per layer below the head")
 
@@ -134,11 +182,18 @@ class EngineConfig(Settings):
         False,
         description="blocks through torch.compile, for every stage before training starts; not in evaluation",
     )
-    num_threads: int | None = Field(None, ge=1, description="torch threads per rank; default: the rank's cores")
-    stop_grace_s: float = Field(
-        60.0, gt=0, description="after a signal to stop: for the next step boundary, and again for the checkpoint there"
+    num_threads: int | None = Field(
+        None, ge=1, le=MOST_THREADS, description="torch threads per rank; default: the rank's cores"
     )
-    stall_report_s: float = Field(300.0, gt=0, description="a rank that has not moved on for this long is named")
+    stop_grace_s: float = Field(
+        60.0,
+        gt=0,
+        le=MOST_S,
+        description="after a signal to stop: for the next step boundary, and again for the checkpoint there",
+    )
+    stall_report_s: float = Field(
+        300.0, gt=0, le=MOST_S, description="a rank that has not moved on for this long is named"
+    )
 
     @model_validator(mode="after")
     def _compiles_whole_weights(self) -> "EngineConfig":
@@ -154,15 +209,15 @@ class EvalConfig(Settings):
     """Validation, each sample exactly once per keep rate."""
 
     every: DurationField | None = Field(None, description="null: at the end only")
-    keep_rates: list[float] = Field([1.0], min_length=1)
-    micro_batch_size: int = Field(128, ge=1, description="images per forward pass on one rank")
+    keep_rates: list[float] = Field([1.0], min_length=1, max_length=1000)
+    micro_batch_size: int = Field(128, ge=1, le=MOST_IMAGES, description="images per forward pass on one rank")
 
 
 class CheckpointConfig(Settings):
     """When a run can be taken up again; there is always a checkpoint at the end."""
 
     every: DurationField | None = Field(None, description="null: at the end only")
-    keep_last: int = Field(2, ge=1, description="older checkpoints are deleted")
+    keep_last: int = Field(2, ge=1, le=10**6, description="older checkpoints are deleted")
     keep_every: DurationField | None = Field(
         None, description="the first checkpoint at or after each multiple of this is never deleted; null: none is kept"
     )
@@ -185,7 +240,7 @@ class MonitorConfig(Settings):
 class RunConfig(Settings):
     """Everything a run is made of."""
 
-    name: str
+    name: str = Field(min_length=1, max_length=255, description="also of the run folder, runs/NAME")
     task: Literal["classify", "pretrain"] = Field(
         "classify", description="pretrain: reconstruct the dropped patches from the kept ones; labels are not used"
     )
@@ -201,7 +256,7 @@ class RunConfig(Settings):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()
-    log_every: int = Field(10, ge=1, description="steps between lines of metrics")
+    log_every: int = Field(10, ge=1, le=MOST_STEPS, description="steps between lines of metrics")
 
     @model_validator(mode="after")
     def _keep_rates_keep_something(self) -> "RunConfig":
@@ -253,20 +308,6 @@ class RunConfig(Settings):
         return self
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be used; its message is for the person who wrote it."""
-
-
-def read_yaml(path: Path, what: str) -> Any:
-    """The content of a YAML file. Raises ConfigError, naming the file and what it is."""
-    try:
-        return yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-
-
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     """Read a run's YAML file, apply ``a.b=value`` overrides (values are YAML) and check the result.
 
@@ -283,7 +324,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
+        lines = [_cut(_explain(detail), 500) for detail in error.errors()]
+        more = len(lines) - _MOST_LISTED
+        lines[_MOST_LISTED:] = [f"and {more} more"] if more > 0 else []
         raise ConfigError(f"{path}: " + "; ".join(lines)) from None
 
 
@@ -293,9 +336,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not all(names):
         raise ConfigError(f"--set takes key=value, such as --set optim.lr=0.001; got {override!r}")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {key}: {text!r} is not a valid YAML value") from None
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"--set {key}: {_cut(repr(text))} is not a valid YAML value ({error})") from None
     section = values
     for name in names[:-1]:
         if section.get(name) is None:
@@ -319,7 +362,18 @@ def _explain(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {message}, got {detail['input']!r}"
+    return f"{key}: {message}, got {_shown(detail['input'])}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _cut(repr(value))
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of more digits than can be shown"
+
+
+def _cut(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else f"{text[:length]}... ({len(text):,} characters)"
 
 
 def _known_keys(sections: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 
 from engine.checkpoints.resume import identity
 from engine.config import RunConfig
-from engine.evaluation.held_images import describe_held
+from engine.evaluation.held_images import check_batches, describe_held
 from engine.evaluation.trained import build_run_model
 from engine.models.masked_autoencoder import masked_autoencoder
 from engine.monitor import check_monitors
@@ -74,6 +74,7 @@ def prepare(config: RunConfig, world: World) -> Prepared:
     plan = plan_run(config, train_index.num_samples, world.size)
     if config.data.device == "gpu" and world.device.type != "cuda":
         raise ValueError("data.device is gpu, but no GPU is visible here; set data.device to cpu")
+    check_batches(config, plan.rows_per_rank, val_index.num_samples, world.local_size)
     held_images = describe_held(config.data, train_index, plan.rows_per_rank, world.local_size)
     planner = TrainPlanner(
         train_index, config.data, config.selection, plan.schedule, config.train.global_batch_size, config.seed

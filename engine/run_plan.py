@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.update import clips_itself
-from pipeline.config import Duration
+from pipeline.config import MOST_STEPS, Duration
 from pipeline.plan.augmentation import check_pairs
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import rank_rows, steps_per_epoch
@@ -76,14 +76,20 @@ def build_schedule(config: RunConfig, num_train_samples: int) -> PatchSchedule:
     """The run's patch schedule. Needs the size of the training set and nothing else of it.
 
     Raises:
-        ValueError: the batch is larger than the data set, or the run has no step.
+        ValueError: the batch is larger than the data set, or the run has no step, or more than ``MOST_STEPS``.
     """
     batch = config.train.global_batch_size
     per_epoch = steps_per_epoch(num_train_samples, batch)
+    total_steps = config.train.duration.steps(per_epoch, batch)
+    if total_steps > MOST_STEPS:
+        raise ValueError(
+            f"train.duration {config.train.duration} comes to {total_steps:,} steps of {batch:,} images; a run has at "
+            f"most {MOST_STEPS:,}: shorten it, or choose a larger train.global_batch_size"
+        )
     return PatchSchedule(
         config.schedule,
         config.data.num_patches,
-        config.train.duration.steps(per_epoch, batch),
+        total_steps,
         per_epoch,
         batch,
         config.seed,

@@ -6,8 +6,9 @@ Exit codes: 0 done; 1 a rank failed, was lost or had to be ended (stderr names i
 input that cannot be used, or a run folder that another run is using; 3 data that turned out to be bad while training:
 an image that cannot be decoded, too many of them, or a shard that changed; 4 weights or a loss that are not finite
 (one line names the last good checkpoint and the keys that usually help); 74 a checkpoint that could not be written
-(one line on stderr says what is wrong); 75 stopped by a signal, with a checkpoint from which the same command goes on.
-What the launcher makes of them: ``engine/ranks/stopping.py``.
+(one line on stderr says what is wrong); 75 stopped by a signal, with a checkpoint from which the same command goes on;
+130 interrupted by Ctrl-C before there was anything to save. What the launcher makes of them:
+``engine/ranks/stopping.py``.
 """
 
 import argparse
@@ -17,25 +18,27 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from engine.bad_data import one_data_error
-from engine.checkpoints.checkpoint import clear_save_error
-from engine.checkpoints.finite import clear_divergence
-from engine.checkpoints.manifest import step_folder, steps_in
-from engine.checkpoints.resume import Start, check_allowed_keys
-from engine.command_line import STOPPED_EXIT_CODE, Parser
-from engine.config import load_config
-from engine.deepspeed_engine import quiet
-from engine.prepare import prepare
-from engine.progress import say
-from engine.ranks.launchers import Launchers
-from engine.ranks.preflight import check_same_software
-from engine.ranks.run_lock import held
-from engine.ranks.watch import Watch
-from engine.ranks.world import World, join_world, leave_world, one_clear_error
-from engine.result import finish
-from engine.start import Request, announcement, check_same_request, find_start, open_run
-from engine.trainer import Run, train
+from engine.command_line import STOPPED_EXIT_CODE, Parser, interruptible
 from pipeline.files import user_path
+
+with interruptible():
+    from engine.bad_data import one_data_error
+    from engine.checkpoints.checkpoint import clear_save_error
+    from engine.checkpoints.finite import clear_divergence
+    from engine.checkpoints.manifest import step_folder, steps_in
+    from engine.checkpoints.resume import Start, check_allowed_keys
+    from engine.config import load_config
+    from engine.deepspeed_engine import quiet
+    from engine.prepare import prepare
+    from engine.progress import say
+    from engine.ranks.launchers import Launchers
+    from engine.ranks.preflight import check_same_software
+    from engine.ranks.run_lock import held
+    from engine.ranks.watch import Watch
+    from engine.ranks.world import World, join_world, leave_world, one_clear_error
+    from engine.result import finish
+    from engine.start import Request, announcement, check_same_request, find_start, open_run
+    from engine.trainer import Run, train
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -140,11 +143,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         parse_arguments(argv)
-    quiet()
-    launchers = Launchers()
-    world = join_world()
-    code = train_run(argv, world, launchers)
-    leave_world()
+    with interruptible():
+        quiet()
+        launchers = Launchers()
+        world = join_world()
+        code = train_run(argv, world, launchers)
+        leave_world()
     if code:
         with suppress(OSError):
             sys.stdout.flush()

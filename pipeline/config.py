@@ -6,11 +6,22 @@ Plain validated values without behaviour; the engine's run configuration embeds 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from pipeline.files import user_path
@@ -19,7 +30,13 @@ from pipeline.operations import SUITES
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_DURATION = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(epochs?|steps?|samples?)\s*$")
+# Far beyond what anyone means, so that a slip of the keyboard is told at once and nothing is counted up to it.
+MOST_STEPS = 10**8
+MOST_IMAGES = 10**6
+MOST_PIXELS = 10**6
+MOST_THREADS = 10_000
+
+_DURATION = re.compile(r"^\s*([0-9]{1,14}(?:\.[0-9]{1,14})?)\s*(epochs?|steps?|samples?)\s*$")
 
 
 @dataclass(frozen=True)
@@ -51,8 +68,9 @@ class Duration:
         return int(exact + Fraction(1, 2))
 
     def __str__(self) -> str:
-        amount = int(self.amount) if self.amount.denominator == 1 else float(self.amount)
-        return f"{amount}{self.unit}"
+        # All digits and no exponent, as parse reads it.
+        amount = Decimal(self.amount.numerator) / Decimal(self.amount.denominator)
+        return f"{amount:f}{self.unit}"
 
 
 UserPath = Annotated[Path, AfterValidator(user_path)]
@@ -62,9 +80,22 @@ DurationField = Annotated[Duration, BeforeValidator(Duration.parse), PlainSerial
 
 
 class Settings(BaseModel):
-    """Base of every section of a configuration file: unknown keys are errors, values never change."""
+    """Base of every section of a configuration file: unknown keys are errors, values never change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    A number is finite, and is no truth value.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name is not None:
+            annotation = cls.model_fields[info.field_name].annotation
+            kinds = {annotation, *get_args(annotation)}
+            if bool not in kinds and any(kind in (int, float) or isinstance(kind, int) for kind in kinds):
+                raise ValueError(f"a number is asked for, got {str(value).lower()}")
+        return value
 
 
 def one_of(table: Mapping[str, Any]) -> AfterValidator:
@@ -80,6 +111,11 @@ def one_of(table: Mapping[str, Any]) -> AfterValidator:
     return AfterValidator(check)
 
 
+Ratio = Annotated[float, Field(le=1000)]
+Mean = Annotated[float, Field(ge=0, le=1)]
+Std = Annotated[float, Field(ge=0.001, le=10)]
+
+
 class AutoAugmentConfig(Settings):
     """Operations on the whole image that are drawn from a suite, one of ``operations.SUITES``.
 
@@ -90,7 +126,7 @@ class AutoAugmentConfig(Settings):
     kind: Annotated[str, one_of(SUITES)] = Field(description="; ".join(f"{k}: {s.source}" for k, s in SUITES.items()))
     num_ops: int = Field(2, ge=1, le=8, description="randaugment: operations on each image")
     magnitude: float = Field(9.0, ge=0, le=10, description="randaugment: strength of an operation, 0 to 10")
-    magnitude_std: float = Field(0.5, ge=0, description="randaugment: standard deviation of the magnitude")
+    magnitude_std: float = Field(0.5, ge=0, le=10, description="randaugment: standard deviation of the magnitude")
     probability: float = Field(0.5, ge=0, le=1, description="randaugment: chance of each operation to be applied")
     increasing: bool = Field(
         True, description="randaugment: a larger magnitude changes more under every operation, as timm's inc1"
@@ -116,8 +152,8 @@ class AugmentConfig(Settings):
         "resized", description="resized: random resized crop; pad: shift by up to pad_pixels (small images)"
     )
     scale: tuple[float, float] = Field((0.08, 1.0), description="share of the image's area a resized crop covers")
-    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="width over height of a resized crop")
-    pad_pixels: int = Field(4, ge=0, description="pixels of black border a pad crop may reach into")
+    ratio: tuple[Ratio, Ratio] = Field((3 / 4, 4 / 3), description="width over height of a resized crop")
+    pad_pixels: int = Field(4, ge=0, le=MOST_PIXELS, description="pixels of black border a pad crop may reach into")
     flip_probability: float = Field(0.5, ge=0, le=1, description="chance of a horizontal mirror image")
     auto: AutoAugmentConfig | None = Field(None, description=f"{', '.join(SUITES)}, or null for none")
     color_jitter: float = Field(
@@ -131,7 +167,7 @@ class AugmentConfig(Settings):
     erase_mode: Literal["pixel", "mean"] = Field(
         "pixel", description="an erased box holds noise with data.mean and data.std, or data.mean alone"
     )
-    repeats: int = Field(1, ge=1, description="times that each image of a global batch stands in it")
+    repeats: int = Field(1, ge=1, le=1000, description="times that each image of a global batch stands in it")
 
     @property
     def mixes(self) -> bool:
@@ -162,7 +198,7 @@ class CacheConfig(Settings):
 
     kind: Literal["memory", "disk"]
     folder: UserPath | None = Field(None, description="disk: where each rank keeps a file, on a disk of its own host")
-    max_bytes: int = Field(ge=1, description="bytes a rank; a decoded image takes height x width x 3")
+    max_bytes: int = Field(ge=1, le=2**60, description="bytes a rank; a decoded image takes height x width x 3")
 
     @model_validator(mode="after")
     def _folder_on_disk_only(self) -> "CacheConfig":
@@ -180,13 +216,14 @@ class DataConfig(Settings):
     num_train_samples: int | None = Field(
         None,
         ge=1,
+        le=10**12,
         description="stated size of the training set, so that a schedule can be previewed without data",
     )
-    num_classes: int = Field(ge=2)
-    image_size: int = Field(224, ge=1, description="side of the square image, in pixels")
-    patch_size: int = Field(16, ge=1, description="side of a square patch, in pixels")
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    num_classes: int = Field(ge=2, le=10**8)
+    image_size: int = Field(224, ge=1, le=MOST_PIXELS, description="side of the square image, in pixels")
+    patch_size: int = Field(16, ge=1, le=MOST_PIXELS, description="side of a square patch, in pixels")
+    mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
+    std: tuple[Std, Std, Std] = IMAGENET_STD
     augment: AugmentConfig = AugmentConfig()
     val_crop_fraction: float = Field(
         0.875, gt=0, le=1, description="side of validation's centre crop over the shorter side of the image"
@@ -195,16 +232,18 @@ class DataConfig(Settings):
         "global",
         description="global: any sample next; window: shards in random order, shuffled a few at a time",
     )
-    window_shards: int = Field(8, ge=1, description="shards that are shuffled together under shuffle: window")
+    window_shards: int = Field(8, ge=1, le=10**9, description="shards that are shuffled together under shuffle: window")
     echo: int = Field(
         1,
         ge=1,
+        le=1000,
         description="steps that each decoded training image is used in, with another crop and so on in each; an epoch "
         "sees as many times fewer images. It changes training",
     )
     echo_gap: int = Field(
         1,
         ge=1,
+        le=10**6,
         description="under echo: steps from one view of an image to its next; a rank holds up to this many times its "
         "share of a batch in decoded images",
     )
@@ -215,8 +254,10 @@ class DataConfig(Settings):
         description="select_first: patches are chosen on the decoded crop and only these are resampled; "
         "resample_first: the whole image is resampled and augmented before; auto: select_first where it is possible",
     )
-    num_threads: int | None = Field(None, ge=1, description="decoding threads per rank; default: the rank's cores")
-    prefetch_batches: int = Field(4, ge=1, description="batches kept ready ahead of the trainer")
+    num_threads: int | None = Field(
+        None, ge=1, le=MOST_THREADS, description="decoding threads per rank; default: the rank's cores"
+    )
+    prefetch_batches: int = Field(4, ge=1, le=10_000, description="batches kept ready ahead of the trainer")
     on_bad_sample: Literal["fail", "skip"] = Field(
         "fail",
         description="an image that cannot be decoded ends the run (fail), or is replaced by a planned substitute in "

@@ -1,12 +1,14 @@
-"""How the tools that show something about a run end: text on stdout, or one line on stderr and exit code 2."""
+"""How the tools that show something about a run end: text on stdout, or one line on stderr and exit code 2 or 130."""
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from engine.command_line import Parser
+from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, stdout_apart
 from pipeline.files import user_path
 
 
@@ -30,14 +32,39 @@ def bar_interval_s() -> float:
 
 
 def show(make_text: Callable[[], str]) -> int:
-    """Print what ``make_text`` returns. Returns the exit code: 0, or 2 for a user's error."""
+    """Print what ``make_text`` returns, and nothing else on standard output.
+
+    Returns the exit code: 0, 2 for a user's error, or 130 for Ctrl-C.
+    """
     try:
-        text = make_text()
+        with stdout_apart():
+            text = make_text()
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
+    _put(f"{text}\n")
+    return 0
+
+
+@contextmanager
+def only_printed() -> Iterator[None]:
+    """What is printed with ``print`` inside is put on standard output in the end, and nothing else is.
+
+    What other processes and libraries of other languages write there goes to stderr.
+    """
+    printed = io.StringIO()
     try:
-        print(text, flush=True)
+        with stdout_apart(), redirect_stdout(printed):
+            yield
+    finally:
+        _put(printed.getvalue())
+
+
+def _put(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
     except BrokenPipeError:  # whoever reads, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0

@@ -1,10 +1,12 @@
-"""How much memory a run's decoded images will take, before it takes any."""
+"""How much memory a run's images will take, decoded and as kept patches, before it takes any."""
 
 import os
 
 import numpy as np
 
+from engine.config import RunConfig
 from pipeline.config import DataConfig
+from pipeline.plan.schedule import num_kept_at
 from pipeline.shards.index import ShardIndex
 
 
@@ -33,7 +35,7 @@ def describe_held(
     """
     if data.echo == 1 and data.cache is None:
         return None
-    memory_bytes = memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory_bytes = memory_bytes or _memory_bytes()
     mine = held_bytes(data, index, rows_per_rank)
     if mine * local_size > memory_bytes:
         raise ValueError(
@@ -48,6 +50,39 @@ def describe_held(
         where = "memory" if data.cache.folder is None else str(data.cache.folder)
         parts.append(f"cache in {where}, up to {_shown(data.cache.max_bytes)} a rank")
     return f"{'; '.join(parts)}; a rank holds about {_shown(mine)} of decoded images in memory"
+
+
+def check_batches(
+    config: RunConfig, rows_per_rank: int, num_val_samples: int, local_size: int, memory_bytes: int | None = None
+) -> None:
+    """Raise ValueError for batches whose kept patches alone are more than this host's memory.
+
+    Args:
+        rows_per_rank: a rank's images of a global batch.
+        local_size, memory_bytes: as for ``describe_held``.
+    """
+    data = config.data
+    memory_bytes = memory_bytes or _memory_bytes()
+    rates = [*config.schedule.rates(), *([1.0] if config.schedule.cooldown.amount else [])]
+    sides = (
+        ("train.global_batch_size", rows_per_rank, rates),
+        ("eval.micro_batch_size", min(config.eval.micro_batch_size, num_val_samples), config.eval.keep_rates),
+    )
+    for key, num_images, keep_rates in sides:
+        num_kept = max(num_kept_at(rate, data.num_patches) for rate in keep_rates)
+        batch_bytes = num_images * num_kept * 3 * data.patch_size**2
+        if batch_bytes * data.prefetch_batches * local_size > memory_bytes:
+            raise ValueError(
+                f"a batch of {num_images:,} images of data.image_size {data.image_size:,} with {num_kept:,} kept "
+                f"patches each takes {_shown(batch_bytes)} a rank, and data.prefetch_batches keeps "
+                f"{data.prefetch_batches} of them ready on each of the {local_size} rank(s) of this host, which has "
+                f"{_shown(memory_bytes)} of memory; choose a smaller data.image_size, {key} or data.prefetch_batches"
+            )
+
+
+def _memory_bytes() -> int:
+    """Of this host."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _shown(num_bytes: int) -> str:

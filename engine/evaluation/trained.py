@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import ConfigError, RunConfig, load_config
+from engine.config import RunConfig, load_config
 from engine.models.build import build_model
 from engine.models.patch_embed import PatchModel
 from pipeline.graph.inputs import row_sizes
@@ -17,6 +17,7 @@ from pipeline.selection.config import SelectionConfig
 from pipeline.selection.maps import ScoreMaps
 from pipeline.selection.patches import unpatchify
 from pipeline.shards.index import ShardIndex, open_index
+from pipeline.yaml_file import ConfigError
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from pipeline.plan.ramps import KINDS, Kind, Laid
 
 _FORMS = "; ".join(f"{name}: {kind.form.text}, {kind.about}" for name, kind in KINDS.items())
 
+_FINEST_ROUNDING = 1e-6  # keep rates are written with nine digits
+
 
 class ScheduleConfig(Settings):
     """The share of patches kept at every step. What ``keep_rate`` holds depends on ``kind``, one of ``ramps.KINDS``."""
@@ -32,9 +34,11 @@ class ScheduleConfig(Settings):
     def _fits_the_kind(self) -> "ScheduleConfig":
         for rate in self.rates():
             if not 0 < rate <= 1:
-                raise ValueError(f"a keep rate lies in (0, 1], got {rate:g} for schedule kind {self.kind!r}")
+                raise ValueError(f"keep_rate: a keep rate lies in (0, 1], got {rate:g} for schedule kind {self.kind!r}")
         if self.rounding is not None and not 0 < self.rounding <= 1:
             raise ValueError(f"rounding is a grid in (0, 1] or null, got {self.rounding:g}")
+        if self.rounding is not None and self.rounding < _FINEST_ROUNDING:
+            raise ValueError(f"rounding is {_FINEST_ROUNDING:g} or more; null turns it off, got {self.rounding:g}")
         self.of_kind.form.check(self.keep_rate, self.rounding, self.kind)
         return self
 

@@ -27,14 +27,14 @@ class SelectionConfig(Settings):
         "them",
     )
     temperature: float = Field(
-        0.0, ge=0, description="0: the best patches; larger: sampled, with chances that grow with the score"
+        0.0, ge=0, le=1e6, description="0: the best patches; larger: sampled, with chances that grow with the score"
     )
     estimate: Literal["none", "rows", "sketch"] = Field(
         "none",
         description="for magnitude. none: the exact rule; rows: over some rows of the embedding; sketch: in its main "
         "directions",
     )
-    estimate_size: int = Field(32, ge=1, description="rows, or directions, of the estimate")
+    estimate_size: int = Field(32, ge=1, le=10**6, description="rows, or directions, of the estimate")
     snapshot_at: Literal["start", "epoch", "stage"] = Field(
         "epoch",
         description="for magnitude: when the pipeline gets the model's embedding anew; at the start only, at each "

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.config import ConfigError, dump_config, load_config
+from engine.config import dump_config, load_config
+from pipeline.yaml_file import ConfigError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 MINIMAL = {
@@ -93,6 +94,19 @@ def test_a_dumped_configuration_reads_back_the_same(minimal: Path, tmp_path: Pat
         (["seed=[1"], r"not a valid YAML value"),
         (["seed.x=1"], r"unknown key|seed"),
         (["model.name.x=1"], r"name is a value, not a section"),
+        (["optim={lr: 1, lr: 2}"], r"--set optim: .*the key 'lr' stands there twice, in line 1"),
+        (["optim.lr=.inf"], r"optim.lr: Input should be a finite number, got inf"),
+        (["optim.betas=[0.9, 1]"], r"optim.betas.1: Input should be less than 1, got 1"),
+        (["optim.lr=true"], r"optim.lr: a number is asked for, got true"),
+        (["engine.zero_stage=true"], r"engine.zero_stage: a number is asked for, got true"),
+        (["data.mean=[0.5, 0.5, .nan]"], r"data.mean.2: Input should be a finite number, got nan"),
+        (["data.std=[0, 1, 1]"], r"data.std.0: Input should be greater than or equal to 0.001"),
+        (["data.image_size=100000000000000000000"], r"data.image_size: Input should be less than or equal to 1000000"),
+        (["model.options.init_values=.nan"], r"model.options.init_values: a number is at most 1,000,000 .* finite"),
+        (["model.options.depth=100000"], r"model.options: depth is at most 1000, got 100000"),
+        (["model.options.embed_dim=2026-01-01"], r"model.options.embed_dim: a number, text, true, false, null"),
+        (["schedule.rounding=1.0e-300"], r"rounding is 1e-06 or more; null turns it off"),
+        (["name=''"], r"name: String should have at least 1 character"),
     ],
 )
 def test_a_wrong_key_or_value_is_explained(minimal: Path, overrides: list[str], message: str) -> None:
@@ -116,6 +130,19 @@ def test_a_missing_file_a_broken_file_and_a_list_are_told_apart(tmp_path: Path) 
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match="mapping of keys"):
         load_config(tmp_path / "list.yaml")
+
+
+def test_a_key_that_stands_twice_in_a_file_is_named_with_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("seed: 1\noptim:\n  lr: 1\ntrain: {}\noptim:\n  lr: 2\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml .*the key 'optim' stands there twice, in lines 2 and 5"):
+        load_config(path)
+
+
+def test_of_many_faults_the_first_ones_are_told_and_the_others_counted(minimal: Path) -> None:
+    with pytest.raises(ConfigError, match=r"eval.keep_rates.9: .*; and 20 more$") as error:
+        load_config(minimal, [f"eval.keep_rates=[{'.nan, ' * 30}]"])
+    assert "keep_rates.10" not in str(error.value)
 
 
 def test_a_configuration_cannot_run_code(tmp_path: Path) -> None:

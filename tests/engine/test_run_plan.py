@@ -27,6 +27,11 @@ def test_durations_become_steps() -> None:
     assert (plan.warmup_steps, plan.checkpoint_every, plan.eval_every) == (50, 234, 70)
 
 
+def test_a_run_of_more_steps_than_anyone_means_is_refused_with_what_it_comes_to() -> None:
+    with pytest.raises(ValueError, match=r"train.duration 99999999999999epochs comes to 46,799,999,999,999,532 steps"):
+        plan_run(config("train.duration=99999999999999epochs"), 60000, world_size=1)
+
+
 @pytest.mark.parametrize(("world_size", "micro", "accumulation"), [(1, 32, 4), (2, 32, 2), (4, 32, 1), (2, 64, 1)])
 def test_ranks_and_micro_batches_make_up_the_global_batch(world_size: int, micro: int, accumulation: int) -> None:
     plan = plan_run(config(f"train.micro_batch_size={micro}"), 60000, world_size)

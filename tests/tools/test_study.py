@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +291,25 @@ def test_a_file_of_another_version_is_read_by_the_fields_that_both_have() -> Non
     linear = read.variants[1]
     assert (linear.name, linear.rule, linear.schedule, linear.num_timed) == ("linear-contrast", "contrast", "-", 3)
     assert (read.clock, read.variants[3].runs, read.variants[3].num_timed) == ("cpu", [], 0)
+
+
+def test_a_key_that_stands_twice_in_a_study_is_named_with_both_lines(study: Path) -> None:
+    path = write(study)
+    first = len(path.read_text().splitlines()) + 1
+    path.write_text(path.read_text() + "common:\n  optim.lr: 0.1\n  optim.lr: 0.2\n")
+    with pytest.raises(ValueError, match=rf"'optim.lr' stands there twice, in lines {first + 1} and {first + 2}"):
+        load_study(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optim.lr": float("nan")}, "variant full: .*optim.lr: Input should be a finite number"),
+        ({"name": date(2026, 1, 1)}, "variant full: name: .*date is not JSON serializable; put text into quotes"),
+    ],
+)
+def test_a_value_that_no_run_can_have_is_an_error_that_names_the_variant(
+    study: Path, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        jobs_of(load_study(write(study, common=values)))

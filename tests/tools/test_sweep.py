@@ -17,9 +17,11 @@ from safetensors.torch import load_file, save_file
 from engine.evaluation.inference import Classifier
 from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
 from engine.models.build import training_flops_per_image
+from engine.ranks.world import World
 from pipeline.shards.index import open_index
 from tools.shards.maps.score import MapJob, score_folder
 from tools.sweep.__main__ import main
+from tools.sweep.jobs import Job, run_job
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,32 @@ def test_score_maps_are_a_rule_and_other_scores_are_computed_anew(
     assert len(lines_of(run / "sweep")) == 2
 
 
+def test_where_every_patch_is_kept_one_pass_serves_all_rules(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    passes: list[tuple[str, float]] = []
+
+    def noted(job: Job, world: World, bar: Any) -> dict[str, Any]:
+        passes.append((job.key["rule"], job.keep_rate))
+        return run_job(job, world, bar)
+
+    arguments = [str(run), "--set", "data.augment.crop=resized", "--rules"]
+    with patch("tools.sweep.jobs.run_job", noted):
+        assert main([*arguments, "contrast", "random", "grid", "--keep-rates", "1", "0.5"]) == 0
+        assert passes == [("contrast", 1.0), ("contrast", 0.5), ("random", 0.5), ("grid", 0.5)]
+        told = "keep rate 1: every patch is kept, so that all rules are the same; measured once, by contrast"
+        assert told in capfd.readouterr().out
+        lines = lines_of(run / "sweep")
+        full = [line for line in lines if line["keep_rate"] == 1]
+        assert [(line["rule"], line.pop("same_as", None)) for line in full] == [
+            ("contrast", None),
+            ("random", "contrast"),
+            ("grid", "contrast"),
+        ]
+        assert [line | {"rule": ""} for line in full] == [full[0] | {"rule": ""}] * 3
+        assert main([*arguments, "grid", "magnitude", "--keep-rates", "1"]) == 0
+        # That rule looks at whole images, which are resampled before any patch is chosen.
+        assert passes[4:] == [("magnitude", 1.0)]
+
+
 def test_what_is_there_is_not_computed_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--keep-rates", "1", "0.4"]) == 0
     results = run / "sweep" / "sweep.jsonl"
@@ -119,6 +147,16 @@ def test_other_weights_are_computed_anew(run: Path, capsys: pytest.CaptureFixtur
     old, new = lines_of(run / "sweep")
     assert old["weights_digest"] != new["weights_digest"]
     assert json.loads(capsys.readouterr().out)["results"] == [new]
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with patch("tools.sweep.jobs.run_job", side_effect=KeyboardInterrupt), pytest.raises(SystemExit) as ended:
+        main([str(run), "--keep-rates", "0.5"])
+    torch.distributed.destroy_process_group()
+    assert ended.value.code == 130
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1] == "error: interrupted; the same command goes on where it stopped"
 
 
 def test_several_runs_share_a_picture_and_two_ranks_share_the_work(run: Path, tmp_path: Path) -> None:

@@ -20,16 +20,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from engine.command_line import Parser
-from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
-from engine.ranks.hardware import describe_hardware
-from engine.snapshots import take_snapshot
+from engine.command_line import Parser, importing, leave
 from pipeline.files import user_path
-from pipeline.selection.maps import maps_beside
-from pipeline.shards.index import open_index
-from tools.agreement.compare import REPEATS, compare, describe
-from tools.agreement.maps import compare_maps, describe_maps
 from tools.command import add_picture_argument, show
+
+with importing():
+    from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
+    from engine.ranks.hardware import describe_hardware
+    from engine.snapshots import take_snapshot
+    from pipeline.selection.maps import maps_beside
+    from pipeline.shards.index import open_index
+    from tools.agreement.compare import REPEATS, compare, describe
+    from tools.agreement.maps import compare_maps, describe_maps
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -81,4 +83,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

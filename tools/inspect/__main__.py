@@ -7,13 +7,14 @@ Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says whic
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 
-from engine.command_line import Parser
-from engine.config import load_config
+from engine.command_line import Parser, importing, leave
 from tools.command import add_picture_argument, show
-from tools.inspect.inspection import class_names, describe, inspect_step, row_label
+
+with importing():
+    from engine.config import load_config
+    from tools.inspect.inspection import class_names, describe, inspect_step, row_label
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -56,4 +57,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -13,7 +13,7 @@ counted. A training step is split into forward, backward and optimizer, and in f
 exchange between ranks is found, which lies within these three.
 
 Exit codes: 0 done; 2 an input that cannot be used; 3 an image that cannot be decoded or a shard that changed (one line
-on stderr says which); 1 anything else.
+on stderr says which); 130 interrupted by Ctrl-C; 1 anything else.
 """
 
 import argparse
@@ -22,22 +22,24 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
-from engine.bad_data import one_data_error
-from engine.command_line import Parser
-from engine.config import load_config
-from engine.deepspeed_engine import quiet
-from engine.prepare import prepare
-from engine.progress import say
-from engine.ranks.preflight import check_same_inputs, check_same_software
-from engine.ranks.world import World, join_world, leave_world, on_first_rank, one_clear_error
+from engine.command_line import Parser, interruptible
 from pipeline.files import user_path
 from tools.command import add_picture_argument
-from tools.profile.loader import PARTS
-from tools.profile.measure import profile_run, stages_to_profile
-from tools.profile.output import progress, write
-from tools.profile.result import describe
+
+with interruptible():
+    from tqdm import tqdm
+
+    from engine.bad_data import one_data_error
+    from engine.config import load_config
+    from engine.deepspeed_engine import quiet
+    from engine.prepare import prepare
+    from engine.progress import say
+    from engine.ranks.preflight import check_same_inputs, check_same_software
+    from engine.ranks.world import World, join_world, leave_world, on_first_rank, one_clear_error
+    from tools.profile.loader import PARTS
+    from tools.profile.measure import profile_run, stages_to_profile
+    from tools.profile.output import progress, write
+    from tools.profile.result import describe
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -123,10 +125,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
         parse_arguments(argv)
-    quiet()
-    world = join_world()
-    _profile(argv, world)
-    leave_world()
+    with interruptible():
+        quiet()
+        world = join_world()
+        _profile(argv, world)
+        leave_world()
 
 
 if __name__ == "__main__":

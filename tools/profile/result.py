@@ -3,24 +3,29 @@
 import itertools
 import statistics
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from typing import Any, Literal
+
+from tools.profile.verdict import NOTICEABLE, Pays, Ratio, pays
 
 Side = Literal["loader", "step"]
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Images per second over all ranks: the median of the repeats and their extremes."""
+    """Images per second over all ranks: the median of the repeats, their extremes, and all of them in their order."""
 
     median: float
     low: float
     high: float
+    repeats: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def of(cls, repeats: Sequence[float]) -> "Rate | None":
         """None where nothing was measured."""
-        return cls(statistics.median(repeats), min(repeats), max(repeats)) if repeats else None
+        if not repeats:
+            return None
+        return cls(statistics.median(repeats), min(repeats), max(repeats), tuple(repeats))
 
     @property
     def spread(self) -> float:
@@ -99,6 +104,14 @@ class StageProfile:
             return None
         return "loader" if self.loader.median < self.step.median else "step"
 
+    @property
+    def is_clearly_limited(self) -> bool:
+        """Whether the repeats tell the slower side from the other."""
+        if self.loader is None or self.step is None:
+            return False
+        ratio = _over(self.loader, self.step)
+        return ratio is not None and (ratio.is_above or ratio.is_below)
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -147,9 +160,27 @@ class Profile:
         return None if ratio is None else self.token_ratio / ratio
 
     @property
+    def time_ratio(self) -> Ratio | None:
+        """``schedule_time_ratio`` of each repeat; None where that is, or where it is not known of which repeat."""
+        if self.full is None or self.full.end_to_end is None:
+            return None
+        relative = [0.0] * len(self.full.end_to_end.repeats)
+        for stage in self.stages:
+            if stage.end_to_end is None:
+                return None
+            both = zip(self.full.end_to_end.repeats, stage.end_to_end.repeats, strict=True)
+            relative = [so_far + stage.share * full / own for so_far, (full, own) in zip(relative, both, strict=True)]
+        return Ratio.of(relative)
+
+    @property
+    def pays(self) -> Pays | None:
+        """How far down dropping patches pays."""
+        return pays([(stage.keep_rate, stage.end_to_end.repeats) for stage in self.stages if stage.end_to_end])
+
+    @property
     def pays_down_to(self) -> float | None:
-        """The keep rate below which dropping more patches no longer pays, see ``pays_down_to``."""
-        return pays_down_to([(stage.keep_rate, stage.end_to_end) for stage in self.stages if stage.end_to_end])
+        """The smallest keep rate of which the repeats tell that it is faster than all larger ones that are."""
+        return None if self.pays is None else self.pays.down_to
 
     def matmul_share(self, stage: StageProfile) -> float | None:
         """Operations per second of the training step alone, over those of a large matrix product."""
@@ -158,6 +189,7 @@ class Profile:
         return stage.flops_per_image * stage.step.median / self.matmul_flops_per_s
 
     def as_json(self) -> dict[str, Any]:
+        ratio = self.time_ratio
         return {
             "name": self.name,
             "world_size": self.world_size,
@@ -166,7 +198,9 @@ class Profile:
             "peak_memory_bytes": self.peak_memory_bytes,
             "stages": [self._stage_as_json(stage) for stage in self.stages],
             "pays_down_to": self.pays_down_to,
+            "pays_undecided": [] if self.pays is None else list(self.pays.undecided),
             "schedule_time_ratio": self.schedule_time_ratio,
+            "schedule_time_ratio_interval": None if ratio is None or ratio.low is None else [ratio.low, ratio.high],
             "token_ratio": self.token_ratio,
             "share_of_ideal": self.share_of_ideal,
         }
@@ -190,17 +224,8 @@ class Profile:
         }
 
 
-def pays_down_to(rates: Sequence[tuple[float, Rate]]) -> float | None:
-    """The smallest keep rate that is faster than all larger ones by more than the repeats of either are apart.
-
-    Args:
-        rates: keep rate and end-to-end speed, in any order.
-    """
-    best: tuple[float, Rate] | None = None
-    for keep_rate, rate in sorted(rates, key=lambda one: -one[0]):
-        if best is None or rate.median - best[1].median > max(rate.spread, best[1].spread):
-            best = keep_rate, rate
-    return None if best is None else best[0]
+def _over(one: Rate, other: Rate) -> Ratio | None:
+    return Ratio.of([a / b for a, b in zip(one.repeats, other.repeats, strict=True)])
 
 
 def describe(profile: Profile) -> str:
@@ -228,7 +253,7 @@ def describe(profile: Profile) -> str:
 def _row(profile: Profile, stage: StageProfile) -> str:
     return (
         f"{stage.keep_rate:>9.4g} {stage.num_kept:>9} {stage.share:>7.1%} {_shown(stage.loader):>16} "
-        f"{_shown(stage.step):>16} {_shown(stage.end_to_end):>16} {stage.limited_by or '-':>11} "
+        f"{_shown(stage.step):>16} {_shown(stage.end_to_end):>16} {_limit(stage):>11} "
         f"{_percent(stage.loader_wait_share):>6} {stage.bytes_per_image:>12,.0f} "
         f"{_count(stage.bytes_read_per_image):>11} {_ms(stage.pages_read_per_image):>6} "
         f"{stage.flops_per_image / 1e6:>13,.1f} "
@@ -243,6 +268,12 @@ def _parts_row(stage: StageProfile) -> str:
         f"{stage.keep_rate:>9.4g} {' '.join(f'{_ms(part):>8}' for part in loader)} | {_ms(stage.forward_ms):>8} "
         f"{_ms(stage.backward_ms):>8} {_ms(stage.optimizer_ms):>9} {_ms(stage.communication_ms):>18}"
     )
+
+
+def _limit(stage: StageProfile) -> str:
+    if stage.limited_by is None:
+        return "-"
+    return stage.limited_by if stage.is_clearly_limited else f"{stage.limited_by}?"
 
 
 def _shown(rate: Rate | None) -> str:
@@ -264,16 +295,39 @@ def _percent(share: float | None) -> str:
 def _conclusions(profile: Profile) -> list[str]:
     """Sentences on what the figures mean for the schedule."""
     lines = [f"the schedule's tokens are {profile.token_ratio:.1%} of those at full patches"]
-    ratio, lowest = profile.schedule_time_ratio, profile.pays_down_to
+    ratio, found = profile.schedule_time_ratio, profile.pays
     if ratio is not None:
         lines[0] += f"; its time would be {ratio:.1%}: {profile.share_of_ideal:.0%} of the ideal speed"
+        lines += _how_sure(profile)
     elif profile.full is None:
         lines[0] += "; full patches cannot be trained under this task, so there is no time to compare with"
-    if lowest is not None:
-        smallest = min(stage.keep_rate for stage in profile.stages)
-        below = "" if lowest == smallest else "; dropping more gains no more than the repeats differ"
-        lines.append(f"dropping patches pays down to keep rate {lowest:.4g} of those measured{below}")
+    if found is not None:
+        rates = [stage.keep_rate for stage in profile.stages]
+        if found.down_to < max(rates) or not found.undecided:
+            below = (
+                f"; dropping more gains less than {NOTICEABLE - 1:.0%}"
+                if found.down_to > min(rates) and not found.undecided
+                else ""
+            )
+            lines.append(f"dropping patches pays down to keep rate {found.down_to:.4g} of those measured{below}")
+        lines += [
+            f"cannot tell with this spread whether keep rate {rate:.4g} is faster than {found.down_to:.4g}: "
+            f"{one.advice(1.0, NOTICEABLE)}"
+            for rate, one in found.undecided.items()
+        ]
+    if any(stage.limited_by and not stage.is_clearly_limited for stage in profile.stages):
+        lines.append("?: with this spread the repeats cannot tell which side is the slower one")
     return [*lines, f"memory: {_memory(profile)}"]
+
+
+def _how_sure(profile: Profile) -> list[str]:
+    """A sentence on the schedule's time where the repeats leave it open."""
+    ratio = profile.time_ratio
+    if ratio is None or len(profile.stages) == 1:
+        return []
+    if ratio.is_above or ratio.is_below:
+        return [f"its time lies between {ratio.low:.1%} and {ratio.high:.1%} (95 % interval of {ratio.count} repeats)"]
+    return [f"cannot tell with this spread whether its time is another than full patches': {ratio.advice(1.0)}"]
 
 
 def _memory(profile: Profile) -> str:

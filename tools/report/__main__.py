@@ -9,10 +9,9 @@ Exit codes: 0 done, 2 an input that cannot be used (one line on stderr says whic
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from engine.command_line import Parser
+from engine.command_line import Parser, leave
 from pipeline.files import user_path
 from tools.command import show
 
@@ -66,4 +65,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

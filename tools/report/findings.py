@@ -2,6 +2,7 @@
 
 from tools.report.study_files import FULL, Study
 from tools.report.study_sweep import best_rules
+from tools.report.verdict import CLEARLY, Verdict, Word, seeds_in_words
 from tools.study.result import VariantResult
 
 _LOW = "0.4"
@@ -21,7 +22,7 @@ def findings(study: Study) -> list[str]:
     sentences.append(f"The reference {study.reference} reaches {_percent(reference, FULL)} top-1.")
     if not others:
         return sentences
-    sentences += [_speed_without_loss(study, others), _extremes(others)]
+    sentences += [_speed_and_accuracy(study, others), _extremes(others)]
     low = [one for one in (reference, *others) if one.top1(_LOW)]
     if len(low) > 1 and reference.top1(_LOW):
         best = max(low, key=lambda one: _mean(one, _LOW))
@@ -66,30 +67,47 @@ def _ratio(variant: VariantResult) -> str:
     return "an unknown share" if variant.time_ratio is None else f"{variant.time_ratio:.0%}"
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:+.2f} points"
+def _verdict(study: Study, variant: VariantResult, other: VariantResult | None = None) -> Verdict | None:
+    """Of a variant against another, the reference by default; None where they have no seed in common."""
+    differences = study.differences(variant, other)
+    return Verdict(tuple(differences)) if differences else None
 
 
-def _speed_without_loss(study: Study, others: list[VariantResult]) -> str:
-    """The fastest variant that is not less accurate than the reference by more than the spread of the difference."""
-    level = []
-    for variant in others:
-        difference = study.difference(variant)
-        if difference is not None and variant.time_ratio is not None and difference[0] >= -(difference[1] or 0.0):
-            level.append(variant)
-    faster = [one for one in level if one.time_ratio is not None and one.time_ratio < 1]
+_THAN_THE_REFERENCE: dict[Word, str] = {
+    "clearly better": "clearly more accurate",
+    "not told apart": "not told apart from it",
+    "clearly worse": "clearly less accurate",
+}
+
+
+def _speed_and_accuracy(study: Study, others: list[VariantResult]) -> str:
+    """How accurate the variants are that are faster than the reference, and the fastest one that loses nothing."""
+    faster = {
+        variant.name: (variant, verdict)
+        for variant in others
+        if (verdict := _verdict(study, variant)) is not None and variant.time_ratio is not None
+        if variant.time_ratio < 1
+    }
     if not faster:
-        return (
-            f"No variant is both faster than {study.reference} and as accurate with all patches, that is, within one "
-            "standard deviation of the paired differences."
-        )
-    best = min(faster, key=lambda one: one.time_ratio or 1.0)
-    difference = study.difference(best)
-    assert difference is not None
+        return f"No variant is faster than {study.reference}."
+    told = [
+        f"{words}: {_names([variant for variant, verdict in faster.values() if verdict.word == word])}"
+        for word, words in _THAN_THE_REFERENCE.items()
+        if any(verdict.word == word for _, verdict in faster.values())
+    ]
+    text = f"With all patches, of the variants that are faster than {study.reference}: {'; '.join(told)}."
+    counts = [len(verdict.differences) for _, verdict in faster.values()]
+    if all(verdict.half_width is None for _, verdict in faster.values()):
+        text += f" These are {seeds_in_words(counts)}, too few to tell any difference from chance."
+    else:
+        text += f" {CLEARLY}"
+    level = [one for one in faster.values() if one[1].word != "clearly worse"]
+    if not level:
+        return text
+    best, verdict = min(level, key=lambda one: one[0].time_ratio or 1.0)
     return (
-        f"As accurate as {study.reference} with all patches, within one standard deviation of the paired differences, "
-        f"and faster: {_names(faster)}. The fastest of these, {best.name}, takes {_ratio(best)} of the reference's "
-        f"{study.clock} and reaches {_percent(best, FULL)} ({_points(difference[0])})."
+        f"{text} The fastest that is not clearly less accurate, {best.name}, takes {_ratio(best)} of the reference's "
+        f"{study.clock} and reaches {_percent(best, FULL)} ({verdict.figures})."
     )
 
 
@@ -117,14 +135,13 @@ def _equal_time(study: Study) -> list[str]:
     sentences = []
     for short in study.equal_time:
         beside = study.beside(short)
-        gain = None if beside is None else study.difference(beside, short)
-        if beside is None or gain is None:
+        verdict = None if beside is None else _verdict(study, beside, short)
+        if beside is None or verdict is None:
             continue
-        mean, spread = gain
-        by_seed = "" if spread is None else f" (± {100 * spread:.2f}, paired by seed)"
+        told = "not told apart from it" if verdict.word == "not told apart" else verdict.word
         sentences.append(
             f"Training with all patches for fewer steps ({short.name}, {_ratio(short)} of the reference's time) "
-            f"reaches {_percent(short, FULL)}. {beside.name}, with {_ratio(beside)} of the time, is "
-            f"{abs(100 * mean):.2f} points {'better' if mean >= 0 else 'worse'}{by_seed}."
+            f"reaches {_percent(short, FULL)}. {beside.name}, with {_ratio(beside)} of the time, is {told} "
+            f"({verdict.figures})."
         )
     return sentences

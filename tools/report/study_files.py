@@ -95,12 +95,16 @@ class Study:
         self, variant: VariantResult, other: VariantResult | None = None
     ) -> tuple[float, float | None] | None:
         """Top-1 with all patches minus another's (the reference's), paired by seed: mean and standard deviation."""
+        return mean_and_stdev(self.differences(variant, other))
+
+    def differences(self, variant: VariantResult, other: VariantResult | None = None) -> list[float]:
+        """Top-1 with all patches minus another's (the reference's), one of each seed that both have."""
         other = other or self.variant(self.reference)
         if other is None:
-            return None
+            return []
         theirs = {run.get("seed"): run["top1"][FULL] for run in other.runs if FULL in (run.get("top1") or {})}
         ours = {run.get("seed"): run["top1"][FULL] for run in variant.runs if FULL in (run.get("top1") or {})}
-        return mean_and_stdev([value - theirs[seed] for seed, value in ours.items() if seed in theirs])
+        return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
 
     def _runs(self) -> list[dict[str, Any]]:
         return [run for variant in self.variants for run in variant.runs]

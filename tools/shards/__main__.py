@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.command_line import INTERRUPTED_EXIT_CODE, importing, leave
 from pipeline.files import user_path
-from tools.shards.commands import run_convert, run_index, run_readdress, run_stats, run_units, run_verify
-from tools.shards.images import DEFAULT_QUALITY, FORMATS
-from tools.shards.maps.command import EXAMPLE, add_score_arguments, run_score
-from tools.shards.sources.table import sources_help
+from tools.command import only_printed
+
+with importing():
+    from tools.shards.commands import run_convert, run_index, run_readdress, run_stats, run_units, run_verify
+    from tools.shards.images import DEFAULT_QUALITY, FORMATS
+    from tools.shards.maps.command import EXAMPLE, add_score_arguments, run_score
+    from tools.shards.sources.table import sources_help
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -164,7 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        with only_printed():
+            return command(options)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # some libraries' messages have many lines
         return 2
@@ -173,8 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "error: interrupted; `convert`, `readdress` and `score` go on where they stopped when they are run again",
             file=sys.stderr,
         )
-        return 130
+        return INTERRUPTED_EXIT_CODE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

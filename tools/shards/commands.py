@@ -207,7 +207,7 @@ def run_index(options: argparse.Namespace) -> int:
             except BadShardsError as error:
                 bar.close()
                 for fault in error.faults:
-                    print(fault)
+                    print(fault, file=sys.stderr if options.json else sys.stdout)
                 raise
     if stale := [path for index in indexes for path in remove_stale_units(index)]:
         print(

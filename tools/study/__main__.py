@@ -10,7 +10,7 @@ finished, its record in OUT/records is all that is needed of it; study.json and 
 
 Exit codes: 0 done (``--show`` or this machine's part included); 1 a run failed (stderr names it; the others were
 trained); 2 an input that cannot be used; 75 the study or its run was stopped by SIGTERM or SIGINT, and the same command
-goes on.
+goes on; 130 interrupted by Ctrl-C before or after that.
 """
 
 import argparse
@@ -20,14 +20,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.command_line import STOPPED_EXIT_CODE, Parser
+from engine.command_line import STOPPED_EXIT_CODE, Parser, importing, interruptible, leave, stdout_apart
 from pipeline.files import user_path
 from tools.command import show
-from tools.study.records import read_records
-from tools.study.result import result
-from tools.study.spec import jobs_of, load_study
-from tools.study.tables import table, write_results
-from tools.study.train import train_part
+
+with importing():
+    from tools.study.records import read_records
+    from tools.study.result import result
+    from tools.study.spec import jobs_of, load_study
+    from tools.study.tables import table, write_results
+    from tools.study.train import train_part
 
 
 def _machine(text: str) -> tuple[int, int]:
@@ -51,21 +53,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=user_path, help="folder of the run folders (default: OUT/runs)")
     parser.add_argument("--launch", type=shlex.split, metavar="COMMAND", help="starts a run (default: one rank)")
     parser.add_argument("--machine", type=_machine, default=(0, 1), metavar="I/N", help="train only this part")
-    parser.add_argument("--show", action="store_true", help="train nothing; show what is finished")
+    parser.add_argument("--show", action="store_true", help="train nothing, write nothing; show what is finished")
     parser.add_argument("--json", action="store_true", help="print the result for programs")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train this machine's part of the study, and show all that is finished."""
+    code = 0
     try:
-        options = parse_arguments(argv)
-        spec = load_study(options.study)
-        options.out = options.out or Path("runs") / spec.name
-        options.runs = options.runs or options.out / "runs"
-        jobs = jobs_of(spec)
-        (options.out / "records").mkdir(parents=True, exist_ok=True)
-        code = 0 if options.show else train_part(spec, jobs, options)
+        with interruptible("the same command goes on"), stdout_apart():
+            options = parse_arguments(argv)
+            spec = load_study(options.study)
+            options.out = options.out or Path("runs") / spec.name
+            options.runs = options.runs or options.out / "runs"
+            jobs = jobs_of(spec)
+            if not options.show:
+                (options.out / "records").mkdir(parents=True, exist_ok=True)
+                code = train_part(spec, jobs, options)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -74,13 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def finished() -> str:
         found = result(spec, jobs, read_records(options.out / "records", jobs))
-        write_results(found, options.out)
+        if not options.show:
+            write_results(found, options.out)
         if options.json:
             return json.dumps(found.as_json(), indent=1)
-        return f"{table(found)}\n\n{options.out}: study.json, study.csv"
+        return table(found) if options.show else f"{table(found)}\n\n{options.out}: study.json, study.csv"
 
     return show(finished) or code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

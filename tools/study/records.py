@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engine.metrics import read_metrics
+from pipeline.yaml_file import read_yaml
 from tools.study.spec import Job, StudySpec, differences
 
 _LOSS_POINTS = 200
@@ -24,7 +23,7 @@ def record_of(job: Job, folder: Path) -> dict[str, Any]:
     return {
         "name": job.name,
         "seed": job.seed,
-        "config": yaml.safe_load((folder / "config.yaml").read_text()),
+        "config": read_yaml(folder / "config.yaml", "configuration"),
         **summary,
         "curve": curve,
         "loss": loss,

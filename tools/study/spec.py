@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from engine.config import ConfigError, RunConfig, load_config, read_yaml
+from engine.config import RunConfig, load_config
 from pipeline.config import Settings, UserPath
+from pipeline.yaml_file import ConfigError, read_yaml
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -110,13 +111,20 @@ def jobs_of(spec: StudySpec) -> list[Job]:
 def _job(spec: StudySpec, variant: str, seed: int, in_the_time_of: str | None) -> Job:
     values = {**spec.common, **spec.variants[variant].set, "seed": seed}
     # JSON is YAML, on one line.
-    overrides = tuple(f"{key}={json.dumps(value)}" for key, value in values.items())
     try:
+        overrides = tuple(f"{key}={_as_json(key, value)}" for key, value in values.items())
         config = load_config(spec.base, list(overrides))
     except ConfigError as error:
         raise ValueError(f"variant {variant}: {error}") from None
     name = variant if in_the_time_of is None else f"{variant}@{in_the_time_of}"
     return Job(name, variant, seed, in_the_time_of, config, overrides)
+
+
+def _as_json(key: str, value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:  # of a date, and of a list that holds itself
+        raise ConfigError(f"{key}: {error}; put text into quotes") from None
 
 
 def jobs_of_machine(jobs: list[Job], machine: tuple[int, int]) -> list[Job]:

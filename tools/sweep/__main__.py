@@ -4,25 +4,27 @@
 
 Takes finished runs and their whole validation sets. Under ``deepspeed --no_local_rank --module tools.sweep ...`` the
 ranks share the work. Results go to sweep.jsonl in the output folder, a line for each run, rule and keep rate; what is
-there already is not computed again, unless the weights, the validation set or how it is read have changed. sweep.csv
-and sweep.png show what the last call asked for.
+there already is not computed again, unless the weights, the validation set or how it is read have changed. Where every
+patch is kept all rules are the same: there one is measured for all, and their lines name it (same_as). sweep.csv and
+sweep.png show what the last call asked for.
 
 Exit codes: 0 done, 2 an input that cannot be used, 3 an image or a shard that turned out to be bad (one line on stderr
-says which).
+says which), 130 interrupted by Ctrl-C: the same command goes on where it stopped.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from typing import Any
 
-from engine.command_line import Parser
+from engine.command_line import Parser, importing, interruptible, leave, stdout_apart
 from pipeline.files import user_path
-from pipeline.selection.config import rule_forms, rule_from_text
 from tools.command import show
-from tools.sweep.tables import describe, write_files
+
+with importing():
+    from pipeline.selection.config import rule_forms, rule_from_text
+    from tools.sweep.tables import describe, write_files
 
 KEEP_RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
 
@@ -62,20 +64,21 @@ def _shown(options: argparse.Namespace, lines: list[dict[str, Any]]) -> str:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    with redirect_stdout(sys.stderr):  # DeepSpeed's log goes to what is standard output when it is imported
+    with stdout_apart():  # DeepSpeed's log goes to what is standard output when it is imported
         import torch.distributed as dist
 
         from engine.ranks.world import join_world, leave_world, one_clear_error
         from tools.sweep.jobs import sweep
 
-    world = join_world()
-    try:
-        lines = sweep(options, world)
-        with one_clear_error(world):
-            text = _shown(options, lines) if world.is_first else ""
-    except SystemExit as ending:
-        dist.destroy_process_group()
-        return int(ending.code or 0)
+    with stdout_apart():
+        world = join_world()
+        try:
+            lines = sweep(options, world)
+            with one_clear_error(world):
+                text = _shown(options, lines) if world.is_first else ""
+        except SystemExit as ending:
+            dist.destroy_process_group()
+            return int(ending.code or 0)
     if world.is_first:
         show(lambda: text)
     leave_world()
@@ -89,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return _sweep(options)
+    with interruptible("the same command goes on where it stopped"):
+        return _sweep(options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

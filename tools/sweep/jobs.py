@@ -1,4 +1,7 @@
-"""The work of ``tools.sweep``: passes over validation sets, on any number of ranks, each done once."""
+"""The work of ``tools.sweep``: passes over validation sets, on any number of ranks, each done once.
+
+Where every patch is kept all rules are the same, so there one pass serves all of them.
+"""
 
 import argparse
 import json
@@ -24,6 +27,7 @@ from engine.ranks.world import World, on_first_rank, one_clear_error
 from engine.snapshots import take_snapshot
 from pipeline.config import DataConfig
 from pipeline.files import write_atomically
+from pipeline.graph.route import route_of
 from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.config import SelectionConfig, rule_from_text, rule_name
 from pipeline.selection.magnitude import check_estimate
@@ -77,6 +81,27 @@ class Job:
             "seed": config.seed,
             **({} if name is None else {"map": self.subject.maps[name]}),
         }
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every patch is kept, so that no rule has anything to choose."""
+        data = self.subject.trained.config.data
+        return num_kept_at(self.keep_rate, data.num_patches) == data.num_patches
+
+    def sees_what(self, other: "Job") -> bool:
+        """Whether both show the model the very same: every patch of the same images, resampled in the same way."""
+        data = self.subject.trained.config.data
+        return (
+            self.subject is other.subject
+            and self.keeps_all
+            and other.keeps_all
+            and route_of(data, self.selection) == route_of(data, other.selection)
+        )
+
+    def told_as(self, other: "Job", line: dict[str, Any]) -> dict[str, Any]:
+        """The line of another job that sees what this one does, as this one's; ``same_as`` is the rule measured."""
+        measured = {name: value for name, value in line.items() if name not in other.key}
+        return {**self.key, **measured, "same_as": line.get("same_as", line["rule"])}
 
     def is_told_by(self, line: dict[str, Any]) -> bool:
         return all(line.get(name) == value for name, value in self.key.items())
@@ -178,8 +203,13 @@ def sweep(options: argparse.Namespace, world: World) -> list[dict[str, Any]]:
         for i, job in enumerate(jobs):
             if lines[i] is not None:
                 continue
-            with _bar(job, f"{i + 1}/{len(jobs)}", world) as bar:
-                line = lines[i] = run_job(job, world, bar)
+            twin = next((k for k, one in enumerate(lines) if one is not None and job.sees_what(jobs[k])), None)
+            if twin is None:
+                with _bar(job, f"{i + 1}/{len(jobs)}", world) as bar:
+                    line = run_job(job, world, bar)
+            else:
+                line = job.told_as(jobs[twin], lines[twin] or {})
+            lines[i] = line
             if results is not None:
                 results.add(line)
     return [line for line in lines if line is not None]

@@ -26,6 +26,14 @@ def describe(lines: list[dict[str, Any]]) -> str:
             f"{line['images_per_s']:>8.0f}  {line['forward_flops_per_image'] / 1e6:>12,.1f}  "
             f"{line['bytes_per_image']:>11,}"
         )
+    shared = {line["keep_rate"]: line["same_as"] for line in lines if "same_as" in line}
+    if shared:
+        rates = ", ".join(f"{rate:g}" for rate in shared)
+        rows += [
+            "",
+            f"keep rate {rates}: every patch is kept, so that all rules are the same; measured once, by "
+            f"{', '.join(dict.fromkeys(shared.values()))} (same_as in sweep.jsonl)",
+        ]
     bad = sum(line["bad_samples"] for line in lines)
     if bad:
         rows += ["", f"{bad} times an image could not be decoded and was left out (bad_samples in sweep.jsonl)"]

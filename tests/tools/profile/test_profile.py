@@ -20,7 +20,7 @@ from tools.profile.bench import plans_at
 from tools.profile.loader import PARTS
 from tools.profile.measure import stages_to_profile
 from tools.profile.output import command
-from tools.profile.result import LoaderParts, Profile, Rate, StageProfile, describe, pays_down_to
+from tools.profile.result import LoaderParts, Profile, Rate, StageProfile, describe
 from tools.schedule.preview import flops_per_image
 
 HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))
@@ -34,7 +34,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def steady(images_per_s: float) -> Rate:
-    return Rate(images_per_s, images_per_s, images_per_s)
+    return Rate.of([images_per_s] * 3)  # type: ignore[return-value]
 
 
 def stage(
@@ -86,15 +86,6 @@ def test_there_is_no_time_ratio_without_both_sides_or_without_full_patches() -> 
     assert profile(stage(0.5, 9, 1.0, 300, 200, 200)).schedule_time_ratio is None
 
 
-def test_dropping_pays_as_far_as_it_gains_more_than_the_repeats_differ() -> None:
-    rates = [(1.0, Rate(100, 95, 105)), (0.8, Rate(130, 125, 135)), (0.6, Rate(139, 134, 144)), (0.4, steady(138))]
-    assert pays_down_to(rates) == 0.8
-    assert pays_down_to(rates[::-1]) == 0.8
-    assert pays_down_to([*rates, (0.2, steady(160))]) == 0.2
-    assert pays_down_to([(1.0, steady(100)), (0.5, steady(90))]) == 1.0
-    assert pays_down_to([]) is None
-
-
 def test_the_share_of_the_matrix_product_counts_operations_of_the_step_alone() -> None:
     shown = profile(stage(1.0, 19, 1.0, 5, 10, 5))
     assert shown.matmul_share(shown.stages[0]) == pytest.approx(19_000 * 10 / 1e6)
@@ -106,8 +97,34 @@ def test_the_table_names_the_limiting_side_and_what_pays() -> None:
     assert ["loader" in row for row in rows] == [True, False]
     assert "step" in rows[1]
     assert "tokens are 75.0% of those at full patches; its time would be 95.0%: 79% of the ideal speed" in table
+    assert "its time lies between 95.0% and 95.0% (95 % interval of 3 repeats)" in table
     assert "pays down to keep rate 0.5" in table
+    assert "cannot tell" not in table
     assert "-" in describe(profile(stage(0.5, 9, 1, 100, None, None)))
+
+
+def test_repeats_that_spread_too_far_give_no_verdict() -> None:
+    noisy = replace(stage(0.5, 9, 0.5, None, None, 100), end_to_end=Rate.of([60.0, 100.0, 170.0, 95.0, 110.0]))
+    full = replace(stage(1.0, 19, 0.5, None, None, 90), end_to_end=Rate.of([90.0, 91.0, 89.0, 90.0, 92.0]))
+    shown = profile(noisy, full)
+    table = describe(shown)
+    assert "pays down to" not in table
+    assert "cannot tell with this spread whether keep rate 0.5 is faster than 1: 5 repeats put the ratio at 0." in table
+    assert "cannot tell with this spread whether its time is another than full patches': 5 repeats put" in table
+    assert "run with --repeats" in table
+    told = shown.as_json()
+    assert (told["pays_down_to"], told["pays_undecided"]) == (1.0, [0.5])
+    low, high = told["schedule_time_ratio_interval"]
+    assert low < 1 < high
+
+
+def test_one_repeat_is_too_few_for_a_verdict() -> None:
+    one, full = stage(0.5, 9, 0.5, 100, 200, 200), stage(1.0, 19, 0.5, 100, 90, 90)
+    single = {side: Rate.of([100.0]) for side in ("loader", "step", "end_to_end")}
+    table = describe(profile(replace(one, **single), replace(full, **single)))
+    assert "whether keep rate 0.5 is faster than 1: 1 repeat(s) are too few; run with --repeats 5" in table
+    assert "step?" in table
+    assert "?: with this spread the repeats cannot tell which side is the slower one" in table
 
 
 def test_the_table_splits_the_loader_and_the_step() -> None:

@@ -16,14 +16,15 @@ from tools.report.study_sweep import swept
 def test_the_findings_are_worked_out_from_the_figures(tmp_path: Path) -> None:
     said = " ".join(findings(read_study(write_study(tmp_path / "study", study())))).replace("\u00a0", " ")
     assert "reaches 88.10 ± 0.10 % top-1" in said
-    assert "and faster: linear-contrast. The fastest of these, linear-contrast, takes 66% of" in said
+    assert "faster than full: not told apart from it: linear-contrast; clearly less accurate: cyclic-random." in said
+    assert "The fastest that is not clearly less accurate, linear-contrast, takes 66% of" in said
     assert "the fastest is cyclic-random, with 85.03 ± 0.06 % in 60% of it" in said
     assert "40% of the patches only, linear-contrast is best with 84.00" in said
     assert "(patches chosen by contrast); full has" in said
     assert (
         "(full@linear-contrast, 67% of the reference's time) reaches 87.10 ± 0.10 %. linear-contrast, with 66%" in said
     )
-    assert "0.98 points better (± 0.10, paired by seed)" in said
+    assert "is clearly better (+0.98 points, 95 % interval +0.72 to +1.24)" in said
 
 
 def test_the_findings_change_with_the_figures(tmp_path: Path) -> None:
@@ -31,11 +32,39 @@ def test_the_findings_change_with_the_figures(tmp_path: Path) -> None:
     values["variants"][1] = variant("linear-contrast", "linear", "contrast", 0.66, [0.8, 0.8, 0.8], 0.3)
     values["variants"] = values["variants"][:2]
     said = " ".join(findings(read_study(write_study(tmp_path / "worse", values)))).replace("\u00a0", " ")
-    assert "No variant is both faster than full and as accurate" in said
+    assert "faster than full: clearly less accurate: linear-contrast. Clearly: the 95 % interval" in said
+    assert "The fastest that" not in said
     assert "the patches only, full is best" in said
     values["variants"] = [variant("full", "constant", "contrast", 1.0, [0.88], 0.48)]
     said = " ".join(findings(read_study(write_study(tmp_path / "alone", values))))
     assert "The reference full reaches 88.00% top-1." in said
+
+
+def test_two_seeds_are_called_two_seeds(tmp_path: Path) -> None:
+    values = study()
+    values["variants"] = [
+        variant("full", "constant", "contrast", 1.0, [0.80, 0.81], 0.48),
+        variant("fast", "linear", "contrast", 0.5, [0.845, 0.887], 0.48),
+    ]
+    said = " ".join(findings(read_study(write_study(tmp_path / "study", values)))).replace("\u00a0", " ")
+    assert "not told apart from it: fast. These are two seeds, too few to tell any difference from chance." in said
+    assert "(+6.10 points in two seeds: +4.50 and +7.70)" in said
+    assert "interval" not in said
+
+
+def test_a_variant_that_is_clearly_better_is_called_so(tmp_path: Path) -> None:
+    values = study()
+    values["variants"] = [
+        variant("full", "constant", "contrast", 1.0, [0.80, 0.80, 0.80], 0.48),
+        variant("fast", "linear", "contrast", 0.5, [0.84, 0.86, 0.883], 0.48),
+        variant("slow", "linear", "contrast", 1.5, [0.84, 0.86, 0.883], 0.48),
+    ]
+    said = " ".join(findings(read_study(write_study(tmp_path / "study", values)))).replace("\u00a0", " ")
+    assert "of the variants that are faster than full: clearly more accurate: fast." in said
+    assert "(+6.10 points, 95 % interval +0.75 to +11.45)" in said
+    values["variants"].pop(1)
+    said = " ".join(findings(read_study(write_study(tmp_path / "slow", values))))
+    assert "No variant is faster than full." in said
 
 
 def test_a_study_without_results_is_a_page_that_says_so(tmp_path: Path) -> None:

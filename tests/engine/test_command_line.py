@@ -1,0 +1,98 @@
+"""What every program does: results alone on standard output, and one line for Ctrl-C."""
+
+import ast
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.command_line import importing, interruptible, leave, stdout_apart
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = [ROOT / "engine" / "train.py", *sorted((ROOT / "tools").glob("*/__main__.py"))]
+LIGHT = {"engine.command_line", "tools.command"}
+
+
+def test_whatever_writes_to_standard_output_is_heard_on_the_other(capfd: pytest.CaptureFixture[str]) -> None:
+    print("before")
+    with stdout_apart():
+        os.write(1, b"a library\n")
+        os.system("echo a process")
+    print("after")
+    captured = capfd.readouterr()
+    assert captured.out.split() == ["before", "after"]
+    assert captured.err.splitlines() == ["a library", "a process"]
+
+
+def test_standard_output_is_there_again_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError, match="a fault"), stdout_apart():
+        raise OSError("a fault")
+    print("after")
+    assert capfd.readouterr().out == "after\n"
+
+
+def test_a_standard_output_that_was_closed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with stdout_apart():
+        pass
+
+
+def test_imports_are_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    with importing():
+        os.write(1, b"Setting accelerator to CPU\n")
+        os.write(2, b"something is wrong\n")
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "something is wrong\n")
+
+
+@pytest.mark.parametrize(("rank", "said"), [(None, "error: interrupted\n"), ("0", "error: interrupted\n"), ("1", "")])
+def test_ctrl_c_while_imports_go_on_is_one_line_of_the_first_rank(
+    rank: str | None, said: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as ended, importing():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert ended.value.__suppress_context__
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", said)
+
+
+def test_ctrl_c_may_say_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), interruptible("start it again"):
+        raise KeyboardInterrupt
+    assert capfd.readouterr().err == "error: interrupted; start it again\n"
+
+
+def test_a_program_ends_with_its_exit_code_and_is_deaf_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    ignored = []
+    monkeypatch.setattr("signal.signal", lambda *arguments: ignored.append(arguments[0].name))
+    with pytest.raises(SystemExit) as ended:
+        leave(3)
+    assert (ended.value.code, ignored) == (3, ["SIGINT"])
+
+
+def imports_outside(body: list[ast.stmt]) -> Iterator[str]:
+    """Modules that a program imports before anything looks after it, but for Python's own."""
+    for node in body:
+        found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        yield from (name for name in found if name.partition(".")[0] not in sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.parent.name)
+def test_every_program_can_be_interrupted_while_it_imports(program: Path) -> None:
+    tree = ast.parse(program.read_text())
+    assert set(imports_outside(tree.body)) <= LIGHT
+    last = ast.unparse(tree.body[-1])
+    assert "leave(main())" in last or program.parent.name in {"engine", "profile"}
+
+
+@pytest.mark.parametrize("module", sorted(LIGHT))
+def test_what_is_imported_before_is_python_alone(module: str) -> None:
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+    assert set(imports_outside(tree.body)) <= LIGHT
