@@ -23,7 +23,7 @@ from pipeline.graph.settings import GraphSettings
 from pipeline.graph.spliced import SplicedReader, whole_files
 from pipeline.plan.step import StepPlan
 from pipeline.selection.maps import ScoreMaps
-from pipeline.shards.image_header import image_size, is_parsable, why_undecodable
+from pipeline.shards.image_header import image_size, why_undecodable, why_unparsable
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
 
@@ -202,7 +202,7 @@ class RowReader:
         height, width = self._index.height[sample_id], self._index.width[sample_id]
         if size != (height, width):
             return f"is {size[1]}x{size[0]} pixels by its header, but {width}x{height} in the index"
-        return None if is_parsable(image.data) else why_undecodable(image.data)
+        return why_unparsable(image.data)
 
     def _fault_inside(self, row: Rows) -> str | None:
         """What is wrong with one row's image by the graph itself, None where it runs."""
