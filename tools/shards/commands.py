@@ -147,11 +147,12 @@ def _print_conversion(dataset: dict[str, Any], was_finished: bool, options: argp
     """What the shards hold, for people or for programs."""
     from tools.shards.dataset import REJECTED_NAME
 
-    rejected = dataset["rejected"]
+    rejected, reencoded = dataset["rejected"], dataset.get("reencoded", {})  # which older conversions did not count
     if options.json:
         keys = ("num_samples", "num_shards", "num_bytes", "class_counts", "addressable")
         splits = {name: {key: split[key] for key in keys if key in split} for name, split in dataset["splits"].items()}
-        print(json.dumps({"was_finished": was_finished, "rejected": rejected, "splits": splits}, indent=2))
+        found = {"was_finished": was_finished, "rejected": rejected, "reencoded": reencoded, "splits": splits}
+        print(json.dumps(found, indent=2))
         return
     if was_finished:
         print(f"{options.out} holds this very conversion already; nothing to do. To do it anew, remove the folder.")
@@ -163,6 +164,8 @@ def _print_conversion(dataset: dict[str, Any], was_finished: bool, options: argp
         if "addressable" in split:
             for title, line in describe_tally(split["addressable"]):
                 print(f"  {title:<18} {line}")
+    for reason, count in reencoded.items():
+        print(f"encoded anew: {count:,}: {reason}")
     if rejected:
         print(f"rejected: {rejected}, each named in {options.out / REJECTED_NAME}")
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tools.shards.glimpse import Glimpse, glimpse_of_image
+
 # What the loader's decoder (DALI on a CPU) was seen to read, pixel for pixel as Pillow does. An MPO is a JPEG
 # with further pictures behind the first.
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
@@ -22,7 +24,8 @@ class Encoding:
     """How images are stored.
 
     format: one of FORMATS. ``keep`` leaves encoded images as they are; so do the others where an image has that
-    format already, unless a ``quality`` (1 to 100, JPEG and WebP) asks for encoding anew. resize_shorter: images
+    format already, unless a ``quality`` (1 to 100, JPEG and WebP) asks for encoding anew. What the loader cannot use
+    as it is becomes a PNG under ``keep`` and is encoded anew under the others. resize_shorter: images
     whose shorter side is longer than this are shrunk to it, with antialiasing, and encoded anew. addressable: each unit
     of a JPEG can be reached alone, because a restart marker ends it: those that are encoded anew are written so, the
     others are transcoded without loss.
@@ -49,11 +52,26 @@ class Encoding:
         return self.addressable and (self.format == "keep" or self.quality is None)
 
 
-def prepare(raw: bytes | Image.Image, encoding: Encoding) -> tuple[bytes, str]:
-    """The bytes to store and their extension. Orientation tags are not applied; alpha is dropped on encoding.
+@dataclass(frozen=True)
+class Stored:
+    """An image as it goes into a shard.
+
+    reencoded: why it is not stored as it came, although that was asked for; empty where it is, or where it was to be
+    encoded anew. glimpse: of the picture as Pillow decodes it, where the file is stored as it came.
+    """
+
+    data: bytes
+    extension: str
+    reencoded: str = ""
+    glimpse: Glimpse | None = None
+
+
+def prepare(raw: bytes | Image.Image, encoding: Encoding, refused: str = "") -> Stored:
+    """What to store of an image. Orientation tags are not applied; alpha is dropped on encoding.
 
     raw: an encoded image in any format that Pillow reads, or an image without encoded bytes (stored as PNG under
-    ``keep``). Raises ValueError with the reason where the image cannot be read or stored.
+    ``keep``). refused: why the loader cannot use the image as it is, which is therefore encoded anew. Raises ValueError
+    with the reason where the image cannot be read or stored.
     """
     if isinstance(raw, Image.Image):
         image, source_format, encoded = raw, "PNG", None
@@ -61,20 +79,20 @@ def prepare(raw: bytes | Image.Image, encoding: Encoding) -> tuple[bytes, str]:
         image, source_format, encoded = decode(raw), "", raw
         source_format = image.format or "unknown"
     if encoding.format == "keep" and source_format not in _EXTENSIONS:
-        raise ValueError(f"the loader does not decode {source_format} images; --format jpeg would convert them")
-    target = source_format if encoding.format == "keep" else encoding.format.upper()
+        refused = f"{source_format}, a format that the loader does not take"
+    target = encoding.format.upper() if encoding.format != "keep" else "PNG" if refused else source_format
     target = "JPEG" if target == "MPO" else target
 
     shrinks = encoding.resize_shorter is not None and min(image.size) > encoding.resize_shorter
     same_format = _EXTENSIONS.get(source_format) == _EXTENSIONS[target]
     asked_anew = encoding.format != "keep" and encoding.quality is not None and target != "PNG"
-    if encoded is not None and same_format and not shrinks and not asked_anew:
-        return encoded, _EXTENSIONS[target]
+    if encoded is not None and same_format and not shrinks and not asked_anew and not refused:
+        return Stored(encoded, _EXTENSIONS[target], glimpse=glimpse_of(image))
     image = _to_8_bit(image)
     if shrinks:
         assert encoding.resize_shorter is not None
         image = _shrink(image, encoding.resize_shorter)
-    return _encode(image, target, encoding), _EXTENSIONS[target]
+    return Stored(_encode(image, target, encoding), _EXTENSIONS[target], refused)
 
 
 def decode(data: bytes) -> Image.Image:
@@ -95,6 +113,11 @@ def decode(data: bytes) -> Image.Image:
 def pixels_of(data: bytes) -> np.ndarray:
     """The decoded image in colour: uint8 [H, W, 3]. Raises ValueError with the reason where that fails."""
     return np.asarray(_to_8_bit(decode(data)).convert("RGB"))
+
+
+def glimpse_of(image: Image.Image) -> Glimpse:
+    """A few pixels of a decoded image, in colour, as the loader's decoder gives them of the same picture."""
+    return np.asarray(_to_8_bit(glimpse_of_image(image)).convert("RGB"))
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
