@@ -1,4 +1,7 @@
-"""One image of a source -> the bytes that go into a shard. Every image is fully decoded on the way."""
+"""One image of a source -> the bytes that go into a shard.
+
+Every image is fully decoded on the way, by Pillow, by the loader's decoder or by both.
+"""
 
 import io
 from dataclasses import dataclass
@@ -8,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tools.shards.glimpse import Glimpse, glimpse_of_image
+from tools.shards.jpeg_scan import is_one_whole_scan
 
 # What the loader's decoder (DALI on a CPU) was seen to read, pixel for pixel as Pillow does. An MPO is a JPEG
 # with further pictures behind the first.
@@ -57,7 +61,8 @@ class Stored:
     """An image as it goes into a shard.
 
     reencoded: why it is not stored as it came, although that was asked for; empty where it is, or where it was to be
-    encoded anew. glimpse: of the picture as Pillow decodes it, where the file is stored as it came.
+    encoded anew. glimpse: of the picture as Pillow decodes it, where the file is stored as it came; None of a JPEG
+    that it has not decoded, because the loader's decoder will not find less wrong with it.
     """
 
     data: bytes
@@ -76,7 +81,7 @@ def prepare(raw: bytes | Image.Image, encoding: Encoding, refused: str = "") -> 
     if isinstance(raw, Image.Image):
         image, source_format, encoded = raw, "PNG", None
     else:
-        image, source_format, encoded = decode(raw), "", raw
+        image, encoded = _open(raw), raw
         source_format = image.format or "unknown"
     if encoding.format == "keep" and source_format not in _EXTENSIONS:
         refused = f"{source_format}, a format that the loader does not take"
@@ -87,8 +92,10 @@ def prepare(raw: bytes | Image.Image, encoding: Encoding, refused: str = "") -> 
     same_format = _EXTENSIONS.get(source_format) == _EXTENSIONS[target]
     asked_anew = encoding.format != "keep" and encoding.quality is not None and target != "PNG"
     if encoded is not None and same_format and not shrinks and not asked_anew and not refused:
-        return Stored(encoded, _EXTENSIONS[target], glimpse=glimpse_of(image))
-    image = _to_8_bit(image)
+        # Of the others a decoder may read more than another: Pillow decodes them too.
+        glimpse = None if is_one_whole_scan(encoded) else glimpse_of(_loaded(image))
+        return Stored(encoded, _EXTENSIONS[target], glimpse=glimpse)
+    image = _to_8_bit(_loaded(image))
     if shrinks:
         assert encoding.resize_shorter is not None
         image = _shrink(image, encoding.resize_shorter)
@@ -97,17 +104,33 @@ def prepare(raw: bytes | Image.Image, encoding: Encoding, refused: str = "") -> 
 
 def decode(data: bytes) -> Image.Image:
     """Decodes every pixel. Raises ValueError with the reason where that fails."""
+    return _loaded(_open(data))
+
+
+def _open(data: bytes) -> Image.Image:
+    """An image of which no more than the header has been read. Raises ValueError."""
     if not data:
         raise ValueError("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
+        return Image.open(io.BytesIO(data))
     except Image.UnidentifiedImageError:
         raise ValueError("no known image format") from None
     except Exception as error:
-        # Pillow's decoders raise whatever they meet (OSError, SyntaxError, struct.error, bombs, ...).
-        raise ValueError(f"cannot be decoded: {error or type(error).__name__}") from None
+        raise _undecodable(error) from None
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """An image with its pixels. Raises ValueError."""
+    try:
+        image.load()
+    except Exception as error:
+        raise _undecodable(error) from None
     return image
+
+
+def _undecodable(error: Exception) -> ValueError:
+    # Pillow's decoders raise whatever they meet (OSError, SyntaxError, struct.error, bombs, ...).
+    return ValueError(f"cannot be decoded: {error or type(error).__name__}")
 
 
 def pixels_of(data: bytes) -> np.ndarray:
