@@ -32,6 +32,13 @@ def _saved(format: str, mode: str = "RGB", **options: object) -> Callable[[int],
     return save
 
 
+def _png_palette_with_alpha(seed: int) -> bytes:
+    image, sink = Image.fromarray(picture(seed)), io.BytesIO()
+    image.putalpha(Image.fromarray(picture(seed + 1)[:, :, 0]))
+    image.quantize(64).save(sink, "PNG")
+    return sink.getvalue()
+
+
 def _exif() -> bytes:
     exif = Image.Exif()
     exif[0x010E], exif[0x0112] = "a picture", 6  # a description, and an orientation that the loader ignores
@@ -115,6 +122,8 @@ FILES: dict[str, Callable[[int], bytes]] = {
     "PNG": _saved("PNG"),
     "PNG, grey": _saved("PNG", "L"),
     "PNG, palette": _saved("PNG", "P"),
+    "PNG, palette with alpha": _png_palette_with_alpha,
+    "PNG, black and white": _saved("PNG", "1"),
     "PNG, grey with alpha": _saved("PNG", "LA"),
     "PNG with alpha": _saved("PNG", "RGBA"),
     "PNG, 16 bits": _png_16_bits,
@@ -126,6 +135,7 @@ FILES: dict[str, Callable[[int], bytes]] = {
     "WebP with EXIF": _saved("WEBP", exif=_exif()),
     "WebP, lossless, with EXIF": _saved("WEBP", lossless=True, exif=_exif()),
     "WebP with alpha": _saved("WEBP", "RGBA"),
+    "WebP, lossless, with alpha": _saved("WEBP", "RGBA", lossless=True),
     "BMP, 24 bits": _saved("BMP"),
     "BMP, 8 bits, grey": _saved("BMP", "L"),
     "BMP, 8 bits, palette": _saved("BMP", "P"),
