@@ -155,7 +155,7 @@ def _wrong(fault: str, cause: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.damaged_images", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--files", type=int, default=3150, help="damaged ones (default: %(default)s)")
+    parser.add_argument("--files", type=int, default=3255, help="damaged ones (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the damage (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="of conversion and check (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS / "damaged_images.json", help="(default: %(default)s)")

@@ -67,6 +67,26 @@ def _ycck(seed: int) -> bytes:
     return data[:at] + b"\2" + data[at + 1 :]
 
 
+def _lossless_jpeg(seed: int) -> bytes:
+    """A grey JPEG of the lossless process: each pixel less its neighbour to the left, or in the first column above."""
+    pixels = picture(seed)[:, :, 0].astype(int)
+    expected = np.roll(pixels, 1, axis=1)
+    expected[1:, 0], expected[0, 0] = pixels[:-1, 0], 128
+    bits = ""
+    for difference in (pixels - expected).ravel().tolist():
+        size = abs(difference).bit_length()
+        bits += f"{size:04b}" + (
+            f"{difference if difference > 0 else difference + 2**size - 1:0{size}b}" if size else ""
+        )
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    frame = struct.pack(">BHHB3B", 8, HEIGHT, WIDTH, 1, 1, 0x11, 0)
+    table = bytes([0, 0, 0, 0, 9, *bytes(12), *range(9)])  # the number of bits, each as a code of 4 bits
+    parts = ((0xC3, frame), (0xC4, table), (0xDA, bytes([1, 1, 0, 1, 0, 0])))
+    segments = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in parts)
+    return b"\xff\xd8" + segments + scan + b"\xff\xd9"
+
+
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -119,6 +139,7 @@ FILES: dict[str, Callable[[int], bytes]] = {
     "JPEG, CMYK": _saved("JPEG", "CMYK"),
     "JPEG, CMYK without Adobe marker": _cmyk_without_adobe,
     "JPEG, YCCK": _ycck,
+    "JPEG, lossless": _lossless_jpeg,
     "PNG": _saved("PNG"),
     "PNG, grey": _saved("PNG", "L"),
     "PNG, palette": _saved("PNG", "P"),

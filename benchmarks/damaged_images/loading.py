@@ -16,7 +16,10 @@ from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
 
 BATCH_SIZE = 32
+_NUM_THREADS = 4  # DALI dies of a file while other threads are at work
 _MOST_BATCHES = 1_000_000
+# Any other error comes from the parsers, of which DALI may die: no file may lead there.
+_DECODER_FAILED = "Failed to decode"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class LoaderJudge:
     """Carries out plans in both of the ways in which the loader decodes on a CPU: windows, and whole images."""
 
     def __init__(self, index: ShardIndex, reader: SampleReader) -> None:
-        selection = SelectionConfig(rule="random")
+        selection, batch_size = SelectionConfig(rule="random"), min(BATCH_SIZE, index.num_samples)
         self._ways = []
         for crop in ("resized", "pad"):
             data = DataConfig(
@@ -49,9 +52,9 @@ class LoaderJudge:
                 patch_size=8,
                 augment=AugmentConfig(crop=crop),
             )
-            schedule = PatchSchedule(ScheduleConfig(), data.num_patches, _MOST_BATCHES, 1, BATCH_SIZE, 0)
-            planner = WholeImages(TrainPlanner(index, data, selection, schedule, BATCH_SIZE, 0))
-            settings = GraphSettings(data, selection, crop, BATCH_SIZE, 1)
+            schedule = PatchSchedule(ScheduleConfig(), data.num_patches, _MOST_BATCHES, 1, batch_size, 0)
+            planner = WholeImages(TrainPlanner(index, data, selection, schedule, batch_size, 0))
+            settings = GraphSettings(data, selection, crop, batch_size, _NUM_THREADS)
             self._ways.append((planner, RowReader(index, reader, settings, planner), settings))
 
     def judge(self, ids: list[int]) -> list[str]:
@@ -64,8 +67,8 @@ class LoaderJudge:
                 try:
                     run_graph(reader.arrays(rows), settings)
                     break
-                except RuntimeError:
-                    if not reader.examine(rows):
+                except RuntimeError as error:
+                    if _DECODER_FAILED not in str(error) or not reader.examine(rows):
                         raise
             for one in rows.bad:
                 causes[one.row - plan.first_row] = one.cause
