@@ -28,8 +28,8 @@ from tqdm import tqdm
 from benchmarks.loader_ours import Ours, planned
 from benchmarks.loader_peers import Setting
 from benchmarks.measuring import benchmark_parser, spread, write_result
-from pipeline.graph import nodes
 from pipeline.graph.bad_samples import RowReader
+from pipeline.graph.decoding import decode_whole, decode_window
 from pipeline.graph.inputs import planned_ids, row_sizes, told_rows, window_corners
 from pipeline.graph.kernels.needs import mark_needs
 from pipeline.graph.kernels.sampling import ids_at
@@ -121,7 +121,7 @@ def graph(inputs: Inputs) -> Pipeline:
         encoded, *window = fn.external_source(
             source=source, num_outputs=len(given), batch=True, dtype=kinds, ndim=[1] * len(given)
         )
-        return nodes.decode_window(encoded, *window) if window else nodes.decode_whole(encoded, "cpu")
+        return decode_window(encoded, *window) if window else decode_whole(encoded, "cpu")
 
     pipeline = decoding()
     pipeline.build()

@@ -12,7 +12,7 @@ from nvidia.dali import fn, pipeline_def, types
 
 from benchmarks.loader_peers import Batches, Setting
 from pipeline.config import DataConfig
-from pipeline.graph import nodes
+from pipeline.graph import decoding, nodes
 from pipeline.graph.workers import kept_to_cores
 from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
@@ -138,11 +138,11 @@ class Part:
                 source=source, num_outputs=self.num_inputs, batch=True, dtype=kinds, ndim=ndim
             )
             if not self.window:
-                return nodes.decode_whole(encoded, "cpu")
+                return decoding.decode_whole(encoded, "cpu")
             start, shape, *mirrored = more
             if self.fast_idct:
                 return fn.decoders.image_slice(encoded, start=start, shape=shape, axes=[0, 1], **FAST_IDCT)
-            images = nodes.decode_window(encoded, start, shape)
+            images = decoding.decode_window(encoded, start, shape)
             return nodes.flip(nodes.resize_whole(images, setting.image_size), *mirrored) if mirrored else images
 
         return graph()
@@ -164,7 +164,7 @@ def fast_idct_levels(setting: Setting, num_images: int = 64) -> dict[str, float]
     @pipeline_def(batch_size=len(encoded), num_threads=setting.workers, device_id=None)
     def graph() -> Any:
         images = fn.external_source(source=lambda: encoded, batch=True, dtype=types.UINT8, ndim=1)
-        return nodes.decode_whole(images, "cpu"), fn.decoders.image(images, **FAST_IDCT)
+        return decoding.decode_whole(images, "cpu"), fn.decoders.image(images, **FAST_IDCT)
 
     pipeline = graph()
     pipeline.build()

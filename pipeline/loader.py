@@ -19,6 +19,7 @@ from pipeline.batch import Batch
 from pipeline.graph.bad_samples import BadRow, RowReader, Rows
 from pipeline.graph.decoded import DecodedRows
 from pipeline.graph.graph import build_graph
+from pipeline.graph.image_decoder import check_is_about_images
 from pipeline.graph.inputs import SourceArrays
 from pipeline.graph.on_device import gather_on_device, open_device_scores
 from pipeline.graph.pixel_cache import PixelCache
@@ -202,7 +203,8 @@ class PatchLoader:
                         break
                     graph.reset()
                     continue
-                except RuntimeError:
+                except RuntimeError as error:
+                    check_is_about_images(error)
                     if not any(self._rows.examine(rows) for _, rows in self._issued):
                         raise
                     # A graph that has failed loses batches: a new one starts again with all that the old one had.

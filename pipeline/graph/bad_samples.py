@@ -9,7 +9,7 @@ planned window, and of an addressable JPEG what the kept patches need of it.
 ``python -m tools.shards verify`` finds the latter, and the former where dataset.json holds the shards' SHA-256.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,13 +17,14 @@ import numpy as np
 
 from pipeline.config import AugmentConfig
 from pipeline.graph.graph import run_once
+from pipeline.graph.image_decoder import check_is_about_images, failing_rows
 from pipeline.graph.inputs import SourceArrays, needed_rows, row_sizes, source_arrays, told_rows
 from pipeline.graph.score_maps import chosen_ids
 from pipeline.graph.settings import GraphSettings
 from pipeline.graph.spliced import SplicedReader, whole_files
 from pipeline.plan.step import StepPlan
 from pipeline.selection.maps import ScoreMaps
-from pipeline.shards.image_header import image_size, is_parsable, why_undecodable
+from pipeline.shards.image_header import image_size, why_undecodable, why_unparsable
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
 
@@ -175,6 +176,7 @@ class RowReader:
 
         Raises:
             BadSampleError: there are, and there is no planner.
+            RuntimeError: the graph fails on a row for another reason than its image, such as too little memory.
         """
         failing = failing_rows(lambda start, stop: self._runs(rows.part(start, stop)), 0, rows.plan.num_rows)
         if failing and self._planner is None:
@@ -203,7 +205,7 @@ class RowReader:
         height, width = self._index.height[sample_id], self._index.width[sample_id]
         if size != (height, width):
             return f"is {size[1]}x{size[0]} pixels by its header, but {width}x{height} in the index"
-        return None if is_parsable(image.data) else why_undecodable(image.data)
+        return why_unparsable(image.data)
 
     def _fault_inside(self, row: Rows) -> str | None:
         """What is wrong with one row's image by the graph itself, None where it runs."""
@@ -217,7 +219,8 @@ class RowReader:
     def _runs(self, rows: Rows) -> bool:
         try:
             run_once(self._arrays(rows, self._plain), self._plain)
-        except RuntimeError:
+        except RuntimeError as error:
+            check_is_about_images(error)
             return False
         return True
 
@@ -278,16 +281,6 @@ class RowReader:
             cause,
             None,
         )
-
-
-def failing_rows(runs: Callable[[int, int], bool], start: int, stop: int) -> list[int]:
-    """The rows from ``start`` to ``stop - 1`` on which ``runs(start, stop)`` fails, by halving."""
-    if runs(start, stop):
-        return []
-    if stop - start == 1:
-        return [start]
-    middle = (start + stop) // 2
-    return failing_rows(runs, start, middle) + failing_rows(runs, middle, stop)
 
 
 def _listed(bad: Sequence[BadRow]) -> str:

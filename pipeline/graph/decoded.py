@@ -6,80 +6,20 @@ them: it holds the very pixels that decoding the window alone gives, which ``tes
 checks for every format. So what is held, and what had to be decoded anew after a restart, decides nothing.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import nvidia.dali
-from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.pipeline import Pipeline
 
-from pipeline.graph import nodes
-from pipeline.graph.bad_samples import RowReader, Rows, failing_rows
+from pipeline.graph.bad_samples import RowReader, Rows
+from pipeline.graph.image_decoder import ImageDecoder, check_is_about_images, failing_rows
 from pipeline.graph.inputs import SourceArrays, row_sizes, source_arrays, window_corners
 from pipeline.graph.pixel_cache import PixelCache
 from pipeline.graph.settings import GraphSettings
-from pipeline.graph.workers import kept_to_cores
 from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex
 
 DECODER = f"nvidia-dali {nvidia.dali.__version__}"
-
-
-class ImageDecoder:
-    """Image files to pixels on DALI's own threads, a batch at a time.
-
-    Args:
-        batch_size: the most images at a time.
-    """
-
-    def __init__(self, batch_size: int, num_threads: int) -> None:
-        self._batch_size, self._num_threads = batch_size, num_threads
-        self._graphs: dict[bool, Pipeline] = {}
-
-    def whole(self, encoded: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Whole images, uint8 [H, W, 3] each, in one piece of memory that is freed with the last of them.
-
-        Raises:
-            RuntimeError: one of them cannot be decoded.
-        """
-        return self._run(False, {"encoded": encoded})
-
-    def window(self, encoded: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-        """The window of an image between two corners (row, column), int32 [2] each, as ``whole``."""
-        [pixels] = self._run(True, {"encoded": [encoded], "start": [start], "shape": [stop - start]})
-        return pixels
-
-    def _run(self, windowed: bool, inputs: dict[str, Sequence[np.ndarray]]) -> list[np.ndarray]:
-        if not len(inputs["encoded"]):
-            return []
-        graph = self._graphs.pop(windowed, None) or self._build(windowed)
-        for name, arrays in inputs.items():
-            graph.feed_input(name, list(arrays))
-        [images] = graph.run()  # a graph that has failed here is given up
-        self._graphs[windowed] = graph
-        # No copies: DALI's dynamic executor leaves its outputs to whoever holds them.
-        return [np.asarray(images[i]) for i in range(len(inputs["encoded"]))]
-
-    def _build(self, windowed: bool) -> Pipeline:
-        @pipeline_def(
-            batch_size=self._batch_size,
-            num_threads=self._num_threads,
-            device_id=None,
-            exec_dynamic=True,
-            prefetch_queue_depth=1,
-        )
-        def graph() -> object:
-            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-            if not windowed:
-                return nodes.decode_whole(encoded, "cpu")
-            corners = [fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("start", "shape")]
-            return nodes.decode_window(encoded, *corners)
-
-        pipeline = graph()
-        with kept_to_cores(self._num_threads):
-            pipeline.build()
-        return pipeline
 
 
 class DecodedRows:
@@ -120,7 +60,8 @@ class DecodedRows:
             whole = [row for row in fresh if row not in damaged]
             try:
                 decoded = self._decoder.whole([rows.images[row] for row in whole])
-            except RuntimeError:
+            except RuntimeError as error:
+                check_is_about_images(error)
                 if not self._find_damaged(rows, whole):
                     raise
                 continue
@@ -168,7 +109,8 @@ class DecodedRows:
         def runs(start: int, stop: int) -> bool:
             try:
                 self._decoder.whole([rows.images[row] for row in tried[start:stop]])
-            except RuntimeError:
+            except RuntimeError as error:
+                check_is_about_images(error)
                 return False
             return True
 

@@ -10,7 +10,7 @@ from nvidia.dali import fn, pipeline_def
 from nvidia.dali.pipeline import Pipeline, do_not_convert
 from nvidia.dali.tensors import TensorCPU, TensorListCPU
 
-from pipeline.graph import augmentation, compiled, nodes
+from pipeline.graph import augmentation, compiled, decoding, nodes
 from pipeline.graph.inputs import INPUTS, SourceArrays, input_names
 from pipeline.graph.settings import GraphSettings
 from pipeline.graph.workers import kept_to_cores
@@ -127,8 +127,8 @@ def _decoded(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
         return inputs["window"]
     encoded, on_gpu = inputs["encoded"], settings.device_id is not None
     if settings.crop == "pad" or on_gpu:
-        return nodes.decode_whole(encoded, "mixed" if on_gpu else "cpu")
-    return nodes.decode_window(encoded, inputs["start"], inputs["shape"])
+        return decoding.decode_whole(encoded, "mixed" if on_gpu else "cpu")
+    return decoding.decode_window(encoded, inputs["start"], inputs["shape"])
 
 
 def _patches(images: Any, inputs: Mapping[str, Any], settings: GraphSettings) -> tuple[Any, ...]:

@@ -1,7 +1,6 @@
-"""DALI nodes from encoded bytes to a square image. Every random decision arrives as data; the nodes draw nothing.
+"""DALI nodes from decoded images to square ones. Every random decision arrives as data; the nodes draw nothing.
 
-Layout HWC, uint8, RGB throughout. EXIF orientation is ignored, as torchvision's ImageFolder and timm ignore it, so that
-width and height in the index are those of the stored pixels.
+Layout HWC, uint8, RGB throughout.
 """
 
 from collections.abc import Callable
@@ -16,32 +15,6 @@ from pipeline.config import AutoAugmentConfig, DataConfig
 from pipeline.operations import OPERATIONS, levels_of
 
 Node = Any  # a DALI DataNode; the operators' stubs accept several kinds
-
-
-def decode_window(encoded: Node, start: Node, shape: Node) -> Node:
-    """Decode a window of each image on the CPU.
-
-    Args:
-        encoded: uint8 [bytes], JPEG, PNG or WebP; grayscale becomes RGB.
-        start, shape: int32 [2], (row, column) and (height, width) in pixels of the stored image.
-    """
-    return fn.decoders.image_slice(
-        encoded,
-        start=start,
-        shape=shape,
-        axes=[0, 1],
-        device="cpu",
-        output_type=types.RGB,
-        adjust_orientation=False,
-    )
-
-
-def decode_whole(encoded: Node, device: str) -> Node:
-    """Decode whole images; device ``cpu`` or ``mixed`` (bytes on the CPU, pixels on the GPU).
-
-    On a GPU whole images are decoded and cropped in the resize: nvImageCodec's window decoding is not dependable there.
-    """
-    return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
 
 
 def resize_region(images: Node, start: Node, end: Node, image_size: int) -> Node:

@@ -17,6 +17,17 @@ with importing():
     from tools.shards.maps.command import EXAMPLE, add_score_arguments, run_score
     from tools.shards.sources.table import sources_help
 
+_GOES_ON = "the same command goes on where it stopped"
+_AFTER_INTERRUPTION: dict[Callable[[argparse.Namespace], int], str] = {
+    run_convert: _GOES_ON,
+    run_readdress: _GOES_ON,
+    run_score: _GOES_ON,
+    run_index: "the indexes that are written stay; the same command makes all of them anew",
+    run_units: "the files that are written stay; the same command makes all of them anew",
+    run_verify: "nothing was changed or listed; the same command begins anew",
+    run_stats: "nothing was changed",
+}
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.shards", description=__doc__)
@@ -64,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         "--format",
         choices=FORMATS,
         default="keep",
-        help="keep stores images as they are; the others convert those of another format (default: %(default)s)",
+        help="keep stores images as they are, and as PNG those that the loader cannot use as they are; the others "
+        "convert those of another format (default: %(default)s)",
     )
     one.add_argument(
         "--quality",
@@ -120,7 +132,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave samples out that have no image, no label or a broken header, and list them (train.exclude)",
     )
-
+    one.add_argument(
+        "--check",
+        action="store_true",
+        help="then decode every image as verify does and name each that the loader cannot use; with --exclude they "
+        "are listed too",
+    )
+    one.add_argument(
+        "--workers", type=int, default=cores, help="processes of --check (default: one a core, here %(default)s)"
+    )
     one.add_argument("--json", action="store_true", help="print what the indexes hold for programs")
 
     one = add(
@@ -133,7 +153,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
     one.add_argument("--json", action="store_true", help="print the numbers of addressable images for programs")
 
-    one = add("verify", run_verify, "Hold index, tars and every image against one another, and name each fault.")
+    one = add(
+        "verify",
+        run_verify,
+        "Hold index, tars and every image against one another, and name each fault. Every image is decoded by Pillow "
+        "and by the loader's own decoder.",
+    )
     one.add_argument("folder", type=user_path, metavar="DIR")
     one.add_argument("--json", action="store_true", help="print a report for programs")
     one.add_argument(
@@ -174,10 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # some libraries' messages have many lines
         return 2
     except KeyboardInterrupt:
-        print(
-            "error: interrupted; `convert`, `readdress` and `score` go on where they stopped when they are run again",
-            file=sys.stderr,
-        )
+        print(f"error: interrupted; {_AFTER_INTERRUPTION[command]}", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
 
 

@@ -6,7 +6,7 @@ Raises ValueError or OSError where a command cannot be carried out.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from tools.shards.sources.table import check_outside, open_source
 from tools.shards.stats import collect_stats, describe_stats, gaps_between
 from tools.shards.tally import describe_tally
 from tools.shards.units_check import remove_stale_units
-from tools.shards.verify import read_indexes, verify_folder
+from tools.shards.verify import Report, read_indexes, verify_folder
 
 
 def run_convert(options: argparse.Namespace) -> int:
@@ -152,12 +152,14 @@ def _print_conversion(dataset: dict[str, Any], was_finished: bool, options: argp
     """What the shards hold, for people or for programs."""
     from tools.shards.dataset import REJECTED_NAME
 
+    # Older conversions did not count what was passed over or encoded anew.
     rejected, passed_over = dataset["rejected"], dataset.get("passed_over", {})
+    reencoded = dataset.get("reencoded", {})
     if options.json:
         keys = ("num_samples", "num_shards", "num_bytes", "class_counts", "addressable")
         splits = {name: {key: split[key] for key in keys if key in split} for name, split in dataset["splits"].items()}
-        told = {"was_finished": was_finished, "rejected": rejected, "passed_over": passed_over, "splits": splits}
-        print(json.dumps(told, indent=2))
+        told = {"was_finished": was_finished, "rejected": rejected, "reencoded": reencoded, "passed_over": passed_over}
+        print(json.dumps({**told, "splits": splits}, indent=2))
         return
     if was_finished:
         print(f"{options.out} holds this very conversion already; nothing to do. To do it anew, remove the folder.")
@@ -172,6 +174,8 @@ def _print_conversion(dataset: dict[str, Any], was_finished: bool, options: argp
                 print(f"  {title:<18} {line}")
     for line in gaps_between(dataset["splits"], dataset["classes"]):
         print(line)
+    for reason, count in reencoded.items():
+        print(f"encoded anew: {count:,}: {reason}")
     if passed_over:
         print(f"passed over: {', '.join(f'{count} {what}' for what, count in passed_over.items())}")
     if rejected:
@@ -179,7 +183,8 @@ def _print_conversion(dataset: dict[str, Any], was_finished: bool, options: argp
 
 
 def run_index(options: argparse.Namespace) -> int:
-    """Indexes tars that are there already."""
+    """Indexes tars that are there already. Returns 1 where ``--check`` finds a fault that is not excluded."""
+    _check_workers(options)
     folder: Path = options.folder
     groups = _tars_to_index(folder, options.split, options.pattern)
     if not any(groups.values()):
@@ -215,9 +220,12 @@ def run_index(options: argparse.Namespace) -> int:
             f"these; to make them again: python -m tools.shards units {folder}",
             file=sys.stderr,
         )
+    report, lines = (None, []) if not options.check else _verified(options, splits=set(groups))
+    code = 1 if report is not None and report.faults else 0
     if options.json:
-        print(json.dumps({"splits": {index.split: _index_as_json(index) for index in indexes}}, indent=2))
-        return 0
+        told: dict[str, Any] = {"splits": {index.split: _index_as_json(index) for index in indexes}}
+        print(json.dumps(told if report is None else told | {"check": report.as_json()}, indent=2))
+        return code
     for index in indexes:
         print(
             f"{index.split}: {index.num_samples:,} samples in {len(index.shards)} shards, labels {index.min_label} to "
@@ -228,7 +236,9 @@ def run_index(options: argparse.Namespace) -> int:
                 print(f"passed over: {shard.name}: holds no samples")
         for sample in known_samples(exclusion_path(index.folder, index.split), index.fingerprint):
             print(f"left out: {Fault(sample.shard, sample.key, sample.reason)}")
-    return 0
+    for line in lines:
+        print(line)
+    return code
 
 
 def _tars_to_index(folder: Path, split: str | None, pattern: str | None) -> dict[str, list[Path]]:
@@ -269,27 +279,33 @@ def _index_as_json(index: ShardIndex) -> dict[str, Any]:
 
 def run_verify(options: argparse.Namespace) -> int:
     """Names each fault of a folder of shards. Returns 1 where there is one that is not excluded."""
+    _check_workers(options)
     bad_samples = [fault for path in options.bad_samples for fault in read_bad_samples(path)]
     if bad_samples and not options.exclude:
         raise ValueError("--bad-samples names samples to leave out; give --exclude with it")
-    report = verify_folder(options.folder, workers=options.workers, show_progress=True)
-    lists: dict[Path, Exclusion] = {}
+    report, lines = _verified(options, bad_samples)
+    print(json.dumps(report.as_json(), indent=2) if options.json else "\n".join(lines))
+    return 1 if report.faults else 0
+
+
+def _verified(
+    options: argparse.Namespace, bad_samples: Sequence[Fault] = (), splits: Collection[str] | None = None
+) -> tuple[Report, list[str]]:
+    """What a verification finds, with what is left out by ``--exclude`` apart, and the same in lines for people."""
+    report = verify_folder(options.folder, workers=options.workers, show_progress=True, splits=splits)
+    found, lists = report.faults, dict[Path, Exclusion]()
     if options.exclude:
-        lists = exclude_faulty(read_indexes(options.folder), [*report.faults, *bad_samples])
+        indexes = [index for index in read_indexes(options.folder) if splits is None or index.split in splits]
+        lists = exclude_faulty(indexes, [*report.faults, *bad_samples])
         listed = {(sample.shard, sample.key) for exclusion in lists.values() for sample in exclusion.samples}
         remaining = [fault for fault in report.faults if (fault.shard, fault.key) not in listed]
-        left_out, report = report.faults, replace(report, faults=remaining, num_excluded=len(listed))
-    if options.json:
-        print(json.dumps(report.as_json(), indent=2))
-    else:
-        for fault in left_out if options.exclude else report.faults:
-            print(fault)
-        for path, exclusion in lists.items():
-            print(f"{path} lists {len(exclusion.samples)} sample(s), which the loader leaves out")
-        found = f"{len(report.faults)} fault(s)" if report.faults else "no fault"
-        besides = f" besides {report.num_excluded} excluded sample(s)" if report.num_excluded else ""
-        print(f"{report.num_samples:,} samples in {report.num_shards} shards: {found}{besides}")
-    return 1 if report.faults else 0
+        report = replace(report, faults=remaining, num_excluded=len(listed))
+    lines = [str(fault) for fault in found]
+    for path, exclusion in lists.items():
+        lines.append(f"{path} lists {len(exclusion.samples)} sample(s), which the loader leaves out")
+    outcome = f"{len(report.faults)} fault(s)" if report.faults else "no fault"
+    besides = f" besides {report.num_excluded} excluded sample(s)" if report.num_excluded else ""
+    return report, [*lines, f"{report.num_samples:,} samples in {report.num_shards} shards: {outcome}{besides}"]
 
 
 def run_stats(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ Within a split the images lie in an order keyed by seed and name.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -191,6 +192,7 @@ def _write_split(
     mine = [shard for shard in journal.shards if shard.split == split]
     number, key = len(mine), sum(shard.num_samples for shard in mine)
     rejected: list[Rejected] = []
+    reencoded = Counter[str]()
     writer: ShardWriter | None = None
     tally = Tally()
     start = _position(journal, split)
@@ -198,8 +200,10 @@ def _write_split(
     def finish(writer: "ShardWriter", next_position: int) -> None:
         size_bytes, sha256 = writer.finish()
         record = ShardRecord(split, writer.name, writer.num_samples, size_bytes, sha256, next_position, rejected.copy())
+        record = replace(record, reencoded=dict(reencoded))
         journal.add(replace(record, addressable=tally.as_json()) if settings.encoding.addressable else record)
         rejected.clear()
+        reencoded.clear()
 
     try:
         for step, result in enumerate(prepared, start):
@@ -212,6 +216,8 @@ def _write_split(
             writer.add(f"{key:08d}", (result.data, result.extension, result.label))
             if result.stored is not None:
                 tally.add(result.stored)
+            if result.reencoded:
+                reencoded[result.reencoded] += 1
             key += 1
             if writer.num_samples == settings.shard_samples or writer.num_bytes >= settings.shard_bytes:
                 finish(writer, step + 1)
@@ -244,7 +250,9 @@ def _describe(
 ) -> dict[str, Any]:
     """The content of dataset.json."""
     num_classes = len(source.classes) or 1 + max(index.max_label for index in indexes.values())
-    splits = {}
+    splits, reencoded = {}, Counter[str]()
+    for shard in shards:
+        reencoded.update(shard.reencoded or {})
     for split, index in indexes.items():
         mine = [shard for shard in shards if shard.split == split]
         splits[split] = describe_split(index, mine, num_classes)
@@ -255,6 +263,7 @@ def _describe(
         "splits": splits,
         "rejected": num_rejected,
         "passed_over": dict(sorted(source.passed_over.items())),
+        "reencoded": dict(sorted(reencoded.items())),
         "job": job,
     }
 

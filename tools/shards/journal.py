@@ -20,7 +20,8 @@ Rejected = dict[str, str]  # {"source": ..., "reason": ...}
 class ShardRecord:
     """A finished shard. next_position: where the split goes on; rejected: images left out on the way to there.
 
-    addressable: the tally of its images, None where they are stored as they come.
+    addressable: the tally of its images, None where they are stored as they come. reencoded: images that the loader
+    could not have used as they came, by reason; None where none are counted.
     """
 
     split: str
@@ -31,6 +32,7 @@ class ShardRecord:
     next_position: int
     rejected: list[Rejected]
     addressable: dict[str, Any] | None = None
+    reencoded: dict[str, int] | None = None
 
 
 class Journal:

@@ -1,10 +1,7 @@
 """Holds the indexes of a folder, its tars and every image against one another."""
 
 import hashlib
-import multiprocessing
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,8 @@ from pipeline.shards.tars import Fault, Row, scan_shard
 from tools.command import bar_interval_s
 from tools.shards.dali_index import render_dali_index
 from tools.shards.dataset import read_dataset
-from tools.shards.images import LOADABLE_FORMATS, decode
+from tools.shards.images_check import check_images
+from tools.shards.pool import worker_processes
 from tools.shards.units_check import compare_units
 
 
@@ -39,17 +37,21 @@ class Report:
         return {"ok": not self.faults, **asdict(self)}
 
 
-def verify_folder(folder: Path, *, workers: int = 1, show_progress: bool = False) -> Report:
-    """Reads every shard that an index of the folder names and decodes every image.
+def verify_folder(
+    folder: Path, *, workers: int = 1, show_progress: bool = False, splits: Collection[str] | None = None
+) -> Report:
+    """Reads every shard that an index of the folder names and decodes every image, as the loader and as Pillow do.
 
-    Raises FileNotFoundError where there is no index, ValueError where an index or dataset.json cannot be read.
+    splits: look at the indexes of these alone, and not for tars that none names. Raises FileNotFoundError where there
+    is no index, ValueError where an index or dataset.json cannot be read, OSError where the loader's decoder cannot
+    work.
     """
-    indexes = read_indexes(folder)
+    indexes = [index for index in read_indexes(folder) if splits is None or index.split in splits]
     dataset = read_dataset(folder)
     faults: list[Fault] = []
     indexed = {shard.name for index in indexes for shard in index.shards}
     for path in list_tars(folder):
-        if path.name not in indexed:
+        if path.name not in indexed and splits is None:
             faults.append(Fault(path.name, "", "no index names this tar, so its samples are not used"))
     jobs: list[_Job] = []
     for index in indexes:
@@ -98,7 +100,7 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[int, list[Fault]]]:
     if workers <= 1:
         yield from map(_verify_shard, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_processes(workers) as pool:
         yield from pool.map(_verify_shard, jobs)
 
 
@@ -123,15 +125,7 @@ def _verify_shard(job: _Job) -> tuple[int, list[Fault]]:
         faults.append(Fault(beside.name, "", "does not fit its tar"))
     if scan.digest == shard.digest:
         faults += compare_units(index.folder, shard, scan.rows)
-    with open(path, "rb") as file:
-        for row in scan.rows:
-            try:
-                image = decode(os.pread(file.fileno(), row.length, row.offset))
-                if image.format not in LOADABLE_FORMATS:
-                    raise ValueError(f"the loader does not decode {image.format} images")
-            except ValueError as error:
-                faults.append(Fault(shard.name, row.key, str(error)))
-    return len(rows), faults
+    return len(rows), faults + check_images(path, scan.rows)
 
 
 def _rows_of(index: ShardIndex, number: int) -> list[Row]:

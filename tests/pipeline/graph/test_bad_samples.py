@@ -13,7 +13,7 @@ from pixels import train_planner
 from benchmarks.shared.bad_images import HEIGHT, LATER_DAMAGE, SOUND_OUTSIDE, WIDTH, overwrite, write_photo_shards
 from benchmarks.shared.photographs import jpeg_bytes
 from pipeline.config import AugmentConfig
-from pipeline.graph.bad_samples import MAX_ATTEMPTS, BadRow, BadSampleError
+from pipeline.graph.bad_samples import MAX_ATTEMPTS, BadRow, BadSampleError, RowReader
 from pipeline.loader import PatchLoader, train_plans, validation_plans
 from pipeline.plan.step import TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig
@@ -289,6 +289,30 @@ def test_an_error_that_no_image_explains_is_passed_on(tmp_path: Path, monkeypatc
     monkeypatch.setattr("pipeline.graph.bad_samples.run_once", lambda arrays, settings: None)
     monkeypatch.setattr(Pipeline, "run", fail)
     with load(index, planner_of(index), skip=True) as loader, pytest.raises(RuntimeError, match="out of memory"):
+        next(loader)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize(
+    "message", ["CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory", "bad_alloc"]
+)
+def test_a_machine_that_fails_on_every_row_is_no_images_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, skip: bool
+) -> None:
+    """With too little memory each row fails alone too."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(f"Error in MIXED operator, encountered:\n\n{message}")
+
+    index = write_photo_shards(tmp_path)
+    monkeypatch.setattr("pipeline.graph.bad_samples.run_once", fail)
+    with load(index, planner_of(index), skip=skip) as loader:
+        rows = loader._rows
+        assert isinstance(rows, RowReader)
+        with pytest.raises(RuntimeError, match=message.split()[0]):
+            rows.examine(rows.read(planner_of(index).plan(0)))
+    monkeypatch.setattr(Pipeline, "run", fail)
+    with load(index, planner_of(index), skip=skip) as loader, pytest.raises(RuntimeError, match=message.split()[0]):
         next(loader)
 
 

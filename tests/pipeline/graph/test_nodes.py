@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from benchmarks.shared.photographs import photograph
-from pipeline.graph import nodes
+from pipeline.graph import decoding, nodes
 
 WIDTH, HEIGHT = 61, 47
 PHOTO = Image.fromarray(photograph(3, WIDTH, HEIGHT))
@@ -40,7 +40,7 @@ def run(nodes: Callable[[Any], Any], value: np.ndarray | bytes) -> np.ndarray:
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    return run(lambda node: nodes.decode_whole(node, "cpu"), encoded)
+    return run(lambda node: decoding.decode_whole(node, "cpu"), encoded)
 
 
 def turned() -> Image.Exif:
@@ -89,7 +89,7 @@ def test_every_kind_of_image_decodes_to_pillows_rgb_pixels_exactly(kind: str) ->
 @pytest.mark.parametrize("kind", IMAGES)
 def test_a_decoded_window_is_that_part_of_the_whole_image(kind: str) -> None:
     start, shape = np.array([5, 11], np.int32), np.array([30, 23], np.int32)
-    window = run(lambda node: nodes.decode_window(node, start, shape), IMAGES[kind])
+    window = run(lambda node: decoding.decode_window(node, start, shape), IMAGES[kind])
     np.testing.assert_array_equal(window, pillow(IMAGES[kind])[5:35, 11:34])
 
 

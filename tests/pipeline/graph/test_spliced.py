@@ -16,7 +16,7 @@ from pixels import train_planner
 
 from benchmarks.shared.shard_files import write_tar
 from pipeline.config import AugmentConfig, AutoAugmentConfig, DataConfig
-from pipeline.graph import nodes
+from pipeline.graph import decoding, nodes
 from pipeline.graph.bad_samples import RowReader, Rows
 from pipeline.graph.graph import build_graph
 from pipeline.graph.inputs import SourceArrays, input_names, row_sizes, source_arrays
@@ -193,7 +193,7 @@ def on_device_images(plans: list[StepPlan], rows: list[Rows], settings: GraphSet
     @pipeline_def(batch_size=BATCH_SIZE, num_threads=1, device_id=None, exec_dynamic=True, prefetch_queue_depth=1)
     def graph() -> object:
         given = {name: fn.external_source(name=name) for name in ("encoded", "region_start", "region_end", "flip")}
-        images = nodes.decode_whole(given["encoded"], "cpu")
+        images = decoding.decode_whole(given["encoded"], "cpu")
         images = nodes.resize_region(images, given["region_start"], given["region_end"], settings.data.image_size)
         return nodes.flip(images, given["flip"])
 

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.damaged_images.files import FILES
 from benchmarks.shared.bad_images import HEIGHT, LATER_DAMAGE, SOUND_OUTSIDE, WIDTH
 from benchmarks.shared.photographs import photograph
 from pipeline.shards.image_header import image_size, is_parsable
@@ -48,6 +49,15 @@ def agree(data: bytes, height: int = HEIGHT, width: int = WIDTH) -> bool:
 @pytest.mark.parametrize("data", [JPEG, PNG, LONG_JPEG], ids=["jpeg", "png", "long jpeg"])
 def test_whole_jpeg_and_png_are_surely_what_they_are(data: bytes) -> None:
     assert agree(data)
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_of_every_kind_of_jpeg_and_png_but_cmyk_the_compiled_look_is_as_sure(name: str) -> None:
+    data = FILES[name](0)
+    stated = image_size(memoryview(data))
+    assert stated is not None
+    is_cmyk = "CMYK" in name or "YCCK" in name
+    assert is_surely(np.frombuffer(data, np.uint8), *stated) == (not is_cmyk and expected(data, *stated))
 
 
 @pytest.mark.parametrize("data", OTHERS)

@@ -148,9 +148,9 @@ def test_a_missing_jpegtran_is_told_with_the_package_that_has_it(
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_what_is_encoded_anew_has_the_markers_and_the_pixels_of_what_has_none(mode: str) -> None:
     image = picture(mode=mode)
-    data, _ = prepare(encoded(image, "TIFF"), Encoding("jpeg", addressable=True))
-    plain, _ = prepare(encoded(image, "TIFF"), Encoding("jpeg"))
+    data = prepare(encoded(image, "TIFF"), Encoding("jpeg", addressable=True)).data
+    plain = prepare(encoded(image, "TIFF"), Encoding("jpeg")).data
     assert units_of(data).lengths.size > 1
     np.testing.assert_array_equal(pixels_of(data), pixels_of(plain))
-    shrunk, _ = prepare(encoded(image.convert("RGB")), Encoding(resize_shorter=30, addressable=True))
+    shrunk = prepare(encoded(image.convert("RGB")), Encoding(resize_shorter=30, addressable=True)).data
     assert units_of(shrunk).height == 30

@@ -45,9 +45,11 @@ def test_fashion_mnist_is_read_from_a_folder(tmp_path: Path, small_files: Callab
     assert labels.tolist() == [0, 1, 2, 3, 4]
     rows = read_all(f"fashion-mnist:{folder}", tmp_path, "val")
     assert [label for _, _, label in rows] == [0, 1, 2]
-    stored, extension = prepare(rows[1][1], Encoding())
-    assert extension == "png"
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(stored))), read_fashion_mnist(folder, "val")[0][1])
+    stored = prepare(rows[1][1], Encoding())
+    assert stored.extension == "png"
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(stored.data))), read_fashion_mnist(folder, "val")[0][1]
+    )
 
 
 def test_damaged_fashion_mnist_files_are_named(tmp_path: Path, small_files: Callable[[Path], Path]) -> None:

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.shared.shard_files import image_bytes
-from tools.shards.images import Encoding, prepare
+from tools.shards.glimpse import glimpse_of_pixels
+from tools.shards.images import Encoding, pixels_of, prepare
 
 
 def reopen(data: bytes) -> Image.Image:
@@ -23,56 +24,77 @@ def encode(image: Image.Image, format: str, **options: object) -> bytes:
 @pytest.mark.parametrize(("format", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("BMP", "bmp")])
 def test_keep_stores_the_very_bytes_under_the_true_extension(format: str, extension: str) -> None:
     data = image_bytes(0, 30, 20, format)
-    assert prepare(data, Encoding()) == (data, extension)
-    assert prepare(data, Encoding(resize_shorter=20)) == (data, extension)
+    for encoding in (Encoding(), Encoding(resize_shorter=20)):
+        stored = prepare(data, encoding)
+        assert (stored.data, stored.extension, stored.reencoded) == (data, extension, "")
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP"])
 def test_only_larger_images_are_shrunk_and_stay_in_their_format(format: str) -> None:
-    data, _ = prepare(image_bytes(0, 300, 200, format), Encoding(resize_shorter=64))
-    image = reopen(data)
+    image = reopen(prepare(image_bytes(0, 300, 200, format), Encoding(resize_shorter=64)).data)
     assert image.format == format
     assert image.size == (96, 64)
 
 
 def test_shrinking_is_antialiased() -> None:
     checkers = np.tile(np.array([[0, 255], [255, 0]], dtype=np.uint8), (100, 100))
-    data, _ = prepare(encode(Image.fromarray(checkers), "PNG"), Encoding(resize_shorter=20))
-    assert np.abs(np.asarray(reopen(data)).astype(int) - 128).max() < 8
+    stored = prepare(encode(Image.fromarray(checkers), "PNG"), Encoding(resize_shorter=20))
+    assert np.abs(np.asarray(reopen(stored.data)).astype(int) - 128).max() < 8
 
 
 @pytest.mark.parametrize("format", ["GIF", "TIFF", "PPM", "AVIF"])
-def test_what_the_loader_does_not_decode_is_rejected_or_converted(format: str) -> None:
+def test_formats_that_the_loader_does_not_take_become_png_or_what_is_asked_for(format: str) -> None:
     data = image_bytes(0, 30, 20, format)
-    with pytest.raises(ValueError, match=f"does not decode {format} images; --format jpeg would convert them"):
-        prepare(data, Encoding())
-    stored, extension = prepare(data, Encoding("jpeg"))
-    assert (reopen(stored).format, reopen(stored).size, extension) == ("JPEG", (30, 20), "jpg")
+    for encoding, stored_format, extension, reason in (
+        (Encoding(), "PNG", "png", f"{format}, a format that the loader does not take"),
+        (Encoding("jpeg"), "JPEG", "jpg", ""),
+    ):
+        stored = prepare(data, encoding)
+        image = reopen(stored.data)
+        assert (image.format, image.size, stored.extension) == (stored_format, (30, 20), extension)
+        assert stored.reencoded == reason
+    np.testing.assert_array_equal(pixels_of(prepare(data, Encoding()).data), pixels_of(data))
+
+
+@pytest.mark.parametrize(("format", "became"), [("keep", "PNG"), ("jpeg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")])
+def test_what_the_loader_refuses_is_encoded_anew_and_says_why(format: str, became: str) -> None:
+    stored = prepare(image_bytes(0, 30, 20, "JPEG"), Encoding(format), "odd")
+    assert (reopen(stored.data).format, stored.reencoded, stored.glimpse) == (became, "odd", None)
+    assert stored.data != image_bytes(0, 30, 20, "JPEG")
+
+
+def test_a_glimpse_is_taken_of_what_pillow_decodes_and_stays_as_it_is() -> None:
+    pixels = pixels_of(image_bytes(0, 30, 20, "PNG"))
+    glimpse = prepare(image_bytes(0, 30, 20, "PNG"), Encoding()).glimpse
+    assert glimpse is not None
+    np.testing.assert_array_equal(glimpse, glimpse_of_pixels(pixels))
+    assert prepare(image_bytes(0, 30, 20, "JPEG"), Encoding()).glimpse is None
+    assert prepare(image_bytes(0, 30, 20, "PNG"), Encoding("jpeg")).glimpse is None
 
 
 def test_a_quality_that_is_given_encodes_anew_and_none_does_not() -> None:
     data = image_bytes(0, 64, 64, "JPEG")
-    assert prepare(data, Encoding("jpeg"))[0] == data
-    assert len(prepare(data, Encoding("jpeg", quality=20))[0]) < len(data)
-    assert prepare(data, Encoding("keep", quality=20))[0] == data
+    assert prepare(data, Encoding("jpeg")).data == data
+    assert len(prepare(data, Encoding("jpeg", quality=20)).data) < len(data)
+    assert prepare(data, Encoding("keep", quality=20)).data == data
 
 
 def test_pixels_survive_png_and_sixteen_bits_are_scaled_not_clipped() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
-    stored, _ = prepare(encode(Image.fromarray(pixels), "BMP"), Encoding("png"))
-    np.testing.assert_array_equal(np.asarray(reopen(stored)), pixels)
+    stored = prepare(encode(Image.fromarray(pixels), "BMP"), Encoding("png"))
+    np.testing.assert_array_equal(np.asarray(reopen(stored.data)), pixels)
     gray = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    stored, _ = prepare(encode(Image.fromarray(gray), "PNG"), Encoding("jpeg", quality=100))
-    assert np.abs(np.asarray(reopen(stored)).astype(int) - np.arange(256).reshape(16, 16)).max() <= 3
+    stored = prepare(encode(Image.fromarray(gray), "PNG"), Encoding("jpeg", quality=100))
+    assert np.abs(np.asarray(reopen(stored.data)).astype(int) - np.arange(256).reshape(16, 16)).max() <= 3
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
 def test_every_common_mode_can_be_stored_in_every_format(mode: str) -> None:
     image = reopen(image_bytes(0, 40, 30)).convert(mode)
     for format, extension in (("jpeg", "jpg"), ("png", "png"), ("webp", "webp")):
-        stored, found = prepare(image, Encoding(format, resize_shorter=10))
-        assert (reopen(stored).size, found) == ((13, 10), extension)
-        assert reopen(stored).mode in ("L", "RGB")
+        stored = prepare(image, Encoding(format, resize_shorter=10))
+        assert (reopen(stored.data).size, stored.extension) == ((13, 10), extension)
+        assert reopen(stored.data).mode in ("L", "RGB")
 
 
 def test_unreadable_bytes_are_rejected_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

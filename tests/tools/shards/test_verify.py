@@ -104,6 +104,18 @@ def test_a_folder_without_an_index_is_an_error(tmp_path: Path, capsys: pytest.Ca
         assert "does not exist" in capsys.readouterr().err
 
 
+def test_ctrl_c_says_what_verify_has_left_behind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tools.shards.commands.verify_folder", interrupt)
+    assert main(["verify", str(folder)]) == 130
+    message = "error: interrupted; nothing was changed or listed; the same command begins anew\n"
+    assert capsys.readouterr().err == message
+
+
 def test_index_serves_shards_that_somebody_else_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "validation"):
         members = [("a/x.jpg", jpeg_bytes(0, 30, 20)), ("a/x.json", b'{"class": 4}')]
