@@ -5,6 +5,7 @@ Raises ValueError or OSError where a command cannot be carried out.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 from pipeline.shards.exclusion import Exclusion, exclusion_path, known_samples
 from pipeline.shards.index import BadShardsError, ShardIndex, build_index, group_tars, open_index
+from pipeline.shards.links import link_tars
 from pipeline.shards.tars import Fault, Members, Scan
 from tools.command import bar_interval_s
 from tools.shards.dali_index import write_dali_index
@@ -184,6 +186,11 @@ def run_index(options: argparse.Namespace) -> int:
     groups = _tars_to_index(folder, options.split, options.pattern)
     if not any(groups.values()):
         raise FileNotFoundError(f"{folder}: no tar {'here' if options.pattern is None else options.pattern}")
+    if options.out is not None:
+        folder = options.out
+        groups = {split: link_tars(tars, folder) for split, tars in groups.items()}
+    elif not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder}: cannot be written; --out DIR puts the index and its like into DIR")
     from tqdm import tqdm
 
     with tqdm(unit="img", desc="samples", mininterval=bar_interval_s()) as bar:
@@ -215,6 +222,8 @@ def run_index(options: argparse.Namespace) -> int:
             f"these; to make them again: python -m tools.shards units {folder}",
             file=sys.stderr,
         )
+    if options.out is not None:
+        print(f"for data.train and data.val, and for all tools, the shards are now in {folder}", file=sys.stderr)
     if options.json:
         print(json.dumps({"splits": {index.split: _index_as_json(index) for index in indexes}}, indent=2))
         return 0
