@@ -98,9 +98,11 @@ def _padded(counts: Sequence[int], length: int) -> npt.NDArray[np.int64]:
 
 def _classes(labels: npt.NDArray[np.int64], names: Sequence[str]) -> str:
     """Such as ``2 classes (3 cat, 7)``."""
-    shown = [
-        f"{label} {readable(names[label])}" if label < len(names) else str(label)
-        for label in labels[:_MOST_NAMED].tolist()
-    ]
+    shown = ", ".join(_class(label, names) for label in labels[:_MOST_NAMED].tolist())
     more = ", ..." if len(labels) > _MOST_NAMED else ""
-    return f"{len(labels)} class{'es' if len(labels) > 1 else ''} ({', '.join(shown)}{more})"
+    return f"{len(labels)} class{'es' if len(labels) > 1 else ''} ({shown}{more})"
+
+
+def _class(label: int, names: Sequence[str]) -> str:
+    name = readable(names[label]) if label < len(names) else ""
+    return f"{label} {name}" if name not in ("", str(label)) else str(label)

@@ -317,8 +317,7 @@ def _check_rows(index: ShardIndex) -> None:
 
 def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
     """The shards with the modification times at which their contents were found to be those of the index."""
-    again = _index_command(index.folder, index.members)
-    rescanned = 0
+    rescanned = False
     checked = []
     for shard in index.shards:
         path = index.folder / shard.name
@@ -327,27 +326,26 @@ def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
         except FileNotFoundError:
             raise StaleIndexError(
                 f"{path}: this shard is in {index.split}{INDEX_SUFFIX} but no longer in the folder; bring it "
-                f"back, or index what is there with: {again}"
+                f"back, or index what is there with: {_again(index)}"
             ) from None
         if stat.st_size != shard.size_bytes:
             raise StaleIndexError(
                 f"{path}: has {stat.st_size} bytes, but had {shard.size_bytes} when it was indexed; "
-                f"if the new content is meant, index it with: {again}"
+                f"if the new content is meant, index it with: {_again(index)}"
             )
         checked.append(replace(shard, mtime_ns=stat.st_mtime_ns))
         if stat.st_mtime_ns == shard.mtime_ns:
             continue
-        rescanned += 1
+        rescanned = True
         if scan_shard(path, *index.members).digest != shard.digest:
             raise StaleIndexError(
                 f"{path}: was changed after it was indexed (its headers, labels or image sizes differ); "
-                f"if the new content is meant, index it with: {again}"
+                f"if the new content is meant, index it with: {_again(index)}"
             )
     if rescanned:
         tell_once(
-            f"{index.folder}: {rescanned} shard(s) carry another modification time than in "
-            f"{index.split}{INDEX_SUFFIX}, as copies do. Their contents were read and fit; to be spared that "
-            f"at every start: {again}"
+            f"{index.folder}: shards carry other modification times than in their index, as copies do. Their contents "
+            f"were read and fit; to be spared that at every start: {_again(index)}"
         )
     return tuple(checked)
 
@@ -358,6 +356,16 @@ def fingerprint_of(shards: Sequence[Shard]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _index_command(folder: Path, members: Members = Members()) -> str:  # noqa: B008 (it cannot be changed)
-    options = [f" --{name.replace('_', '-')} {value}" for name, value in members._asdict().items() if value]
-    return f"python -m tools.shards index {folder}{''.join(options)}"
+def _index_command(folder: Path) -> str:
+    return f"python -m tools.shards index {folder}"
+
+
+def _again(index: ShardIndex) -> str:
+    """The command that makes this index anew: what tars and members it is of has to be said as it was then."""
+    options = [f" --{name.replace('_', '-')} {value}" for name, value in index.members._asdict().items() if value]
+    try:
+        is_found = index.split in group_tars(index.folder)
+    except ValueError:
+        is_found = False
+    which = "" if is_found else f" --split {index.split} --pattern 'GLOB'"
+    return f"{_index_command(index.folder)}{which}{''.join(options)}"

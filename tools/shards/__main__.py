@@ -112,6 +112,13 @@ def _parser() -> argparse.ArgumentParser:
 
     one = add("index", run_index, "Index shards that another program wrote, without rewriting them.")
     one.add_argument("folder", type=user_path, metavar="DIR")
+    one.add_argument(
+        "--out",
+        type=user_path,
+        metavar="DIR",
+        help="where the folder of the tars cannot be written: make links to them in DIR, and the index and its like "
+        "beside those; DIR is then the folder of the shards (default: beside the tars)",
+    )
     one.add_argument("--split", help="name of the split that --pattern selects (default: taken from the tars' names)")
     one.add_argument("--pattern", help="tars of that split, for example 'imagenet1k-train-*.tar'")
     one.add_argument("--label-field", help="field of the json members that holds the label (default: cls, or label)")

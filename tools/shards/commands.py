@@ -5,6 +5,7 @@ Raises ValueError or OSError where a command cannot be carried out.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 from pipeline.shards.exclusion import Exclusion, exclusion_path, known_samples
 from pipeline.shards.index import BadShardsError, ShardIndex, build_index, group_tars, open_index
+from pipeline.shards.links import link_tars
 from pipeline.shards.tars import Fault, Members, Scan
 from tools.command import bar_interval_s
 from tools.shards.dali_index import write_dali_index
@@ -189,6 +191,11 @@ def run_index(options: argparse.Namespace) -> int:
     groups = _tars_to_index(folder, options.split, options.pattern)
     if not any(groups.values()):
         raise FileNotFoundError(f"{folder}: no tar {'here' if options.pattern is None else options.pattern}")
+    if options.out is not None:
+        folder = options.out
+        groups = {split: link_tars(tars, folder) for split, tars in groups.items()}
+    elif not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder}: cannot be written; --out DIR puts the index and its like into DIR")
     from tqdm import tqdm
 
     with tqdm(unit="img", desc="samples", mininterval=bar_interval_s()) as bar:
@@ -220,8 +227,10 @@ def run_index(options: argparse.Namespace) -> int:
             f"these; to make them again: python -m tools.shards units {folder}",
             file=sys.stderr,
         )
-    report, lines = (None, []) if not options.check else _verified(options, splits=set(groups))
+    report, lines = (None, []) if not options.check else _verified(folder, options, splits=set(groups))
     code = 1 if report is not None and report.faults else 0
+    if options.out is not None:
+        print(f"for data.train and data.val, and for all tools, the shards are now in {folder}", file=sys.stderr)
     if options.json:
         told: dict[str, Any] = {"splits": {index.split: _index_as_json(index) for index in indexes}}
         print(json.dumps(told if report is None else told | {"check": report.as_json()}, indent=2))
@@ -283,19 +292,22 @@ def run_verify(options: argparse.Namespace) -> int:
     bad_samples = [fault for path in options.bad_samples for fault in read_bad_samples(path)]
     if bad_samples and not options.exclude:
         raise ValueError("--bad-samples names samples to leave out; give --exclude with it")
-    report, lines = _verified(options, bad_samples)
+    report, lines = _verified(options.folder, options, bad_samples)
     print(json.dumps(report.as_json(), indent=2) if options.json else "\n".join(lines))
     return 1 if report.faults else 0
 
 
 def _verified(
-    options: argparse.Namespace, bad_samples: Sequence[Fault] = (), splits: Collection[str] | None = None
+    folder: Path,
+    options: argparse.Namespace,
+    bad_samples: Sequence[Fault] = (),
+    splits: Collection[str] | None = None,
 ) -> tuple[Report, list[str]]:
     """What a verification finds, with what is left out by ``--exclude`` apart, and the same in lines for people."""
-    report = verify_folder(options.folder, workers=options.workers, show_progress=True, splits=splits)
+    report = verify_folder(folder, workers=options.workers, show_progress=True, splits=splits)
     found, lists = report.faults, dict[Path, Exclusion]()
     if options.exclude:
-        indexes = [index for index in read_indexes(options.folder) if splits is None or index.split in splits]
+        indexes = [index for index in read_indexes(folder) if splits is None or index.split in splits]
         lists = exclude_faulty(indexes, [*report.faults, *bad_samples])
         listed = {(sample.shard, sample.key) for exclusion in lists.values() for sample in exclusion.samples}
         remaining = [fault for fault in report.faults if (fault.shard, fault.key) not in listed]

@@ -36,7 +36,7 @@ def test_classes_that_lack_images_are_named() -> None:
         "2 classes (2, 4) of 5 without any image",
     ]
     assert describe_gaps([1], {}, [str(number) for number in range(9)]) == [
-        "8 classes (1 1, 2 2, 3 3, 4 4, 5 5, ...) of 9 without any image"
+        "8 classes (1, 2, 3, 4, 5, ...) of 9 without any image"
     ]
 
 

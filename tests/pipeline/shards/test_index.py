@@ -141,11 +141,20 @@ def test_a_copied_folder_opens_with_one_line_that_says_how_to_be_rid_of_it(
     for _ in range(2):
         assert open_index(copy, "train").fingerprint == original.fingerprint
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{copy}: 2 shard(s) carry another modification time than in train.index")
+    assert line.startswith(f"{copy}: shards carry other modification times than in their index")
     assert line.endswith(f"at every start: python -m tools.shards index {copy}")
     build(copy)
     assert open_index(copy, "train").fingerprint == original.fingerprint
     assert capsys.readouterr().err == ""
+
+
+def test_an_index_of_tars_that_were_selected_is_made_anew_by_selecting_them(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(folder, "mine")
+    os.utime(folder / "train-000000.tar", ns=(5, 5))
+    open_index(folder, "mine")
+    assert capsys.readouterr().err.endswith(f"index {folder} --split mine --pattern 'GLOB'\n")
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def _split_of(text: str | None, where: str, split_map: SplitMap) -> str:
     split = split_map.split_of(word) or SPLIT_WORDS.get(word.lower())
     if split is None:
         raise ValueError(
-            f"{where}: its split is {word!r}; say which it is with --split-map 'NAME=SPLIT', SPLIT being one of "
-            f"{', '.join(SPLITS)}"
+            f"{where}: its split is {word!r}; fill in another, or say which it is with --split-map 'NAME=SPLIT', SPLIT "
+            f"being one of {', '.join(SPLITS)}"
         )
     return split
 
