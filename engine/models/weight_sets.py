@@ -103,9 +103,7 @@ def choose_weights(
                 rest.append(name if container in ("", taken.container) else f"{container}.{name}")
             elif max(within, key=lambda one: len(one.prefix)) == taken:
                 state[name.removeprefix(taken.prefix)] = value
-    return FoundWeights(
-        state, taken.place, tuple(sorted(one.shown for one in alike if one != taken)), tuple(rest)
-    )
+    return FoundWeights(state, taken.place, tuple(sorted(one.shown for one in alike if one != taken)), tuple(rest))
 
 
 def _fitting_sets(containers: Mapping[str, Mapping[str, Tensor]], own: set[str]) -> list[_Set]:
