@@ -9,7 +9,8 @@ import torch
 from finished_run import export_of_random_weights
 from PIL import Image
 
-from benchmarks.export import agreement, main
+from benchmarks.export.__main__ import main
+from benchmarks.export.compared import agreement
 from benchmarks.shared.photographs import photograph
 from benchmarks.shared.shard_files import write_tar
 from benchmarks.shared.toy_data import write_toy_config

@@ -45,7 +45,7 @@ def load_trained(folder: Path | str, overrides: list[str] | None = None) -> Trai
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ConfigError(f"there is no folder {folder}; give a run's folder, such as runs/fashion_mnist")
+        raise ConfigError(f"{folder} is no run folder: it is not there; give one such as runs/fashion_mnist")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder} is no run folder: it holds no config.yaml; give one such as runs/fashion_mnist")
     if not (folder / "model").is_dir():

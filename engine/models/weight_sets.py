@@ -55,6 +55,10 @@ class _Set:
         return ".".join(part for part in (self.container, self.prefix[:-1]) if part)
 
     @property
+    def shown(self) -> str:
+        return self.place or "(plain names)"
+
+    @property
     def rank(self) -> tuple[int, ...]:
         words = self.place.split(".") if self.place else []
         return tuple(ORDER.index(word) if word in ORDER else len(ORDER) for word in words)
@@ -91,22 +95,15 @@ def choose_weights(
         )
     taken = meant[0]
     alike = [one for one in found if one.num_own >= _NEARLY_ALL * taken.num_own]
-    inside = [(one.container, one.prefix) for one in {taken, *alike}]
-    return FoundWeights(
-        state={
-            name.removeprefix(taken.prefix): value
-            for name, value in containers[taken.container].items()
-            if name.startswith(taken.prefix)
-        },
-        place=taken.place,
-        others=tuple(sorted(one.place or "(plain names)" for one in alike if one != taken)),
-        rest=tuple(
-            name if container in ("", taken.container) else f"{container}.{name}"
-            for container, tensors in containers.items()
-            for name in tensors
-            if not any(container == other and name.startswith(prefix) for other, prefix in inside)
-        ),
-    )
+    state, rest = {}, []
+    for container, tensors in containers.items():
+        for name, value in tensors.items():
+            within = [one for one in alike if one.container == container and name.startswith(one.prefix)]
+            if not within:
+                rest.append(name if container in ("", taken.container) else f"{container}.{name}")
+            elif max(within, key=lambda one: len(one.prefix)) == taken:
+                state[name.removeprefix(taken.prefix)] = value
+    return FoundWeights(state, taken.place, tuple(sorted(one.shown for one in alike if one != taken)), tuple(rest))
 
 
 def _fitting_sets(containers: Mapping[str, Mapping[str, Tensor]], own: set[str]) -> list[_Set]:
@@ -133,10 +130,10 @@ def _in_foreign_names(containers: Mapping[str, Mapping[str, Tensor]], source: st
         raise ValueError(
             f"{source} holds no weights under model.pretrained_key '{key}'; its keys with weights: {known}"
         )
-    taken = next((one for one in _PLAIN_KEYS if one in containers), "") if key is None else key
+    taken = next((one for one in (*_PLAIN_KEYS, "", *containers) if one in containers), "") if key is None else key
     others = tuple(sorted(one for one in containers if one and one != taken))
     return FoundWeights(clean_state_dict(dict(containers.get(taken, {}))), taken, others)
 
 
 def _listed(sets: list[_Set]) -> str:
-    return ", ".join(sorted(one.place or "(plain names)" for one in sets))
+    return ", ".join(sorted(one.shown for one in sets))

@@ -147,7 +147,7 @@ def test_a_folder_that_is_not_there_or_not_whole_is_named(run: Path, tmp_path: P
         ValueError, match=r"there is no folder nowhere/model; give a run's folder, such as .* or an exp"
     ):
         Classifier.load("nowhere/model")
-    with pytest.raises(ValueError, match=r"there is no folder nowhere; give a run's folder"):
+    with pytest.raises(ValueError, match=r"nowhere is no run folder: it is not there; give one"):
         load_trained("nowhere")
     with pytest.raises(ValueError, match=rf"there is no folder {run}/model/config\.json; "):
         Classifier.load(str(run / "model" / "config.json"))

@@ -184,6 +184,19 @@ def test_a_folder_without_its_kind_is_told_how_to_write_it(tmp_path: Path) -> No
         load_pretrained(vit(), str(tmp_path))
 
 
+def test_plain_names_are_taken_before_those_of_a_set_beside_them(tmp_path: Path) -> None:
+    report, seed = load(tmp_path / "w.pth", names_of(1) | names_of(2, "ema.module."))
+    assert (report.others, report.unexpected, seed) == (("ema.module",), (), 1)
+    assert "taken: the plain names; the file also holds ema.module" in str(report)
+    assert load(tmp_path / "w.pth", names_of(1) | names_of(2, "ema.module."), "ema")[1] == 2
+
+
+def test_of_foreign_names_those_that_are_there_are_told(tmp_path: Path) -> None:
+    torch.save({"weights": {"layer1.weight": torch.zeros(2)}}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"none of the model's backbone parameters .* holds layer1\.weight"):
+        load_pretrained(vit(), str(tmp_path / "w.pth"))
+
+
 def test_names_for_timms_own_conversions_stay_as_they_are() -> None:
     clip = {
         "visual.class_embedding": torch.zeros(2),

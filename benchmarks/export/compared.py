@@ -1,20 +1,8 @@
-"""Does a run's export classify with plain timm as the run's own validation says?
+"""A run's validation set through timm, by nothing but the export, beside what the run made of it."""
 
-    python -m benchmarks.export runs/fashion_mnist runs/photograph_crops
-
-timm's transform, made of nothing but the export's own configuration, sees the validation set's files through Pillow,
-and timm's model sees what comes of it. Against that: the top-1 of ``summary.json`` at full patches, and for the first
-images the pixels that the loader makes and the logits that the same model gives for them. Writes
-benchmarks/results/export.json.
-"""
-
-import argparse
 import io
 import json
-import os
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +14,6 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS, write_result
 from engine.evaluation.inference import load_classifier_run
 from engine.evaluation.trained import validation_images
 from pipeline.shards.index import open_index
@@ -84,12 +71,13 @@ def agreement(folder: Path, compared: int = COMPARED_IMAGES) -> Agreement:
     index = open_index(trained.config.data.val, "val")
     ids = index.sample_ids(np.arange(index.num_samples))
     inputs, logits, compared = [], [], min(compared, len(ids))
-    transform, reader = create_transform(**preprocessing), SampleReader(index)
-    for start in tqdm(range(0, len(ids), BATCH_SIZE), desc=folder.name, unit="batch", mininterval=bar_interval_s()):
-        files = reader.read(ids[start : start + BATCH_SIZE])
-        batch = torch.stack([transform(Image.open(io.BytesIO(file.tobytes())).convert("RGB")) for file in files])
-        logits.append(_logits(model, batch))
-        inputs.append(batch[: max(0, compared - start)])
+    transform, starts = create_transform(**preprocessing), range(0, len(ids), BATCH_SIZE)
+    with SampleReader(index) as reader:
+        for start in tqdm(starts, desc=folder.name, unit="batch", mininterval=bar_interval_s()):
+            files = reader.read(ids[start : start + BATCH_SIZE])
+            batch = torch.stack([transform(Image.open(io.BytesIO(file.tobytes())).convert("RGB")) for file in files])
+            logits.append(_logits(model, batch))
+            inputs.append(batch[: max(0, compared - start)])
     answers, labels = torch.cat(logits), torch.from_numpy(index.label[ids].astype(np.int64))
     mean, std = (torch.tensor(preprocessing[name]).view(3, 1, 1) for name in ("mean", "std"))
     levels = torch.from_numpy(validation_images(trained.config, compared)).permute(0, 3, 1, 2)
@@ -115,21 +103,3 @@ def _logits(model: nn.Module, batch: Tensor) -> Tensor:
 def _difference(a: Tensor, b: Tensor) -> dict[str, float]:
     apart = (a - b).abs().double()
     return {"max": apart.max().item(), "mean": apart.mean().item()}
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="benchmarks.export", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_FOLDER", help="of a finished run")
-    parser.add_argument("--out", type=Path, default=RESULTS / "export.json", help="(default: %(default)s)")
-    options = parser.parse_args(argv)
-    load_before = os.getloadavg()[0]
-    found = []
-    for folder in options.runs:
-        found.append(agreement(folder))
-        print(found[-1], flush=True)
-    write_result(options.out, "benchmarks.export", argv, {"runs": [asdict(one) for one in found]}, load_before)
-
-
-if __name__ == "__main__":
-    main()

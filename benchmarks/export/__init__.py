@@ -1,0 +1,1 @@
+"""What leaves a run, held against the run itself."""
