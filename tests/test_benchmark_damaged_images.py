@@ -1,4 +1,4 @@
-"""The benchmark of damaged images in small: conversion, check and loader agree, and counts are what happened."""
+"""The benchmark of damaged images in small: conversion, check and loader agree, and every finding is counted."""
 
 from pathlib import Path
 

@@ -9,8 +9,6 @@ Writes benchmarks/results/damaged_images.json; some minutes on two cores.
 """
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import subprocess
@@ -39,28 +37,20 @@ from benchmarks.damaged_images.verdicts import (
 )
 from benchmarks.measuring import RESULTS, write_result
 from pipeline.shards.exclusion import exclusion_path, known_samples
-from pipeline.shards.index import open_index
+from pipeline.shards.index import build_index, open_index
 from pipeline.shards.reader import SampleReader
-from tools.shards.__main__ import main as shards
+from tools.shards.convert import Settings, convert
 from tools.shards.dataset import REJECTED_NAME
+from tools.shards.sources.table import open_source
 from tools.shards.verify import verify_folder
 
 _ROOT = Path(__file__).parents[2]
 
 
-def run_shards(*arguments: object) -> None:
-    """A command of ``tools.shards``, without what it says, which must not be refused."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
-        code = shards([str(argument) for argument in arguments])
-    if code == 2:
-        raise SystemExit(f"tools.shards {arguments[0]} was refused: {said.getvalue()[-2000:]}")
-
-
-def convert(folder: Path, files: list[DamagedFile], workers: int) -> dict[int, tuple[str, str]]:
+def converted_files(folder: Path, files: list[DamagedFile], workers: int) -> dict[int, tuple[str, str]]:
     """(verdict, reason) of each file by its number; what is written lies in ``folder/converted``."""
     out, source = folder / "converted", write_source(folder / "source", files)
-    arguments = ["convert", "--source", source, "--out", out, "--workers", workers, "--max-rejected", len(files)]
-    run_shards(*arguments)
+    convert(open_source(source, folder), source, out, Settings(), workers=workers)
     rejected = [json.loads(line) for line in (out / REJECTED_NAME).read_text().splitlines()]
     found = {int(Path(entry["source"]).stem): (REJECTED, entry["reason"]) for entry in rejected}
     index = open_index(out, "train")
@@ -122,10 +112,10 @@ def judge_batches(folder: Path, batches: list[list[int]]) -> None:
 
 def judge_all(folder: Path, files: list[DamagedFile], workers: int) -> list[Verdicts]:
     """The verdicts on every file."""
-    converted = convert(folder, files, workers)
+    converted = converted_files(folder, files, workers)
     print("converted", file=sys.stderr, flush=True)
     write_shards(folder / "foreign", files)
-    run_shards("index", folder / "foreign", "--exclude")
+    build_index(folder / "foreign", "train", (folder / "foreign").glob("*.tar"), leave_out_faulty=True)
     faults, converted_faults = check(folder / "foreign", workers), check(folder / "converted", workers)
     print("checked", file=sys.stderr, flush=True)
     loaded, converted_loaded = judge_by_loader(folder / "foreign"), judge_by_loader(folder / "converted")

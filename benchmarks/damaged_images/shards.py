@@ -25,9 +25,13 @@ class DamagedFile:
     data: bytes
 
     @property
+    def format(self) -> str:
+        """Its format, whatever the damage has made of it."""
+        return self.file.split()[0].rstrip(",")
+
+    @property
     def extension(self) -> str:
-        """Of its format, whatever the damage has made of it."""
-        return {"JPEG": "jpg", "PNG": "png", "WebP": "webp", "BMP": "bmp"}[self.file.split()[0].rstrip(",")]
+        return {"JPEG": "jpg", "PNG": "png", "WebP": "webp", "BMP": "bmp"}[self.format]
 
     @property
     def name(self) -> str:

@@ -43,14 +43,14 @@ class Verdicts:
 
 
 def summed_up(files: Sequence[DamagedFile], verdicts: Sequence[Verdicts]) -> dict[str, Any]:
-    """Verdicts in all, by kind of file and by kind of damage; every finding."""
+    """Verdicts in all, by kind of file, and by format and kind of damage; every finding."""
     by_file: dict[str, Counter[str]] = {}
-    by_kind: dict[str, Counter[str]] = {}
+    by_kind: dict[str, dict[str, Counter[str]]] = {}
     findings, reasons = [], Counter[str]()
     for one, verdict in zip(files, verdicts, strict=True):
         outcome = f"{verdict.conversion}, {verdict.check}, {verdict.loader}"
         by_file.setdefault(one.file, Counter())[outcome] += 1
-        by_kind.setdefault(one.kind, Counter())[outcome] += 1
+        by_kind.setdefault(one.format, {}).setdefault(one.kind, Counter())[outcome] += 1
         if verdict.conversion == ANEW:
             reasons[verdict.reason] += 1
         if verdict.finding:
@@ -70,5 +70,8 @@ def summed_up(files: Sequence[DamagedFile], verdicts: Sequence[Verdicts]) -> dic
         "findings": findings,
         "encoded_anew": dict(reasons.most_common()),
         "files": {name: dict(counts.most_common()) for name, counts in by_file.items()},
-        "kinds": {name: dict(counts.most_common()) for name, counts in by_kind.items()},
+        "kinds": {
+            name: {kind: dict(counts.most_common()) for kind, counts in kinds.items()}
+            for name, kinds in by_kind.items()
+        },
     }

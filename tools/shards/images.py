@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tools.shards.glimpse import Glimpse, glimpse_of_image
-from tools.shards.jpeg_scan import is_one_whole_scan
+from tools.shards.decoding.glimpse import Glimpse, glimpse_of_image
+from tools.shards.decoding.jpeg_scan import is_one_whole_scan
 
 # What the loader's decoder (DALI on a CPU) was seen to read, pixel for pixel as Pillow does. An MPO is a JPEG
 # with further pictures behind the first.

@@ -16,7 +16,7 @@ from pipeline.shards.tars import Fault, Row, scan_shard
 from tools.command import bar_interval_s
 from tools.shards.dali_index import render_dali_index
 from tools.shards.dataset import read_dataset
-from tools.shards.images_check import check_images
+from tools.shards.decoding.images_check import check_images
 from tools.shards.pool import worker_processes
 from tools.shards.units_check import compare_units
 

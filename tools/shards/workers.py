@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tools.shards.glimpse import Glimpse
+from tools.shards.decoding.glimpse import Glimpse
+from tools.shards.decoding.loader_decoder import BATCH_SIZE, batches_of, loader_decoder
 from tools.shards.images import Encoding, prepare
-from tools.shards.loader_decoder import BATCH_SIZE, batches_of, loader_decoder
 from tools.shards.pool import worker_processes
 from tools.shards.sources.source import ReadSample
 

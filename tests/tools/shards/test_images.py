@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.shared.shard_files import image_bytes
-from tools.shards.glimpse import glimpse_of_pixels
+from tools.shards.decoding.glimpse import glimpse_of_pixels
 from tools.shards.images import Encoding, pixels_of, prepare
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.damaged_images.files import FILES
-from tools.shards.jpeg_scan import is_one_whole_scan
+from tools.shards.decoding.jpeg_scan import is_one_whole_scan
 
 BASELINE = ["JPEG", "JPEG, grey", "JPEG with EXIF", "JPEG, CMYK"]
 

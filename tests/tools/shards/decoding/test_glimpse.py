@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.shared.photographs import photograph
-from tools.shards.glimpse import differ, glimpse_of_pixels
+from tools.shards.decoding.glimpse import differ, glimpse_of_pixels
 from tools.shards.images import glimpse_of
 
 

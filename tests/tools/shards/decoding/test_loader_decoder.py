@@ -10,9 +10,9 @@ from benchmarks.damaged_images.files import FILES, HEIGHT, WIDTH
 from benchmarks.shared.photographs import jpeg_bytes
 from benchmarks.shared.shard_files import image_bytes
 from pipeline.graph.image_decoder import ImageDecoder
-from tools.shards.glimpse import glimpse_of_pixels
+from tools.shards.decoding.glimpse import glimpse_of_pixels
+from tools.shards.decoding.loader_decoder import BATCH_BYTES, LoaderDecoder, Verdict, _judge, batches_of
 from tools.shards.images import pixels_of
-from tools.shards.loader_decoder import BATCH_BYTES, LoaderDecoder, Verdict, _judge, batches_of
 
 # What the loader cannot use of what is sound to others, and why.
 REFUSED = {

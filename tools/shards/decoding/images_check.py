@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.shards.tars import Fault, Row
-from tools.shards.glimpse import Glimpse
+from tools.shards.decoding.glimpse import Glimpse
+from tools.shards.decoding.loader_decoder import batches_of, loader_decoder
 from tools.shards.images import LOADABLE_FORMATS, decode, glimpse_of
-from tools.shards.loader_decoder import batches_of, loader_decoder
 
 _REMEDY = "a conversion would encode it anew"
 

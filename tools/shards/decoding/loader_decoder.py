@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from pipeline.shards.image_header import image_size, why_undecodable, why_unparsable
-from tools.shards.glimpse import Glimpse, differ, glimpse_of_pixels
+from tools.shards.decoding.glimpse import Glimpse, differ, glimpse_of_pixels
 
 if TYPE_CHECKING:
     from pipeline.graph.image_decoder import ImageDecoder
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64
 BATCH_BYTES = 32_000_000
 _BATCH_PIXELS = 2**25  # decoded at a time: 100 MB
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 # How a decoder dies of an image; other signals come from outside.
 _DEADLY = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 _NUM_SHOWN = 2000  # characters of what a process that ends with an error has said
