@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
             action="append",
             default=[],
             metavar="A.B=VALUE",
-            help="override one key; may be repeated; the value is YAML",
+            help="override one key; may be repeated; the value is YAML, numbers are finite and within bounds",
         )
 
 

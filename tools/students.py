@@ -7,23 +7,8 @@ from collections.abc import Sequence
 FEWEST = 3  # of two the interval is thirteen standard errors wide to either side: it would pretend to know a spread
 # What 95 % lie within, for 2 degrees of freedom and more; for still more than these the last one serves.
 _T95 = (
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.16,
-    2.145,
-    2.131,
-    2.12,
-    2.11,
-    2.1,
+    *(4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11, 2.1),
 )
 
 

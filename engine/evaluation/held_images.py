@@ -86,4 +86,6 @@ def _memory_bytes() -> int:
 
 
 def _shown(num_bytes: int) -> str:
+    if num_bytes >= 1e12:
+        return f"{num_bytes / 1e12:,.1f} TB"
     return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"

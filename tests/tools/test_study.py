@@ -8,6 +8,7 @@ import time
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -313,3 +314,11 @@ def test_a_value_that_no_run_can_have_is_an_error_that_names_the_variant(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         jobs_of(load_study(write(study, common=values)))
+
+
+def test_ctrl_c_before_anything_is_trained_is_one_line(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(study)
+    with patch("tools.study.__main__.jobs_of", side_effect=KeyboardInterrupt), pytest.raises(SystemExit) as ended:
+        run(study)
+    assert ended.value.code == 130
+    assert capfd.readouterr().err == "error: interrupted; the same command goes on\n"

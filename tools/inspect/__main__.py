@@ -14,6 +14,7 @@ from tools.command import add_picture_argument, show
 
 with importing():
     from engine.config import load_config
+    from engine.evaluation.held_images import check_batches
     from tools.inspect.inspection import class_names, describe, inspect_step, row_label
 
 
@@ -34,6 +35,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _shown(arguments: Sequence[str] | None) -> str:
     options = _parse(arguments)
     shown = inspect_step(load_config(options.config, options.set), options.step, options.rank, options.world)
+    if options.png or options.operations or options.decoded:
+        check_batches(shown.config, shown.plan.num_rows, num_val_samples=0, local_size=1)
     if options.png is not None:
         from tools.inspect.picture import draw  # here, so that a plan is printed without waiting for DALI
 

@@ -5,8 +5,10 @@
 Without the launcher, ``python -m tools.profile --config ...`` profiles a run of one rank. For each stage of the
 schedule, and for full patches: images per second of the loader alone, of the training step alone on a batch that is
 already there, and of both together; which of them limits; and what time the schedule would take against full patches.
-Shapes are warmed up first, and the stages are measured in turn, several times over. Images are read in the order of
-training, so a data set that fits into memory is read from there after its first pass, as in training.
+Shapes are warmed up first, and the stages are measured in turn, several times over. What is concluded holds for the 95
+% interval of the repeats; where they spread too far it is said that they cannot tell, and how many would. Images are
+read in the order of training, so a data set that fits into memory is read from there after its first pass, as in
+training.
 
 The loader is split as ``--help`` and ``tools/profile/loader.py`` tell; the latter also says what processor time is
 counted. A training step is split into forward, backward and optimizer, and in further steps under torch's profiler the
@@ -64,7 +66,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     sides.add_argument("--loader-only", action="store_true", help="measure the loader alone; builds no engine")
     sides.add_argument("--step-only", action="store_true", help="measure the training step alone")
     parser.add_argument("--seconds", type=float, default=2.0, help="per measurement, about (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="of every measurement (default: %(default)s)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        help="of every measurement (default: %(default)s); of fewer than 3 no verdict is given",
+    )
     options = parser.parse_args(argv)
     if not (math.isfinite(options.seconds) and options.seconds > 0):
         raise ValueError(f"--seconds is above 0, got {options.seconds:g}")

@@ -26,7 +26,12 @@ p.kind { margin: 0; color: #555; }
 .findings { border-left: 4px solid #0072b2; background: #f2f7fb; padding: .4rem 1rem; max-width: 48rem; }
 .absent { border-left: 4px solid #d55e00; background: #fdf4ee; padding: .4rem 1rem; max-width: 48rem; }
 .absent ul, .findings ul { padding-left: 1.2rem; }
-.scroll { overflow-x: auto; max-width: 100%; }
+/* A shadow at each edge behind which there is more: it stays, and the white that hides it moves with the table. */
+.scroll { overflow-x: auto; max-width: 100%; background-color: #fff; background-repeat: no-repeat;
+  background-size: 3rem 100%, 3rem 100%, 1.1rem 100%, 1.1rem 100%; background-position: left, right, left, right;
+  background-attachment: local, local, scroll, scroll; background-image:
+  linear-gradient(to right, #fff 40%, #fff0), linear-gradient(to left, #fff 40%, #fff0),
+  linear-gradient(to right, #0072b299, #0072b200), linear-gradient(to left, #0072b299, #0072b200); }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 p.note { color: #555; margin: 0 0 .5rem; font-size: .9rem; }
 th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
@@ -47,7 +52,7 @@ dt { color: #555; } dd { margin: 0; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
   .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  .scroll { overflow: visible; } table { font-size: 7.5pt; } th, td { padding: .2rem .35rem; }
+  .scroll { overflow: visible; background: none; } table { font-size: 7.5pt; } th, td { padding: .2rem .35rem; }
   td.long { min-width: 8rem; }
   pre { white-space: pre-wrap; font-size: 7.5pt; }
   p.note, figcaption { font-size: 8.5pt; }

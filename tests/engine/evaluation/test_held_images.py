@@ -76,6 +76,11 @@ def test_batches_that_do_not_fit_the_memory_are_refused_before_any_is_made() -> 
     check_batches(of_size(1600), 8, 20, 1, memory_bytes=246 * MEGABYTES)
 
 
+def test_what_no_host_has_is_told_in_terabytes() -> None:
+    with pytest.raises(ValueError, match=r"400,000 with 625,000,000 kept patches each takes 3\.8 TB a rank"):
+        check_batches(of_size(400_000), 8, 20, 1)
+
+
 def test_fewer_patches_take_less_and_more_ranks_take_more() -> None:
     few = of_size(1600, schedule={"keep_rate": 0.4})
     check_batches(few, 8, 20, 2, memory_bytes=200 * MEGABYTES)

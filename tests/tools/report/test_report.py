@@ -272,6 +272,27 @@ def test_a_wide_table_scrolls_within_itself(study_page: Path, browser: Browser) 
     assert browser.run("document.querySelector('.scroll').scrollLeft") == 100
 
 
+def shadows(browser: Browser) -> list[bool]:
+    """Whether the first table's box is shadowed at its left and at its right edge."""
+    box = "(r => [r.x, r.y + r.height - 2, r.width])(document.querySelector('.scroll').getBoundingClientRect())"
+    x, y, width = browser.run(box)
+    row = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("RGB"))[int(y)].astype(int)
+    blue_over_red = row[:, 2] - row[:, 0]
+    return [bool(blue_over_red[int(at)] > 50) for at in (x + 1, x + width - 2)]
+
+
+def test_a_table_that_goes_on_is_shadowed_at_that_edge(study_page: Path, browser: Browser) -> None:
+    browser.open(study_page, 390)
+    assert shadows(browser) == [False, True]
+    browser.run("document.querySelector('.scroll').scrollLeft = 100")
+    assert shadows(browser) == [True, True]
+    browser.run("document.querySelector('.scroll').scrollLeft = 10000")
+    assert shadows(browser) == [True, False]
+    browser.run("document.querySelector('.scroll').style.width = 'max-content'")
+    browser.run("document.querySelector('.scroll').style.maxWidth = 'none'")
+    assert shadows(browser)[0] is False
+
+
 def test_it_prints(study_page: Path, browser: Browser) -> None:
     browser.open(study_page, 1280)
     printed = browser.pdf()
