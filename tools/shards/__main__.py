@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--image-column", metavar="NAME", help="of csv and parquet (default: path, and image)")
     one.add_argument("--label-column", metavar="NAME", help="of csv and parquet (default: label)")
+    one.add_argument(
+        "--join-classes",
+        action="store_true",
+        help="of parquet: join files that number their classes differently by name (default: refuse them)",
+    )
     one.add_argument("--val-fraction", type=float, default=0.0, help="share held out as val (default: none)")
     one.add_argument("--shard-samples", type=int, default=1000, help="images in a shard (default: %(default)s)")
     one.add_argument(

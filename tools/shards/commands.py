@@ -41,7 +41,7 @@ def run_convert(options: argparse.Namespace) -> int:
     check_outside(options.source, options.out)
     print(f"reading the list of {options.source}", file=sys.stderr)
     split_map = SplitMap() if options.split_map is None else SplitMap.parse(options.split_map)
-    source_options = SourceOptions(split_map, options.image_column, options.label_column)
+    source_options = SourceOptions(split_map, options.image_column, options.label_column, options.join_classes)
     source = open_source(options.source, options.root, source_options)
     with _progress() as progress, _going_on(options.out):
         conversion = convert(

@@ -76,7 +76,10 @@ def _open(place: str, root: Path, options: SourceOptions) -> Source:
     by_split = divide_files(place, found, options.split_map)
     order = [split for split in SPLITS if split in by_split]
     names = {path: _read_names(folder / path, columns) for split in order for path in by_split[split]}
-    classes, renamed = join_names(place, {str(path): ones for path, ones in names.items()})
+    by_file = {str(path): ones for path, ones in names.items()}
+    classes, renamed = join_names(place, by_file)
+    if not options.join_classes:
+        _check_numbers(place, by_file, classes, renamed)
     sha = hashlib.sha256()
     if columns != ("image", "label"):
         sha.update(json.dumps(columns).encode())
@@ -166,6 +169,19 @@ def join_names(place: str, names: dict[str, list[str]]) -> tuple[list[str], dict
     return classes, renamed
 
 
+def _check_numbers(
+    place: str, names: dict[str, list[str]], classes: list[str], renamed: dict[str, list[int] | None]
+) -> None:
+    """Raises ValueError where a label stands for one class in a file and for another in the next."""
+    for path, numbers in renamed.items():
+        for label, number in enumerate(numbers or []):
+            if label != number:
+                raise ValueError(
+                    f"{place}: label {label} is {names[path][label]!r} in {path}, {classes[label]!r} in other files; "
+                    "--join-classes joins them by their names"
+                )
+
+
 def _read_names(path: Path, columns: Columns) -> list[str]:
     """The class names that Hugging Face stores beside the columns, or none. Raises ValueError on other columns."""
     schema = pq.read_schema(path)
@@ -193,5 +209,5 @@ SOURCE = SourceKind(
     _open,
     order=40,
     about="columns image,label",
-    takes=("--split-map", "--image-column", "--label-column"),
+    takes=("--split-map", "--image-column", "--label-column", "--join-classes"),
 )

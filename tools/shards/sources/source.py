@@ -57,16 +57,20 @@ class Source:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What a command line may say of a source besides its place. Columns: None for the kind's own names."""
+    """What a command line may say of a source besides its place. Columns: None for the kind's own names.
+
+    join_classes: where files number their classes differently, they are joined by name; without it they are refused.
+    """
 
     split_map: SplitMap = field(default_factory=SplitMap)
     image_column: str | None = None
     label_column: str | None = None
+    join_classes: bool = False
 
     def given(self) -> list[str]:
         """The options that were given, as the command line spells them."""
-        values = {"--split-map": self.split_map.rules, "--image-column": self.image_column}
-        values["--label-column"] = self.label_column
+        values: dict[str, object] = {"--split-map": self.split_map.rules, "--image-column": self.image_column}
+        values |= {"--label-column": self.label_column, "--join-classes": self.join_classes}
         return [name for name, value in values.items() if value]
 
 

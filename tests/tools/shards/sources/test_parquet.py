@@ -109,17 +109,32 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
     assert source.passed_over == {"__MACOSX": 1, "hidden": 1}
 
 
-def test_labels_are_joined_by_the_names_of_their_classes(tmp_path: Path) -> None:
+def test_files_that_number_their_classes_differently_are_refused_until_they_are_to_be_joined_by_name(
+    tmp_path: Path,
+) -> None:
     write_parquet(tmp_path / "train-0.parquet", [b"a", b"b", b"c"], [0, 1, 2], ["cat", "dog", "owl"], plain=True)
     write_parquet(tmp_path / "train-1.parquet", [b"d", b"e", b"f"], [0, 1, 2], ["owl", "cat", "dog"], plain=True)
     write_parquet(tmp_path / "val-0.parquet", [b"g", b"h"], [0, 1], ["dog", "cat"], plain=True)
-    spec = f"parquet:{tmp_path}"
-    assert open_source(spec, tmp_path).classes == ["cat", "dog", "owl"]
-    assert [row[1:] for row in read_all(spec, tmp_path)][3:] == [(b"d", 2), (b"e", 0), (b"f", 1)]
-    assert [row[1:] for row in read_all(spec, tmp_path, "val")] == [(b"g", 1), (b"h", 0)]
-    before = open_source(spec, tmp_path).fingerprint
+    spec, joining = f"parquet:{tmp_path}", SourceOptions(join_classes=True)
+    with pytest.raises(ValueError, match=r"label 0 is 'owl' in train-1\.parquet, 'cat' in .*--join-classes"):
+        open_source(spec, tmp_path)
+
+    def rows(split: str) -> list[tuple[bytes, int]]:
+        read = open_source(spec, tmp_path, joining).splits[split]
+        return [read.read(position) for position in range(len(read.names))]  # type: ignore[misc]
+
+    assert open_source(spec, tmp_path, joining).classes == ["cat", "dog", "owl"]
+    assert rows("train") == [(b"a", 0), (b"b", 1), (b"c", 2), (b"d", 2), (b"e", 0), (b"f", 1)]
+    assert rows("val") == [(b"g", 1), (b"h", 0)]
+    before = open_source(spec, tmp_path, joining).fingerprint
     write_parquet(tmp_path / "val-0.parquet", [b"g", b"h"], [1, 0], ["dog", "cat"], plain=True)
-    assert open_source(spec, tmp_path).fingerprint != before
+    assert open_source(spec, tmp_path, joining).fingerprint != before
+
+
+def test_a_file_may_name_the_first_of_the_classes_alone(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-0.parquet", [b"a", b"b", b"c"], [0, 1, 2], ["cat", "dog", "owl"], plain=True)
+    write_parquet(tmp_path / "val-0.parquet", [b"g", b"h"], [0, 1], ["cat", "dog"], plain=True)
+    assert open_source(f"parquet:{tmp_path}", tmp_path).classes == ["cat", "dog", "owl"]
 
 
 def test_class_names_that_cannot_be_joined_are_refused(tmp_path: Path) -> None:
