@@ -132,7 +132,8 @@ def allowed(field: FieldInfo) -> str:
 
     Raises TypeError for a constraint that has no words yet.
     """
-    found = dict.fromkeys(_words(one) for one in _constraints(field.annotation, field.metadata))
+    unit = " character(s)" if field.annotation is str else ""
+    found = dict.fromkeys(_words(one, unit) for one in _constraints(field.annotation, field.metadata))
     return ", ".join(word for word in found if word)
 
 
@@ -151,7 +152,8 @@ def _constraints(annotation: Any, given: Iterable[Any]) -> Iterator[Any]:
             yield from _constraints(one, ())
 
 
-def _words(constraint: Any) -> str:
+def _words(constraint: Any, unit: str) -> str:
+    """A constraint in words. unit: what a length counts."""
     match constraint:
         case AfterValidator(func=OneOf(names=names)):
             return ", ".join(f"`{name}`" for name in names)
@@ -166,9 +168,9 @@ def _words(constraint: Any) -> str:
         case annotated_types.MultipleOf(multiple_of=number):
             return f"multiple of {number}"
         case annotated_types.MinLen(min_length=length):
-            return f"at least {length}"
+            return f"at least {length}{unit}"
         case annotated_types.MaxLen(max_length=length):
-            return f"at most {length}"
+            return f"at most {length}{unit}"
         case AfterValidator() | BeforeValidator() | PlainSerializer():
             return ""
     if getattr(constraint, "allow_inf_nan", None) is False:  # every number of a configuration is finite

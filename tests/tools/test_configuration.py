@@ -68,12 +68,14 @@ def test_types_and_bounds_are_told_in_words() -> None:
         finite: float = Field(allow_inf_nan=False, le=1e6)
         size: int = Field(le=2**40, multiple_of=4)
         rates: list[float] = Field(min_length=1, max_length=9)
+        name: str = Field(min_length=1)
 
     assert words(Some, "share") == ("number or null", "> 0, < 1")
     assert words(Some, "betas") == ("[number, number]", "≥ 0, < 1")
     assert words(Some, "finite") == ("number", "≤ 1e+06")
     assert words(Some, "size") == ("whole number", "≤ 2^40, multiple of 4")
     assert words(Some, "rates") == ("list of numbers", "at least 1, at most 9")
+    assert words(Some, "name") == ("text", "at least 1 character(s)")
 
 
 def test_a_type_or_a_constraint_without_words_is_an_error() -> None:
