@@ -61,10 +61,10 @@ def sections(settings: type[BaseModel], name: str = "") -> Iterator[tuple[str, t
 def _section(name: str, settings: type[BaseModel]) -> str:
     title = f"`{name}`" if name else "The file"
     about = " ".join((settings.__doc__ or "").replace("``", "`").split())
-    lines = [f"\n## {title}\n\n{about}\n\n| key | type | default | allowed | what it is |\n|---|---|---|---|---|\n"]
+    lines = [f"\n## {title}\n\n{about}\n\n| key | what it is | type | allowed | default |\n|---|---|---|---|---|\n"]
     for key, field in settings.model_fields.items():
         full = f"{name}.{key}".lstrip(".")
-        cells = [f"`{key}`", type_of(field.annotation), _default(full, field), allowed(field), _about(full, field)]
+        cells = [f"`{key}`", _about(full, field), type_of(field.annotation), allowed(field), _default(full, field)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return "".join(lines)
 
