@@ -55,7 +55,7 @@ def test_nothing_is_written_into_a_folder_that_holds_something(project: Path) ->
 
 
 def test_links_in_code_and_to_other_sites_are_none_of_the_project() -> None:
-    text = "[a](a.md) `[b](b.md)` [`c`](c.md#d)\n```bash\nls [e](e.md)\n```\n![f](f.png) [](https://g.org) [](mailto:h@i)"
+    text = "[a](a.md) `[b](b.md)` [`c`](c.md#d)\n```bash\nls [e](e.md)\n```\n![f](f.png) [](https://g.org) [](mailto:h)"
     assert links_of(text) == ["a.md", "c.md#d", "f.png"]
 
 
