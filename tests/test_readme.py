@@ -93,7 +93,7 @@ STUDIES = {
     "Fashion-MNIST, full patches": ("study_fashion_mnist", "full"),
     "linear schedule, contrast": ("study_fashion_mnist", "linear-contrast"),
     "linear schedule, random": ("study_fashion_mnist", "linear-random"),
-    "full patches in about linear's time": ("study_fashion_mnist", "full@linear-contrast"),
+    "full patches in about linear's time (told by one of the runs)": ("study_fashion_mnist", "full@linear-contrast"),
     "images of 20 pixels, not 28": ("study_fashion_mnist", "resize-20"),
     "photographs, full patches": ("study_photographs", "full"),
     "photographs, linear schedule, random": ("study_photographs", "linear-random"),
