@@ -4,9 +4,11 @@
 # make bench   the speed benchmarks, on a CPU: half an hour on a machine with nothing else to do
 # make test-gpu, make bench-gpu   the tests that need a GPU, and the benchmarks on one
 # make check   formatting, lint, types
+# make docs    the documentation as a site, in site/, by an environment of its own
 
 PYTHON ?= python3.11
 VENV := .venv
+DOCS_VENV := .venv-docs
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
@@ -17,7 +19,7 @@ TRAIN_CONFIG ?= configs/fashion_mnist.yaml
 RANKS ?= 2
 CORES ?= $(shell nproc)
 
-.PHONY: setup data train test test-gpu bench bench-gpu check format clean
+.PHONY: setup data train test test-gpu bench bench-gpu check format docs clean
 
 setup: $(VENV)/.installed
 
@@ -65,5 +67,16 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Zensical alone, in an environment of its own: gathering the pages needs nothing but Python.
+$(DOCS_VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --constraint constraints.txt zensical
+	@touch $@
+
+docs: $(DOCS_VENV)/.installed
+	rm -rf build/site-pages
+	$(DOCS_VENV)/bin/python -m tools.site build/site-pages
+	$(DOCS_VENV)/bin/zensical build --clean --strict
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(DOCS_VENV) site build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -122,7 +122,7 @@ class TrainConfig(Settings):
         description="instead of micro_batch_size: micro batches grow as the keep rate falls, to as many images as have "
         "this many tokens (kept patches, and one more an image); the global batch stays",
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target that is spread over all classes")
     loss: Literal["cross_entropy", "binary_cross_entropy"] = Field(
         "cross_entropy", description="binary_cross_entropy: a yes-or-no loss per class, its mean over the classes"
     )
@@ -146,8 +146,10 @@ class PretrainConfig(Settings):
     """The decoder and the loss of a masked autoencoder; the encoder is the model."""
 
     decoder_dim: int = Field(512, ge=4, le=65_536, multiple_of=4, description="width of the decoder's tokens")
-    decoder_depth: int = Field(8, ge=1, le=1000)
-    decoder_heads: int = Field(16, ge=1, le=65_536)
+    decoder_depth: int = Field(8, ge=1, le=1000, description="blocks of the decoder")
+    decoder_heads: int = Field(
+        16, ge=1, le=65_536, description="attention heads of a decoder's block; divides decoder_dim"
+    )
     norm_targets: bool = Field(True, description="each target patch is brought to mean 0 and variance 1")
 
     @model_validator(mode="after")
@@ -164,20 +166,30 @@ class OptimConfig(Settings):
     """AdamW with linear warm-up and cosine decay, per step."""
 
     lr: float = Field(gt=0, le=1000, description="peak learning rate, for this global batch size")
-    final_lr: float = Field(0.0, ge=0, le=1000)
-    weight_decay: float = Field(0.05, ge=0, le=1000)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0, le=1)
-    warmup: DurationField = Duration.parse("0steps")
+    final_lr: float = Field(0.0, ge=0, le=1000, description="learning rate that the cosine ends at")
+    weight_decay: float = Field(
+        0.05, ge=0, le=1000, description="AdamW's; norms, biases, layer scales, positions and class tokens get none"
+    )
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's, of the gradient and of its square")
+    eps: float = Field(1e-8, gt=0, le=1, description="AdamW's, added to the denominator")
+    warmup: DurationField = Field(
+        Duration.parse("0steps"), description="steps in which the learning rate rises from 0 to lr, linearly"
+    )
     layer_decay: float | None = Field(None, gt=0, le=1, description="learning rate factor per layer below the head")
 
 
 class EngineConfig(Settings):
     """What DeepSpeed is asked to do."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_activations: bool = False
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        0,
+        description="what ranks divide among them instead of each holding all: 0 nothing, 1 the optimizer's state, "
+        "2 gradients too, 3 weights too",
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: DeepSpeed's, with float32 master weights")
+    checkpoint_activations: bool = Field(
+        False, description="compute activations again in the backward pass instead of keeping them: less memory, slower"
+    )
     compile: bool = Field(
         False,
         description="blocks through torch.compile, for every stage before training starts; not in evaluation",
@@ -209,7 +221,9 @@ class EvalConfig(Settings):
     """Validation, each sample exactly once per keep rate."""
 
     every: DurationField | None = Field(None, description="null: at the end only")
-    keep_rates: list[float] = Field([1.0], min_length=1, max_length=1000)
+    keep_rates: list[float] = Field(
+        [1.0], min_length=1, max_length=1000, description="shares of the patches to validate with, each in (0, 1]"
+    )
     micro_batch_size: int = Field(128, ge=1, le=MOST_IMAGES, description="images per forward pass on one rank")
 
 
@@ -226,7 +240,7 @@ class CheckpointConfig(Settings):
 class WandbConfig(Settings):
     """Where Weights & Biases keeps the run; key and mode come from its own environment variables."""
 
-    project: str
+    project: str = Field(description="name of the project that the run belongs to")
     entity: str | None = Field(None, description="user or team; null: the account's own")
 
 
@@ -240,11 +254,11 @@ class MonitorConfig(Settings):
 class RunConfig(Settings):
     """Everything a run is made of."""
 
-    name: str = Field(min_length=1, max_length=255, description="also of the run folder, runs/NAME")
+    name: str = Field(min_length=1, max_length=255, description="the run's name, and that of its folder, runs/NAME")
     task: Literal["classify", "pretrain"] = Field(
         "classify", description="pretrain: reconstruct the dropped patches from the kept ones; labels are not used"
     )
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63, description="key of everything that is drawn: order, crops, weights and so on")
     data: DataConfig
     selection: SelectionConfig = SelectionConfig()
     schedule: ScheduleConfig = ScheduleConfig()

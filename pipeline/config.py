@@ -98,17 +98,23 @@ class Settings(BaseModel):
         return value
 
 
-def one_of(table: Mapping[str, Any]) -> AfterValidator:
-    """For a field that holds a name out of a table: any other is an error that lists them."""
+@dataclass(frozen=True)
+class OneOf:
+    """A check of a name against a table's names: any other is an error that lists them."""
 
-    def check(name: str) -> str:
-        if name not in table:
-            *others, last = (repr(one) for one in table)
+    names: tuple[str, ...]
+
+    def __call__(self, name: str) -> str:
+        if name not in self.names:
+            *others, last = (repr(one) for one in self.names)
             expected = f"{', '.join(others)} or {last}"
             raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
         return name
 
-    return AfterValidator(check)
+
+def one_of(table: Mapping[str, Any]) -> AfterValidator:
+    """For a field that holds a name out of a table: any other is an error that lists them."""
+    return AfterValidator(OneOf(tuple(table)))
 
 
 Ratio = Annotated[float, Field(le=1000)]
@@ -196,7 +202,9 @@ class CacheConfig(Settings):
     What is in it stays; once it is full, all other images are decoded as ever.
     """
 
-    kind: Literal["memory", "disk"]
+    kind: Literal["memory", "disk"] = Field(
+        description="memory: for this run; disk: in a folder, for later runs on the same shards as well"
+    )
     folder: UserPath | None = Field(None, description="disk: where each rank keeps a file, on a disk of its own host")
     max_bytes: int = Field(ge=1, le=2**60, description="bytes a rank; a decoded image takes height x width x 3")
 
@@ -219,11 +227,15 @@ class DataConfig(Settings):
         le=10**12,
         description="stated size of the training set, so that a schedule can be previewed without data",
     )
-    num_classes: int = Field(ge=2, le=10**8)
+    num_classes: int = Field(ge=2, le=10**8, description="classes of the labels, which are whole numbers from 0 on")
     image_size: int = Field(224, ge=1, le=MOST_PIXELS, description="side of the square image, in pixels")
     patch_size: int = Field(16, ge=1, le=MOST_PIXELS, description="side of a square patch, in pixels")
-    mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
-    std: tuple[Std, Std, Std] = IMAGENET_STD
+    mean: tuple[Mean, Mean, Mean] = Field(
+        IMAGENET_MEAN, description="of red, green and blue, as shares of 255: what is subtracted from every pixel"
+    )
+    std: tuple[Std, Std, Std] = Field(
+        IMAGENET_STD, description="of red, green and blue, as shares of 255: what is divided by then"
+    )
     augment: AugmentConfig = AugmentConfig()
     val_crop_fraction: float = Field(
         0.875, gt=0, le=1, description="side of validation's centre crop over the shorter side of the image"

@@ -3,9 +3,9 @@
     python -m benchmarks.faults
 
 About twenty minutes on two cores. Needs root for the cases with full disks and several hosts. Writes
-benchmarks/results/faults.json and docs/reliability.md; with --only it just says what it finds, and --again repeats what
-went wrong the last time. With --addressable the cases that touch shards and images run on addressable JPEGs, and some
-more; the raw result is benchmarks/results/faults_addressable.json.
+benchmarks/results/faults.json, docs/reliability.md and, with every case, benchmarks/faults/table.md; with --only it
+just says what it finds, and --again repeats what went wrong the last time. With --addressable the cases that touch
+shards and images run on addressable JPEGs, and some more; the raw result is benchmarks/results/faults_addressable.json.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> int:
         help="only the cases that were not as expected in the last raw result, which is brought up to date and says so",
     )
     parser.add_argument("--addressable", action="store_true", help="cases of shards and images, on addressable JPEGs")
-    parser.add_argument("--write-docs", action="store_true", help="write docs/reliability.md from the last raw results")
+    parser.add_argument("--write-docs", action="store_true", help="write the two pages from the last raw results")
     arguments = parser.parse_args()
     if arguments.write_docs:
         write_docs()

@@ -1,4 +1,4 @@
-"""The table's raw result, and the page that is written from it."""
+"""The table's raw result, and the two pages that are written from it: what is promised, and the table itself."""
 
 import json
 from itertools import groupby
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.case import Outcome
-from benchmarks.faults.report_rows import addressable_section, rows_of
+from benchmarks.faults.report_rows import addressable_rows, addressable_section, rows_of
 from engine.ranks.hardware import describe_hardware
 
 RESULTS = Path("benchmarks/results")
 RESULT = RESULTS / "faults.json"
 ADDRESSABLE_RESULT, DAMAGED_RESULT = RESULTS / "faults_addressable.json", RESULTS / "damaged_jpegs.json"
-DOCS = Path("docs/reliability.md")
+DOCS, TABLE = Path("docs/reliability.md"), Path("benchmarks/faults/table.md")
 
 _PROMISES = Path(__file__).with_name("promises.md")
 
@@ -44,30 +44,50 @@ def write_again(outcomes: list[Outcome], path: Path) -> None:
 
 
 def write_docs() -> None:
-    """Write the page from the raw results that there are."""
+    """Write the page and the table from the raw results that there are."""
+    result = json.loads(RESULT.read_text())
     others = *_killed_at_random(), *_seeking(), *_soaked(), *addressable_section(ADDRESSABLE_RESULT, DAMAGED_RESULT)
-    parts = [_PROMISES.read_text(), *others, *_table(json.loads(RESULT.read_text()))]
     DOCS.parent.mkdir(exist_ok=True)
-    DOCS.write_text("\n".join(parts))
-    print(f"{DOCS} is written")
+    DOCS.write_text("\n".join([_PROMISES.read_text(), *_counts(result), *others]))
+    TABLE.write_text("\n".join([*_table(result), *addressable_rows(ADDRESSABLE_RESULT)]))
+    print(f"{DOCS} and {TABLE} are written")
 
 
-def _table(result: dict[str, Any]) -> list[str]:
+def _counts(result: dict[str, Any]) -> list[str]:
     machine = result["hardware"]
     lines = [
         "## The fault table",
         "",
-        f"{result['num_ok']} of {result['num_cases']} cases went as expected, in {result['minutes']:.0f} minutes on "
-        f"{machine['cores']} cores ({machine['cpu']}; {machine['system']}). Everything that was expected and observed "
-        f"is in [`{RESULT}`](../{RESULT}); the column *observed* is a digest of it. Seconds are from the start of the "
-        "processes to the last check, without the resume that follows: the runs of the first two groups are taken up "
-        "again together in the end, against one that was left in peace.",
+        f"`{result['command']}`: {result['num_cases']} ways to break a run, each with what was expected and what was "
+        f"observed. **{result['num_ok']} of {result['num_cases']}** went as expected, in {result['minutes']:.0f} "
+        f"minutes on {machine['cores']} cores ({machine['cpu']}; {machine['system']}). All of them: "
+        f"[`{TABLE}`](../{TABLE}). Raw result: [`{RESULT}`](../{RESULT}).",
+        "",
+        "| group | cases | as expected |",
+        "|---|---|---|",
+    ]
+    for group, grouped in groupby(result["cases"], key=lambda case: case["group"]):
+        cases = list(grouped)
+        lines.append(f"| {group} | {len(cases)} | {sum(case['ok'] for case in cases)} |")
+    return [*lines, ""]
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    lines = [
+        "# The fault table",
+        "",
+        "Written by `python -m benchmarks.faults` from its raw result; do not edit. What is promised: "
+        f"[`{DOCS}`](../../{DOCS}).",
+        "",
+        f"Everything that was expected and observed is in [`{RESULT}`](../../{RESULT}); the column *observed* is a "
+        "digest of it. Seconds are from the start of the processes to the last check, without the resume that follows: "
+        "the runs of the first two groups are taken up again together in the end, against one that was left in peace.",
     ]
     repeated = [case["name"] for case in result["cases"] if case.get("repeated")]
     if repeated:
         lines += ["", f"Not as expected at first, and run again by themselves since: {', '.join(repeated)}."]
     for group, cases in groupby(result["cases"], key=lambda case: case["group"]):
-        lines += ["", f"### {group[0].upper()}{group[1:]}", "", *rows_of(cases)]
+        lines += ["", f"## {group[0].upper()}{group[1:]}", "", *rows_of(cases)]
     return [*lines, ""]
 
 

@@ -1,4 +1,4 @@
-"""Parts of the page of faults: cases as a table, and the section on addressable shards."""
+"""Parts of the pages of faults: cases as a table, and what is told of addressable shards."""
 
 import json
 from collections.abc import Iterable
@@ -28,20 +28,30 @@ def _observed(case: dict[str, Any]) -> str:
     return "; ".join(f"{check['what']} {check['observed']}" for check in short)
 
 
+# The group of the cases that only addressable shards have.
+_OWN = "addressable shards"
+
+
+def addressable_rows(faults: Path) -> list[str]:
+    """The cases that only addressable shards have, as a section of the fault table."""
+    if not faults.exists():
+        return []
+    own = [case for case in json.loads(faults.read_text())["cases"] if case["group"] == _OWN]
+    return ["## Addressable shards", "", f"Raw result: [`{faults}`](../../{faults}).", "", *rows_of(own), ""]
+
+
 def addressable_section(faults: Path, damaged: Path) -> list[str]:
     """What was found on addressable JPEGs: the fault table's cases, and thousands of damaged files."""
     lines = []
     if faults.exists():
         result = json.loads(faults.read_text())
-        own = [case for case in result["cases"] if case["group"] == "addressable shards"]
-        groups = sorted({case["group"] for case in result["cases"]} - {"addressable shards"})
+        own = [case for case in result["cases"] if case["group"] == _OWN]
+        groups = sorted({case["group"] for case in result["cases"]} - {_OWN})
         lines += [
             f"`{result['command']}`: the groups {' and '.join(f'*{group}*' for group in groups)} of the fault table "
             "again, with the same expectations, on shards of addressable JPEGs with their files of units, and "
             f"{len(own)} more cases. {result['num_ok']} of {result['num_cases']} went as expected. "
             f"Raw result: [`{faults}`](../{faults}).",
-            "",
-            *rows_of(own),
             "",
         ]
     if damaged.exists():

@@ -21,7 +21,9 @@ _FINEST_ROUNDING = 1e-6  # keep rates are written with nine digits
 class ScheduleConfig(Settings):
     """The share of patches kept at every step. What ``keep_rate`` holds depends on ``kind``, one of ``ramps.KINDS``."""
 
-    kind: Annotated[str, one_of(KINDS)] = "constant"
+    kind: Annotated[str, one_of(KINDS)] = Field(
+        "constant", description="how the rate runs; each takes its own keep_rate"
+    )
     keep_rate: float | list[float] | list[tuple[float, float]] = Field(1.0, description=_FORMS)
     rounding: float | None = Field(
         0.2, description="grid that linear, cosine and cyclic are rounded to; null turns rounding off"
