@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from launching import python_module
+from PIL import Image
 
 from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from tools.command import only_printed, show
@@ -28,9 +29,12 @@ variants: {{full: {{about: all patches}}}}
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a configuration, its shards and a study."""
+    """A folder with a configuration, its shards, images and a study."""
     folder = tmp_path_factory.mktemp("toy")
     config = write_toy_config(folder / "toy.yaml", write_toy_shards(folder / "shards"))
+    for name in ("cat", "dog"):
+        (folder / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(folder / "images" / name / "1.png")
     (folder / "study.yaml").write_text(STUDY.format(base=config))
     return folder
 
@@ -58,9 +62,10 @@ def noisy_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
         (shards, ["verify", "TOY/shards", "--workers", "1"]),
         (shards, ["units", "TOY/shards", "--workers", "1"]),
         (shards, ["index", "TOY/shards"]),
+        (shards, ["convert", "--source", "imagefolder:TOY/images", "--out", "TOY/converted", "--workers", "1"]),
         (shards, ["readdress", "TOY/shards", "--out", "TOY/again", "--workers", "1"]),
     ],
-    ids=["schedule", "inspect", "study", "stats", "verify", "units", "index", "readdress"],
+    ids=["schedule", "inspect", "study", "stats", "verify", "units", "index", "convert", "readdress"],
 )
 def test_json_stands_alone_on_standard_output(
     main: Callable[[list[str]], int], arguments: list[str], toy: Path, capfd: pytest.CaptureFixture[str]

@@ -102,6 +102,7 @@ def test_where_every_patch_is_kept_one_pass_serves_all_rules(run: Path, capfd: p
 
     def noted(job: Job, world: World, bar: Any) -> dict[str, Any]:
         passes.append((job.key["rule"], job.keep_rate))
+        os.write(1, b"what a library prints\n")
         return run_job(job, world, bar)
 
     arguments = [str(run), "--set", "data.augment.crop=resized", "--rules"]
@@ -109,7 +110,9 @@ def test_where_every_patch_is_kept_one_pass_serves_all_rules(run: Path, capfd: p
         assert main([*arguments, "contrast", "random", "grid", "--keep-rates", "1", "0.5"]) == 0
         assert passes == [("contrast", 1.0), ("contrast", 0.5), ("random", 0.5), ("grid", 0.5)]
         told = "keep rate 1: every patch is kept, so that all rules are the same; measured once, by contrast"
-        assert told in capfd.readouterr().out
+        printed = capfd.readouterr()
+        assert told in printed.out
+        assert ("a library" in printed.out, "a library" in printed.err) == (False, True)
         lines = lines_of(run / "sweep")
         full = [line for line in lines if line["keep_rate"] == 1]
         assert [(line["rule"], line.pop("same_as", None)) for line in full] == [
