@@ -19,8 +19,6 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "benchmarks" / "faults" / "table.md",
 ]
-# Documented ahead of its code.
-COMING = {"tools.predict"}
 
 
 def of_page(path: Path) -> str:
@@ -49,7 +47,7 @@ def test_every_relative_link_leads_to_a_file_and_to_a_heading_in_it(page: Path) 
 @pytest.mark.parametrize("page", PAGES, ids=of_page)
 def test_every_module_that_is_to_be_run_exists(page: Path) -> None:
     named = set(re.findall(r"(?:-m|--module) ((?:engine|tools|benchmarks|pipeline)\.[\w.]*\w)", page.read_text()))
-    assert {name for name in named if find_spec(name) is None} <= COMING
+    assert {name for name in named if find_spec(name) is None} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=of_page)
@@ -62,7 +60,7 @@ def test_every_command_of_the_table_is_a_module_and_every_console_script_is_in_i
     section = README.read_text().split("## Commands")[1].split("\n## ")[0]
     named = re.findall(r"^\| `python -m ([\w.]+)`", section, re.MULTILINE)
     scripts = re.findall(r'^pss-\w+ = "([\w.]+):main"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert {name for name in named if find_spec(name) is None} <= COMING
+    assert {name for name in named if find_spec(name) is None} == set()
     assert {script.removesuffix(".__main__") for script in scripts} <= set(named)
     assert len(named) == len(set(named))
 

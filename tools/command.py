@@ -11,6 +11,8 @@ from pathlib import Path
 from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, stdout_apart
 from pipeline.files import user_path
 
+_STDOUT = 1
+
 
 def add_picture_argument(parser: Parser, text: str, name: str = "--png") -> None:
     """``--png FILE``, checked before anything is computed."""
@@ -61,6 +63,18 @@ def only_printed() -> Iterator[None]:
             yield
     finally:
         _put(printed.getvalue())
+
+
+@contextmanager
+def lines_out() -> Iterator[Callable[[str], None]]:
+    """Gives what puts a line on standard output at once; whatever else is written there inside goes to stderr.
+
+    Raises:
+        BrokenPipeError: whoever reads, such as head, has seen enough.
+    """
+    # Names of files may hold bytes that are no text.
+    with open(os.dup(_STDOUT), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as out, stdout_apart():
+        yield lambda line: print(line, file=out)
 
 
 def _put(text: str) -> None:

@@ -1,28 +1,37 @@
-"""A trained classifier at any keep rate, on images that are in memory.
+"""A trained classifier at any keep rate, on images that are in memory, in files or in shards.
 
 The patches are selected by the functions the pipeline selects with, so a model answers as it does in validation.
 """
 
-import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from engine.evaluation.exported import check_all_loaded, class_names, exported_model
+from engine.evaluation.image_files import preprocessed
 from engine.evaluation.trained import Trained, load_trained
-from engine.models.build import build_model, configurable_options
 from engine.models.patch_embed import PatchModel
-from engine.models.weights import EXPORTED_FILES
 from engine.snapshots import take_snapshot
 from pipeline.batch import Batch
+from pipeline.config import DataConfig
+from pipeline.graph.bad_samples import BadRow
 from pipeline.graph.on_device import gather_on_device
+from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.keyed import KeyedRows, Stream
 from pipeline.plan.schedule import num_kept_at
+from pipeline.plan.step import ValidationPlanner
 from pipeline.selection.config import SelectionConfig, open_scores, rule_forms, rule_from_text, rule_name, select
 from pipeline.selection.rules import Scores
+from pipeline.selection.snapshots import fixed_board
+from pipeline.shards.index import ShardIndex
 
-_WHAT_LOADS = "give a run's folder, such as runs/fashion_mnist, or an exported model's, such as its model/"
+_NO_RULE = f"an exported model has no rule of its own: name one, {rule_forms()}"
 
 
 def load_classifier_run(folder: Path | str, overrides: list[str] | None = None) -> Trained:
@@ -34,20 +43,23 @@ def load_classifier_run(folder: Path | str, overrides: list[str] | None = None) 
     trained = load_trained(folder, overrides)
     if trained.config.task != "classify":
         raise ValueError(f"the run in {folder} is a {trained.config.task} run: its model has no trained classifier")
-    _check_all_loaded(trained.model)
+    check_all_loaded(trained.model)
     return trained
 
 
-def _check_all_loaded(model: PatchModel) -> None:
-    """Fine-tuning may start with a new classifier, but a model that answers has to be whole."""
-    report = model.load_report
-    assert report is not None
-    left_out = (*report.missing, *report.shape_mismatched)
-    if left_out:
-        raise ValueError(
-            f"the weights in {report.source} do not fill the model as it is described: {', '.join(left_out)} would "
-            "stay random; leave data and model as they were in training"
-        )
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of some samples of a set.
+
+    Attributes:
+        sample_ids: int64 [B], of the index.
+        logits: [B, num_classes], on the CPU.
+        bad: the samples of the same batch that cannot be used, which are not among the B.
+    """
+
+    sample_ids: np.ndarray
+    logits: Tensor
+    bad: tuple[BadRow, ...]
 
 
 class Classifier:
@@ -57,13 +69,23 @@ class Classifier:
         model: put into eval mode. It answers on the device and in the precision that it has.
         selection: the rule where a call names none; None: every call names its own.
         seed: key of what the rules draw, where a call names none.
+        data: how validation makes of an image what the model sees; None: only images that are ready are taken.
 
     Attributes:
         image_size: side of the images, in pixels.
+        class_names: in the order of the logits; None where nobody named the classes.
     """
 
-    def __init__(self, model: PatchModel, selection: SelectionConfig | None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: PatchModel,
+        selection: SelectionConfig | None,
+        seed: int = 0,
+        data: DataConfig | None = None,
+        class_names: list[str] | None = None,
+    ) -> None:
         self.model, self.selection, self.seed = model.eval(), selection, seed
+        self.data, self.class_names = data, class_names
         self.image_size, self._grid_size = model.patch_embed.img_size[0], model.patch_embed.grid_size[0]
         self._opened: dict[tuple[SelectionConfig, int], Scores | None] = {}
 
@@ -80,9 +102,82 @@ class Classifier:
         folder = Path(folder)
         selection = rule_from_text(rule) if isinstance(rule, str) else rule
         if not (folder / "config.yaml").exists():
-            return cls(_exported_model(folder), selection)
+            model, data, names = exported_model(folder)
+            return cls(model, selection, data=data, class_names=names)
         trained = load_classifier_run(folder)
-        return cls(trained.model, selection or trained.config.selection, trained.config.seed)
+        config, names = trained.config, class_names(folder / "model", trained.model.num_classes)
+        return cls(trained.model, selection or config.selection, config.seed, config.data, names)
+
+    @property
+    def num_patches(self) -> int:
+        """Of a whole image."""
+        return self._grid_size**2
+
+    def preprocess(self, images: Sequence[Image.Image | Path | str | bytes]) -> Tensor:
+        """Images as validation shows them to the model, for ``logits``: uint8 [B, S, S, 3].
+
+        Args:
+            images: PIL images, paths of files of a kind that shards may hold, or the bytes of such files. Orientation
+                tags are ignored, as in training.
+
+        Raises:
+            ValueError: no image, or one that the loader does not decode; names it.
+            OSError, TypeError: a file cannot be read, or it is no image at all.
+        """
+        return torch.from_numpy(preprocessed(images, self._known_data(), _num_threads(self._known_data())))
+
+    def answers(
+        self,
+        index: ShardIndex,
+        keep_rate: float = 1.0,
+        rule: SelectionConfig | None = None,
+        *,
+        batch_size: int = 128,
+        first_row: int = 0,
+    ) -> Iterator[Answers]:
+        """The answers about all samples of a set that are not excluded, read and selected as validation does it.
+
+        Samples that cannot be decoded are left out and named.
+
+        Args:
+            keep_rate, rule: as for ``logits``.
+            batch_size: images per forward pass.
+            first_row: as for ``logits``.
+
+        Raises:
+            ValueError: a rule, a keep rate or score maps that do not fit.
+            BadSampleError: no sample can be decoded.
+            StaleIndexError, UnreadableUnitsError, OSError: a shard that cannot be read.
+        """
+        selection = rule or self.selection
+        if selection is None:
+            raise ValueError(_NO_RULE)
+        device = next(self.model.parameters()).device
+        data = self._known_data().model_copy(update={"on_bad_sample": "skip"})
+        if device.type != "cuda":
+            data = data.model_copy(update={"device": "cpu"})
+        batch_size = min(batch_size, index.num_samples)
+        planner = ValidationPlanner(index, data, selection, keep_rate, batch_size, self.seed, first_row)
+        with PatchLoader(
+            planner,
+            validation_plans(planner),
+            batch_size=batch_size,
+            num_threads=_num_threads(data),
+            device_id=device.index or 0 if data.device == "gpu" else None,
+            snapshots=fixed_board(take_snapshot(self.model, 0)) if selection.needs_model else None,
+        ) as loader:
+            for batch in loader:
+                counted = batch.counted
+                logits = self.logits(batch.to(device))[counted.to(device)].float().cpu()
+                yield Answers(batch.plan.sample_ids[counted.numpy()], logits, batch.bad)
+
+    def _known_data(self) -> DataConfig:
+        if self.data is None:
+            raise ValueError(
+                "this classifier was made of a model alone and does not know how validation prepares its images: make "
+                "it with Classifier.load, or give it data"
+            )
+        return self.data
 
     def logits(
         self,
@@ -137,12 +232,12 @@ class Classifier:
         """The patches that are kept of images: int32 [B, K] on the CPU, ascending. Arguments as for ``logits``."""
         self._check(images)
         selection = rule_from_text(rule) if isinstance(rule, str) else rule or self.selection
-        num_patches = self._grid_size**2
+        num_patches = self.num_patches
         num_kept = num_kept_at(keep_rate, num_patches)
         if num_kept == num_patches:  # whatever the rule
             return torch.arange(num_patches, dtype=torch.int32).expand(len(images), -1)
         if selection is None:
-            raise ValueError(f"an exported model has no rule of its own: name one, {rule_forms()}")
+            raise ValueError(_NO_RULE)
         seed = self.seed if seed is None else seed
         rows = KeyedRows(seed, 0, first_row, len(images))
         noise = rows.uniform(Stream.VALIDATION_SELECTION, selection.noise_columns(num_patches))
@@ -186,38 +281,5 @@ def check_map_scores(selection: SelectionConfig, map_scores: np.ndarray | None, 
         raise ValueError(f"map_scores are float32 {list(shape)}, a score a patch; got {list(map_scores.shape)}")
 
 
-def _exported_model(folder: Path) -> PatchModel:
-    """The model in a folder that ``engine.models.weights.export_model`` wrote.
-
-    Raises:
-        ValueError, OSError: its ``config.json`` or its weights cannot be used.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}; {_WHAT_LOADS}")
-    lost = [name for name in EXPORTED_FILES if not (folder / name).is_file()]
-    if len(lost) == len(EXPORTED_FILES):
-        raise ValueError(
-            f"{folder} is no run folder and no exported model: it holds neither config.yaml nor "
-            f"{' and '.join(EXPORTED_FILES)}; {_WHAT_LOADS}"
-        )
-    if lost:
-        raise ValueError(f"the exported model in {folder} is not whole: it holds no {lost[0]}; copy it again")
-    path = folder / "config.json"
-    try:
-        description = json.loads(path.read_text())
-        name, args, preprocessing = (description[key] for key in ("architecture", "model_args", "pretrained_cfg"))
-        known = configurable_options(name)
-        model = build_model(
-            name,
-            image_size=preprocessing["input_size"][1],
-            patch_size=args["patch_size"],
-            num_classes=description["num_classes"],
-            mean=preprocessing["mean"],
-            std=preprocessing["std"],
-            options={key: value for key, value in args.items() if key in known},
-            pretrained=f"local-dir:{folder}",
-        )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} does not describe a model as this project exports it: {error!r}") from None
-    _check_all_loaded(model)
-    return model
+def _num_threads(data: DataConfig) -> int:
+    return data.num_threads or len(os.sched_getaffinity(0))

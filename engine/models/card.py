@@ -78,7 +78,8 @@ def model_card(
             "from engine.evaluation.inference import Classifier",
             "",
             'classifier = Classifier.load("FOLDER", rule="contrast")',
-            "logits = classifier.logits(images, keep_rate=0.5)  # uint8 [B, S, S, 3], resized and cropped as above",
+            'images = classifier.preprocess(["photo.jpg"])  # uint8 [B, S, S, 3], resized and cropped as above',
+            "logits = classifier.logits(images, keep_rate=0.5)",
             "```",
             "",
         ]

@@ -41,7 +41,11 @@ class Planner(Protocol):
 
 
 class BadSampleError(ValueError):
-    """Samples of a batch cannot be used."""
+    """Samples of a batch cannot be used. ``rows``: those that are bad."""
+
+    def __init__(self, message: str, rows: Sequence["BadRow"] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,8 @@ class RowReader:
             raise BadSampleError(
                 f"{self._index.folder}: {len(bad)} image(s) of step {plan.step} cannot be used: {_listed(bad)}. "
                 f"To leave such samples out: python -m tools.shards verify {self._index.folder} --exclude; "
-                "to go on with substitutes: data.on_bad_sample: skip"
+                "to go on with substitutes: data.on_bad_sample: skip",
+                bad,
             )
         ids, images = plan.sample_ids.copy(), list(rows.images)
         origins = None if rows.origins is None else rows.origins.copy()

@@ -232,6 +232,7 @@ class ValidationPlanner:
     of the data set repeat its first sample and are not counted.
 
     Attributes:
+        first_row: of the first sample among all that rules draw for, where the set is one of several pieces.
         crop: how crops are made: the ``centre`` of the whole image resized.
         training: False: images are never augmented.
     """
@@ -242,6 +243,7 @@ class ValidationPlanner:
     keep_rate: float
     micro_batch_size: int
     seed: int
+    first_row: int = 0
 
     @property
     def crop(self) -> CropKind:
@@ -261,7 +263,7 @@ class ValidationPlanner:
         positions = first + np.arange(self.micro_batch_size)
         counted = positions < self.samples.num_samples
         ids = self.samples.sample_ids(np.where(counted, positions, 0))
-        rows = KeyedRows(self.seed, 0, first, self.micro_batch_size)
+        rows = KeyedRows(self.seed, 0, self.first_row + first, self.micro_batch_size)
         return StepPlan(
             step=batch,
             epoch=0,

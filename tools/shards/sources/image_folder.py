@@ -8,7 +8,7 @@ from tools.shards.sources.junk import EMPTY_CLASS, PassedOver, junk_kind
 from tools.shards.sources.source import FileReader, Source, SourceKind, SourceOptions, SourceSplit
 from tools.shards.sources.split_map import SplitMap
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def _open(place: str, root: Path, options: SourceOptions) -> Source:
@@ -107,7 +107,7 @@ def _folders_in(folder: Path) -> list[str]:
 
 def _images_in(folder: Path) -> list[str]:
     """Names of the images that lie directly in a folder."""
-    names = (path.name for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
+    names = (path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return sorted(name for name in names if not junk_kind(name))
 
 

@@ -1,0 +1,1 @@
+"""Class names and probabilities for images, by a trained model."""
