@@ -1,27 +1,27 @@
 """The configuration of a run: one YAML file, checked whole before anything starts."""
 
-import difflib
 import os.path
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
+from engine.values.autos import Weights, numbers_of, without_autos
+from engine.values.text import apply_override, cut, explain
 from pipeline.config import MOST_IMAGES, MOST_STEPS, MOST_THREADS, DataConfig, Duration, DurationField, Settings
 from pipeline.graph.route import Route, check_route, route_of
 from pipeline.plan.schedule import ScheduleConfig, num_kept_at
 from pipeline.selection.config import SelectionConfig
-from pipeline.yaml_file import ConfigError, parse_yaml, read_yaml
+from pipeline.yaml_file import ConfigError, read_yaml
 
 MOST_S = 1e9  # a lifetime; threads cannot wait much longer
 _MOST_OF_AN_OPTION = 10**6
@@ -322,8 +322,19 @@ class RunConfig(Settings):
         return self
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
-    """Read a run's YAML file, apply ``a.b=value`` overrides (values are YAML) and check the result.
+def load_config(
+    path: str | Path,
+    overrides: list[str] | None = None,
+    *,
+    going_on: Callable[[str], Mapping[str, Any]] | None = None,
+    preview: bool = False,
+) -> RunConfig:
+    """Read a run's YAML file, apply ``a.b=value`` overrides (values are YAML), look up what is auto, check the result.
+
+    Args:
+        going_on: by the run's name, the numbers of the checkpoint that it goes on from, which auto stands for then.
+        preview: for whom the numbers that auto stands for do not matter: what would take a look at weights or at data
+            is not looked up.
 
     Raises:
         ConfigError: naming the file, the key, what was received and what is allowed.
@@ -334,73 +345,28 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
         raise ConfigError(f"{path} should hold a mapping of keys to values, got {type(values).__name__}")
     values.setdefault("name", path.stem)
     for override in overrides or []:
-        _apply_override(values, override)
+        apply_override(values, override)
+    values, autos = without_autos(values)
+    config = _checked(path, values)
+    if not autos:
+        return config
+    recorded = {} if going_on is None else going_on(config.name)
+    source = Weights(config.model.name, config.model.pretrained)
+    try:
+        found = numbers_of(autos, config.data, source, recorded, preview=preview)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return _checked(path, {**values, "data": {**values["data"], **found}})
+
+
+def _checked(path: Path, values: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = [_cut(_explain(detail), 500) for detail in error.errors()]
+        lines = [cut(explain(detail, RunConfig), 500) for detail in error.errors()]
         more = len(lines) - _MOST_LISTED
         lines[_MOST_LISTED:] = [f"and {more} more"] if more > 0 else []
         raise ConfigError(f"{path}: " + "; ".join(lines)) from None
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    names = key.strip().split(".")
-    if not equals or not all(names):
-        raise ConfigError(f"--set takes key=value, such as --set optim.lr=0.001; got {override!r}")
-    try:
-        value = parse_yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"--set {key}: {_cut(repr(text))} is not a valid YAML value ({error})") from None
-    section = values
-    for name in names[:-1]:
-        if section.get(name) is None:
-            section[name] = {}
-        section = section[name]
-        if not isinstance(section, dict):
-            raise ConfigError(f"--set {key}: {name} is a value, not a section with keys of its own")
-    section[names[-1]] = value
-
-
-def _explain(detail: ErrorDetails) -> str:
-    location = [str(part) for part in detail["loc"]]
-    key = ".".join(location)
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
-        return f"unknown key {key!r}; {hint}"
-    if detail["type"] == "missing":
-        return f"missing key {key!r}"
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}: {message}, got {_shown(detail['input'])}"
-
-
-def _shown(value: Any) -> str:
-    try:
-        return _cut(repr(value))
-    except ValueError:  # Python writes no number of more than 4,300 digits
-        return "a number of more digits than can be shown"
-
-
-def _cut(text: str, length: int = 200) -> str:
-    return text if len(text) <= length else f"{text[:length]}... ({len(text):,} characters)"
-
-
-def _known_keys(sections: list[str]) -> list[str]:
-    model: type[BaseModel] = RunConfig
-    for name in sections:
-        annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        sections_here = [
-            one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel)
-        ]
-        if not sections_here:
-            return []
-        model = sections_here[0]
-    return list(model.model_fields)
 
 
 def dump_config(config: RunConfig) -> str:

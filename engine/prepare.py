@@ -15,6 +15,7 @@ from engine.monitor import check_monitors
 from engine.ranks.world import World
 from engine.run_plan import RunPlan, plan_run
 from engine.task import Model
+from engine.values.autos import Weights, describe_other_statistics
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.maps import ScoreMaps
@@ -32,7 +33,7 @@ class Prepared:
         maps: fingerprints of the score maps that the selection looks at, by the configuration's key of their data;
             empty where it looks at none.
         held_images: what echo and cache will hold, for people; None where nothing is held.
-        notes: what the first rank should say of the classes; nothing where all is as it should be.
+        notes: what the first rank should say of classes and of pixel statistics; nothing where all is as it should be.
     """
 
     config: RunConfig
@@ -69,6 +70,8 @@ def prepare(config: RunConfig, world: World) -> Prepared:
         check_labels(index, num_classes, needed)
     says = world.is_first and config.task == "classify"
     notes = describe_classes(train_index, val_index, num_classes) if says else []
+    if world.is_first:
+        notes += describe_other_statistics(config.data, Weights(config.model.name, config.model.pretrained))
     check_num_train_samples(train_index, config.data.num_train_samples)
     maps = map_fingerprints(config.selection, {"data.train": train_index, "data.val": val_index})
     plan = plan_run(config, train_index.num_samples, world.size)

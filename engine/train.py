@@ -26,7 +26,7 @@ with interruptible():
     from engine.checkpoints.checkpoint import clear_save_error
     from engine.checkpoints.finite import clear_divergence
     from engine.checkpoints.manifest import step_folder, steps_in
-    from engine.checkpoints.resume import Start, check_allowed_keys
+    from engine.checkpoints.resume import Start, check_allowed_keys, recorded_identity
     from engine.config import load_config
     from engine.deepspeed_engine import quiet
     from engine.prepare import prepare
@@ -80,8 +80,16 @@ def read_request(argv: Sequence[str]) -> Request:
         ValueError: arguments or a configuration that cannot be used.
     """
     arguments = parse_arguments(argv)
-    config = load_config(arguments.config, arguments.set)
-    folder = arguments.out or Path("runs") / config.name
+
+    def folder_of(name: str) -> Path:
+        return arguments.out or Path("runs") / name
+
+    config = load_config(
+        arguments.config,
+        arguments.set,
+        going_on=lambda name: recorded_identity(arguments.resume, folder_of(name) / "checkpoints"),
+    )
+    folder = folder_of(config.name)
     return Request(config, folder, arguments.max_steps, arguments.resume, tuple(arguments.allow_change))
 
 

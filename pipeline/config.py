@@ -117,6 +117,16 @@ def one_of(table: Mapping[str, Any]) -> AfterValidator:
     return AfterValidator(OneOf(tuple(table)))
 
 
+@dataclass(frozen=True)
+class OrAuto:
+    """Marks a key for which a file may say ``auto``: the run looks the value up before anything else sees it.
+
+    is_default: so it does where the file leaves the key out.
+    """
+
+    is_default: bool = False
+
+
 Ratio = Annotated[float, Field(le=1000)]
 Mean = Annotated[float, Field(ge=0, le=1)]
 Std = Annotated[float, Field(ge=0.001, le=10)]
@@ -227,14 +237,23 @@ class DataConfig(Settings):
         le=10**12,
         description="stated size of the training set, so that a schedule can be previewed without data",
     )
-    num_classes: int = Field(ge=2, le=10**8, description="classes of the labels, which are whole numbers from 0 on")
+    num_classes: Annotated[int, OrAuto()] = Field(
+        ge=2,
+        le=10**8,
+        description="classes of the labels, which are whole numbers from 0 on; auto: as many as dataset.json beside "
+        "the training shards names",
+    )
     image_size: int = Field(224, ge=1, le=MOST_PIXELS, description="side of the square image, in pixels")
     patch_size: int = Field(16, ge=1, le=MOST_PIXELS, description="side of a square patch, in pixels")
-    mean: tuple[Mean, Mean, Mean] = Field(
-        IMAGENET_MEAN, description="of red, green and blue, as shares of 255: what is subtracted from every pixel"
+    mean: Annotated[tuple[Mean, Mean, Mean], OrAuto(is_default=True)] = Field(
+        IMAGENET_MEAN,
+        description="of red, green and blue, as shares of 255: what is subtracted from every pixel; auto: what the "
+        "pretrained weights were trained with, else ImageNet's [0.485, 0.456, 0.406]",
     )
-    std: tuple[Std, Std, Std] = Field(
-        IMAGENET_STD, description="of red, green and blue, as shares of 255: what is divided by then"
+    std: Annotated[tuple[Std, Std, Std], OrAuto(is_default=True)] = Field(
+        IMAGENET_STD,
+        description="of red, green and blue, as shares of 255: what is divided by then; auto: as for mean, else "
+        "ImageNet's [0.229, 0.224, 0.225]",
     )
     augment: AugmentConfig = AugmentConfig()
     val_crop_fraction: float = Field(

@@ -186,7 +186,7 @@ def test_a_recipe_trains_a_step_on_a_reduced_batch(path: Path, photos: ShardInde
         "optim.warmup": "1steps",
         "engine.precision": "fp32",
     }
-    config = load_config(path, [f"{key}={value}" for key, value in reduced.items()])
+    config = load_config(path, [f"{key}={value}" for key, value in reduced.items()], preview=True)
     plan = plan_run(config, photos.num_samples, 1)
     torch.manual_seed(0)
     vit = build_run_model(config, for_training=True)

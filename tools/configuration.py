@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, PlainSerializer
 from pydantic.fields import FieldInfo
 
 from engine.config import RunConfig
-from pipeline.config import Duration, OneOf
+from pipeline.config import Duration, OneOf, OrAuto
 from tools.command import show
 
 PAGE = Path("docs/configuration.md")
@@ -78,7 +78,7 @@ def _section(name: str, settings: type[BaseModel]) -> str:
     lines = [f"\n## {title}\n\n{about}\n\n| key | what it is | type | allowed | default |\n|---|---|---|---|---|\n"]
     for key, field in settings.model_fields.items():
         full = f"{name}.{key}".lstrip(".")
-        cells = [f"`{key}`", _about(full, field), type_of(field.annotation), allowed(field), _default(full, field)]
+        cells = [f"`{key}`", _about(full, field), _type(field), allowed(field), _default(full, field)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return "".join(lines)
 
@@ -87,6 +87,15 @@ def _about(full: str, field: FieldInfo) -> str:
     if _sections_of(field.annotation):
         return f"{field.description}; " * bool(field.description) + f"keys of its own: [`{full}`](#{_anchor(full)})"
     return (field.description or "").replace("``", "`")
+
+
+def _type(field: FieldInfo) -> str:
+    return type_of(field.annotation) + (" or `auto`" if _auto(field) is not None else "")
+
+
+def _auto(field: FieldInfo) -> OrAuto | None:
+    """The mark of a key for which a file may say auto."""
+    return next((mark for mark in field.metadata if isinstance(mark, OrAuto)), None)
 
 
 def _anchor(full: str) -> str:
@@ -98,6 +107,8 @@ def _default(full: str, field: FieldInfo) -> str:
         return _FILLED_IN[full]
     if field.is_required():
         return "**required**"
+    if (auto := _auto(field)) is not None and auto.is_default:
+        return "`auto`"
     if isinstance(field.default, BaseModel):
         return ""
     return f"`{_as_yaml(field.default)}`"
@@ -185,7 +196,7 @@ def _words(constraint: Any, unit: str) -> str:
             return f"at least {length}{unit}"
         case annotated_types.MaxLen(max_length=length):
             return f"at most {length}{unit}"
-        case AfterValidator() | BeforeValidator() | PlainSerializer():
+        case AfterValidator() | BeforeValidator() | PlainSerializer() | OrAuto():
             return ""
     if getattr(constraint, "allow_inf_nan", None) is False:  # every number of a configuration is finite
         return ""

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,23 @@ def choose_start(
     if this_run["engine.zero_stage"] == 0:  # every rank has the whole state
         return Start(checkpoint, False, step, notes)
     return Start(universal_checkpoint(checkpoint, folder), True, step, notes, converted_from=checkpoint)
+
+
+def recorded_identity(resume: str, folder: Path) -> dict[str, Any]:
+    """The identity of the run that would be gone on with, as far as a manifest tells it; empty for a fresh run.
+
+    Nothing is held against the manifest's digests of files: ``choose_start`` has the last word.
+
+    Args:
+        resume, folder: as for ``choose_start``.
+    """
+    if resume == "never":
+        return {}
+    checkpoints = [step_folder(folder, step) for step in reversed(steps_in(folder))]
+    for checkpoint in checkpoints if resume == "auto" else [user_path(resume)]:
+        with suppress(DamagedError, OSError, KeyError):
+            return read_manifest(checkpoint)["identity"]
+    return {}
 
 
 def set_aside_newer(folder: Path, step: int) -> list[str]:

@@ -27,7 +27,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _shown(arguments: Sequence[str] | None) -> str:
     options = _parse(arguments)
-    shown = preview(load_config(options.config, options.set))
+    shown = preview(load_config(options.config, options.set, preview=True))
     if options.png is not None:
         from tools.schedule.plot import draw
 
