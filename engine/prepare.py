@@ -15,7 +15,7 @@ from engine.monitor import check_monitors
 from engine.ranks.world import World
 from engine.run_plan import RunPlan, plan_run
 from engine.task import Model
-from engine.values.autos import Weights, describe_other_statistics
+from engine.values.autos import Weights, describe_statistics
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.maps import ScoreMaps
@@ -71,7 +71,7 @@ def prepare(config: RunConfig, world: World) -> Prepared:
     says = world.is_first and config.task == "classify"
     notes = describe_classes(train_index, val_index, num_classes) if says else []
     if world.is_first:
-        notes += describe_other_statistics(config.data, Weights(config.model.name, config.model.pretrained))
+        notes += describe_statistics(config.data, Weights(config.model.name, config.model.pretrained))
     check_num_train_samples(train_index, config.data.num_train_samples)
     maps = map_fingerprints(config.selection, {"data.train": train_index, "data.val": val_index})
     plan = plan_run(config, train_index.num_samples, world.size)

@@ -36,6 +36,12 @@ def _cache_folder() -> Path:
 if "NUMBA_CACHE_DIR" not in os.environ:
     numba.config.CACHE_DIR = str(_cache_folder())
 
+
+def is_first_start() -> bool:
+    """Whether nothing has been compiled yet of these kernels, so that the first batch takes up to a minute."""
+    return not any(Path(numba.config.CACHE_DIR).rglob("*.nbi"))
+
+
 # Nothing is reassociated, so that the bits are the same on any number of threads. Loops instead of assignments to
 # slices in what is compiled: the latter bring along code for errors that takes longest to compile.
 compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -1,6 +1,7 @@
 """Plan + graph + shards as an iterator of batches, prefetched on a thread of its own."""
 
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from nvidia.dali.pipeline import Pipeline
 from torch.profiler import record_function
 
 from pipeline.batch import Batch
+from pipeline.compiling import is_first_start
 from pipeline.graph.bad_samples import BadRow, RowReader, Rows
 from pipeline.graph.decoded import DecodedRows
 from pipeline.graph.graph import build_graph
@@ -31,6 +33,7 @@ from pipeline.selection.patches import ids_dropped
 from pipeline.selection.snapshots import SnapshotBoard
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
+from pipeline.told import tell_once
 
 _END = object()
 _CLOSE_TIMEOUT_S = 10.0
@@ -122,6 +125,8 @@ class PatchLoader:
         assert isinstance(index, ShardIndex)
         assert isinstance(selection, SelectionConfig)
         assert (snapshots is not None) == selection.needs_model
+        if is_first_start() and sys.stderr.isatty():
+            tell_once("compiling the loops over pixels: up to a minute of one core, once")
         self.wait_s = 0.0  # time the consumer has spent waiting so far
         self.work = Work(0, 0.0)
         self.read = Read(0, 0, 0)

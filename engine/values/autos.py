@@ -146,14 +146,17 @@ def _statistics(mean: Any, std: Any, named_by: str) -> Statistics | None:
     return Statistics(tuple(map(float, mean)), tuple(map(float, std)), named_by)
 
 
-def describe_other_statistics(data: DataConfig, weights: Weights) -> list[str]:
-    """A line where a run's mean or standard deviation are not those of its pretrained weights, else nothing."""
+def describe_statistics(data: DataConfig, weights: Weights) -> list[str]:
+    """A line on whether mean and standard deviation are those of the pretrained weights; nothing without any."""
     own = None
     with suppress(ValueError):  # of a config.json that this run does not need
         own = statistics_of(weights)
-    if own is None or (own.mean, own.std) == (tuple(data.mean), tuple(data.std)):
+    if own is None:
         return []
+    here = f"data.mean {list(data.mean)} and data.std {list(data.std)}"
+    if (own.mean, own.std) == (tuple(data.mean), tuple(data.std)):
+        return [f"{here}: those of the pretrained weights, by {own.named_by}"]
     return [
-        f"data.mean {list(data.mean)} and data.std {list(data.std)} are not those of the pretrained weights, "
-        f"{list(own.mean)} and {list(own.std)} by {own.named_by}; auto takes these"
+        f"{here} are not those of the pretrained weights, {list(own.mean)} and {list(own.std)} by {own.named_by}; auto "
+        "takes these"
     ]

@@ -3,7 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.compiling import kernels_digest
+import pytest
+
+from pipeline.compiling import is_first_start, kernels_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +35,17 @@ def test_a_source_that_is_no_kernel_does_not_count(tmp_path: Path) -> None:
     before = kernels_digest(package(tmp_path, a="1"))
     (tmp_path / "room" / "other.py").write_text("2")
     assert kernels_digest(tmp_path) == before
+
+
+def test_the_first_start_is_the_one_before_anything_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path / "none"))
+    assert is_first_start()
+    (tmp_path / "none" / "graph").mkdir(parents=True)
+    assert is_first_start()
+    (tmp_path / "none" / "graph" / "resampling.fill-3.py311.nbi").write_text("")
+    assert not is_first_start()
 
 
 def cache_folder(**environment: str) -> str:

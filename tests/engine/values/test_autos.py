@@ -157,14 +157,17 @@ def test_each_of_them_may_be_given_alone(config_file: Path) -> None:
     assert statistics(config) == ((0.1, 0.2, 0.3), HALVES[1])
 
 
-def test_a_run_says_in_one_line_that_its_numbers_are_not_those_of_its_weights(
-    config_file: Path, tmp_path: Path
-) -> None:
+def test_a_run_says_in_one_line_whether_its_numbers_are_those_of_its_weights(config_file: Path, tmp_path: Path) -> None:
     name_classes(tmp_path, ["a", "b", "c", "d"])
     place = describe_weights(tmp_path / "model", own("an export's"))
     torch.save(prepare(load_config(config_file), HERE).model.state_dict(), place / "weights.pth")
     weights = f"model.pretrained={place / 'weights.pth'}"
-    assert prepare(load_config(config_file, [weights]), HERE).notes == ()
+    assert prepare(load_config(config_file), HERE).notes == ()
+    (line,) = prepare(load_config(config_file, [weights]), HERE).notes
+    assert line == (
+        "data.mean [0.1, 0.2, 0.3] and data.std [0.4, 0.5, 0.6]: those of the pretrained weights, "
+        f"by {place / 'config.json'}"
+    )
     (line,) = prepare(load_config(config_file, [weights, "data.mean=[0.5, 0.5, 0.5]"]), HERE).notes
     assert line == (
         "data.mean [0.5, 0.5, 0.5] and data.std [0.4, 0.5, 0.6] are not those of the pretrained weights, "
