@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.command_line import Parser, importing, interruptible, leave
+from engine.command_line import Parser, importing, interruptible, leave, stdout_apart
 from pipeline.files import user_path
 from tools.command import bar_interval_s, lines_out
 
@@ -57,6 +57,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise ValueError(f"--top is at least 1, got {options.top}")
     if options.rule is not None:
         rule_from_text(options.rule)
+    # On a terminal the answers themselves show how far it is.
+    options.no_bar = sys.stdout is not None and sys.stdout.isatty()
     return options
 
 
@@ -67,11 +69,16 @@ def _opened(options: argparse.Namespace) -> "tuple[Classifier, Files | Shards, A
 
         from engine.evaluation.inference import Classifier
         from pipeline.plan.schedule import num_kept_at
-        from tools.predict.images import Asked, check_rule, open_images
+        from tools.predict.images import Asked, Files, check_rule, open_images
 
     classifier = Classifier.load(options.run, options.rule)
     images = open_images(options.images, options.split, classifier.class_names)
-    classifier.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(images, Files) and images.others:
+        say(f"{len(images.others)} file(s) are no images by their names, such as {images.others[0]}: not looked at")
+    on_gpu = torch.cuda.is_available()
+    classifier.model.to("cuda" if on_gpu else "cpu")
+    if classifier.data is not None and classifier.data.device == "gpu" and not on_gpu:
+        say("data.device is gpu, but no GPU is visible here: images are decoded and resized on the CPU")
     num_patches = classifier.num_patches
     rule = classifier.selection
     if num_kept_at(options.keep_rate, num_patches) == num_patches and (rule is None or rule.needs_map):
@@ -90,26 +97,28 @@ def _layout(classifier: "Classifier", images: "Files | Shards", top: int) -> "La
     return Layout(names, min(top, len(names)), (images.names or names) if isinstance(images, Shards) else None)
 
 
-def _answer(options: argparse.Namespace, put: Callable[[str], None]) -> int:
+def _answer(
+    classifier: "Classifier",
+    images: "Files | Shards",
+    asked: "Asked",
+    options: argparse.Namespace,
+    put: Callable[[str], None],
+) -> int:
     """Put the answers out, line by line. Returns the exit code.
 
     Raises:
-        ValueError, OSError: an input that cannot be used.
+        BadSampleError, StaleIndexError, UnreadableUnitsError, OSError: the images cannot be read on.
     """
-    with importing():
-        from tqdm import tqdm
+    from tqdm import tqdm
 
-        from tools.predict.images import Files, Unreadable
-        from tools.predict.output import FORMS
+    from tools.predict.images import Unreadable
+    from tools.predict.output import FORMS
 
-    classifier, images, asked = _opened(options)
-    if isinstance(images, Files) and images.others:
-        say(f"{len(images.others)} file(s) are no images by their names, such as {images.others[0]}: not looked at")
     layout = _layout(classifier, images, options.top)
     head, line = FORMS[options.form](layout)
     tally = Tally()
-    few = images.num_images <= _BATCH_SIZE
-    with tqdm(total=images.num_images, unit="image", mininterval=bar_interval_s(), disable=few) as bar:
+    no_bar = options.no_bar or images.num_images <= _BATCH_SIZE
+    with tqdm(total=images.num_images, unit="image", mininterval=bar_interval_s(), disable=no_bar) as bar:
         if head is not None:
             put(head)
         for one in images.answers(classifier, asked, layout.top):
@@ -157,21 +166,23 @@ def say(text: str) -> None:
 def _predict(arguments: Sequence[str] | None) -> int:
     try:
         options = _parse(arguments)
-        with lines_out() as put:
-            from pipeline.graph.bad_samples import BadSampleError
-            from pipeline.shards.index import StaleIndexError
-            from pipeline.shards.units import UnreadableUnitsError
-
-            try:
-                return _answer(options, put)
-            except (BadSampleError, StaleIndexError, UnreadableUnitsError) as error:
-                say(f"error: {' '.join(str(error).split())}")
-                return UNREADABLE_EXIT_CODE
-    except BrokenPipeError:  # whoever reads, such as head, has seen enough
-        return 0
+        with stdout_apart():
+            classifier, images, asked = _opened(options)
     except (ValueError, OSError) as error:
         say(f"error: {' '.join(str(error).split())}")
         return 2
+    from pipeline.graph.bad_samples import BadSampleError
+    from pipeline.shards.index import StaleIndexError
+    from pipeline.shards.units import UnreadableUnitsError
+
+    try:
+        with lines_out() as put:
+            return _answer(classifier, images, asked, options, put)
+    except BrokenPipeError:  # whoever reads, such as head, has seen enough
+        return 0
+    except (BadSampleError, StaleIndexError, UnreadableUnitsError, OSError) as error:
+        say(f"error: {' '.join(str(error).split())}")
+        return UNREADABLE_EXIT_CODE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
