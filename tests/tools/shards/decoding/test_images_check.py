@@ -63,6 +63,7 @@ ODD = {
     "e.jpg": FILES["JPEG, CMYK without Adobe marker"](0),
     "f.webp": padded_webp(),
     "g.bmp": FILES["BMP, 16 bits"](0),
+    "h.jpg": FILES["JPEG"](0)[:2] + b"\xff\0" + FILES["JPEG"](0)[2:],
 }
 
 
