@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.photographs import NUM_CLASSES, photograph_jpeg
+from pipeline.shards.arrow_file import write_table
 from pipeline.shards.index import build_index, index_path
 from tools.shards.files import ShardWriter
 
@@ -69,12 +70,11 @@ def _enlarge_index(path: Path, num_samples: int, num_shards: int) -> None:
     keys = pa.LargeStringArray.from_buffers(num_samples, ends, pa.py_buffer(digits.astype(np.uint8)))
     columns[schema.get_field_index("key")] = keys
     [(name, text)] = (schema.metadata or {}).items()
-    metadata = json.loads(text)
-    [shard] = metadata["shards"]
-    metadata["shards"] = [
+    facts = {key: value for key, value in json.loads(text).items() if key not in ("row_digests", "facts_digest")}
+    [shard] = facts["shards"]
+    facts["shards"] = [
         {**shard, "name": f"train-{number:06d}.tar", "num_samples": samples_per_shard} for number in range(num_shards)
     ]
     # Links change no time of writing, so the index still fits.
-    schema = schema.with_metadata({name: json.dumps(metadata).encode()})
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        writer.write_batch(pa.record_batch(columns, schema=schema))
+    table = pa.record_batch(columns, schema=schema)
+    write_table(path, table, name, facts, [samples_per_shard] * num_shards)

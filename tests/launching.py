@@ -127,7 +127,7 @@ class BackgroundRun:
 def run_jobs(ranks: int, jobs: Sequence[list[str] | dict[str, Any]], folder: Path) -> tuple[list[int], str]:
     """Several command lines of engine.train in one launch: their exit codes, and what was printed altogether.
 
-    A job may be ``{"argv": [...], "signal": "SIGTERM", "rank": 1, "after_steps": 5}``: that rank signals itself then.
+    A job may be more than that: see ``tests/engine/runs_in_one_launch.py``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps(jobs))

@@ -15,6 +15,7 @@ ADDRESSABLE_RESULT, DAMAGED_RESULT = RESULTS / "faults_addressable.json", RESULT
 DOCS, TABLE = Path("docs/reliability.md"), Path("benchmarks/faults/table.md")
 
 _PROMISES = Path(__file__).with_name("promises.md")
+_MISTAKES = Path(__file__).with_name("mistakes.md")
 
 
 def write_result(outcomes: list[Outcome], minutes: float, path: Path) -> None:
@@ -48,7 +49,7 @@ def write_docs() -> None:
     result = json.loads(RESULT.read_text())
     others = *_killed_at_random(), *_seeking(), *_soaked(), *addressable_section(ADDRESSABLE_RESULT, DAMAGED_RESULT)
     DOCS.parent.mkdir(exist_ok=True)
-    DOCS.write_text("\n".join([_PROMISES.read_text(), *_counts(result), *others]))
+    DOCS.write_text("\n".join([_PROMISES.read_text(), _MISTAKES.read_text(), *_counts(result), *others]))
     TABLE.write_text("\n".join([*_table(result), *addressable_rows(ADDRESSABLE_RESULT)]))
     print(f"{DOCS} and {TABLE} are written")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from timm.data import auto_augment
 from timm.data.mixup import FastCollateMixup
 from timm.data.random_erasing import RandomErasing
@@ -26,6 +25,7 @@ from benchmarks.loader_peers import (
     timm_webdataset_loader,
     torchvision_batches,
 )
+from pipeline.yaml_file import read_yaml
 
 RECIPE = Path(__file__).parents[2] / "configs/imagenet_deit_s16_224_cyclic.yaml"
 MIXUP_ALPHA, CUTMIX_ALPHA, ERASE_PROBABILITY = 0.8, 1.0, 0.25
@@ -34,7 +34,7 @@ RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 
 def recipe_of_ours() -> dict[str, Any]:
     """``data.augment`` of the project's recipe; each image once, for others' loaders repeat none."""
-    augment = yaml.safe_load(RECIPE.read_text())["data"]["augment"]
+    augment = read_yaml(RECIPE, "configuration")["data"]["augment"]
     return augment | {"repeats": 1}
 
 

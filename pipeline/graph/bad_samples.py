@@ -205,7 +205,7 @@ class RowReader:
             return "the image is empty"
         size = image_size(image.data)
         if size is None:
-            return why_undecodable(image.data)
+            return why_unparsable(image.data) or why_undecodable(image.data)
         height, width = self._index.height[sample_id], self._index.width[sample_id]
         if size != (height, width):
             return f"is {size[1]}x{size[0]} pixels by its header, but {width}x{height} in the index"

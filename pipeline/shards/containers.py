@@ -60,7 +60,9 @@ def _jpeg_fault(encoded: memoryview) -> str | None:
             components = encoded[body + 5] if body + 6 <= len(encoded) else 0
             if body + 6 + 3 * components > len(encoded):
                 return _JPEG_ASTRAY
-        elif marker == _APP1 and length < 8:
+        elif marker in (_APP1, _APP14) and body + 6 > len(encoded):  # the parser reads so far, whatever the length
+            return _JPEG_ASTRAY
+        elif marker == _APP1 and length < 8 and encoded[body : body + 6] == b"Exif\0\0":
             return "a JPEG whose EXIF segment is too short"
         elif marker == _APP14 and length >= 14 and encoded[body : body + 5] == b"Adobe":
             has_adobe = True

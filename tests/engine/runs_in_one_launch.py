@@ -5,6 +5,7 @@
 JOBS is a JSON list; RESULTS gets the list of exit codes. A job is a command line of engine.train, or one of
 
     {"argv": [...], "signal": "SIGTERM", "rank": 1, "after_steps": 5}    a run of which one rank gets a signal
+    {"argv": [...], "lr": 1e300}     a run at a learning rate that no configuration takes
     ["flip-a-byte", FILE]            in the middle of the file
     ["remove", FILE]
     ["limit-files", BYTES, RANK]     no file that this rank writes may grow past BYTES; -1 lifts the limit
@@ -17,11 +18,16 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch.distributed as dist
 
 from engine.metrics import read_metrics
+from engine.optim import set_learning_rate
 from engine.ranks.launchers import Launchers
 from engine.ranks.world import World, join_world, leave_world
 from engine.train import train_run
@@ -54,6 +60,15 @@ def signal_self(number: signal.Signals, folder: Path, after_steps: int) -> None:
     os.kill(os.getpid(), number)
 
 
+@contextmanager
+def at_rate(lr: float | None) -> Iterator[None]:
+    def fixed(optimizer: Any, planned: float) -> None:
+        set_learning_rate(optimizer, planned if lr is None else lr)
+
+    with patch("engine.trainer.set_learning_rate", fixed):
+        yield
+
+
 def main() -> None:
     jobs, results = Path(sys.argv[1]), Path(sys.argv[2])
     launchers = Launchers()
@@ -61,7 +76,7 @@ def main() -> None:
     codes = []
     for job in json.loads(jobs.read_text()):
         argv = job if isinstance(job, list) else job["argv"]
-        if isinstance(job, dict) and job["rank"] == world.rank:
+        if isinstance(job, dict) and job.get("rank") == world.rank:
             folder = Path(argv[argv.index("--out") + 1])
             what = (signal.Signals[job["signal"]], folder, job["after_steps"])
             threading.Thread(target=signal_self, args=what, daemon=True).start()
@@ -71,7 +86,8 @@ def main() -> None:
                 dist.barrier()
                 codes.append(0)
             else:
-                codes.append(train_run(argv, world, launchers))
+                with at_rate(job.get("lr") if isinstance(job, dict) else None):
+                    codes.append(train_run(argv, world, launchers))
         except SystemExit as stop:
             codes.append(stop.code)
     if world.is_first:

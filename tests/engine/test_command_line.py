@@ -12,7 +12,7 @@ from engine.command_line import importing, interruptible, leave, stdout_apart
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = [ROOT / "engine" / "train.py", *sorted((ROOT / "tools").glob("*/__main__.py"))]
-LIGHT = {"engine.command_line", "tools.command"}
+LIGHT = {"engine.command_line", "pipeline.files", "tools.command"}
 
 
 def test_whatever_writes_to_standard_output_is_heard_on_the_other(capfd: pytest.CaptureFixture[str]) -> None:

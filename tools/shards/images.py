@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tools.shards.decoding.glimpse import Glimpse, glimpse_of_image
+from tools.shards.decoding.glimpse import Glimpse, pixels_of_glimpse
 from tools.shards.decoding.jpeg_scan import is_one_whole_scan
 
 # What the loader's decoder (DALI on a CPU) was seen to read, pixel for pixel as Pillow does. An MPO is a JPEG
@@ -140,7 +140,7 @@ def pixels_of(data: bytes) -> np.ndarray:
 
 def glimpse_of(image: Image.Image) -> Glimpse:
     """A few pixels of a decoded image, in colour, as the loader's decoder gives them of the same picture."""
-    return np.asarray(_to_8_bit(glimpse_of_image(image)).convert("RGB"))
+    return _to_8_bit(pixels_of_glimpse(image)).convert("RGB").tobytes()
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

@@ -2,7 +2,8 @@
 
 from pipeline.compiling import compiled
 
-_JPEG_SCAN, _APP1 = 0xDA, 0xE1
+_JPEG_SCAN, _APP1, _APP14 = 0xDA, 0xE1, 0xEE
+_EXIF = 0x45786966
 
 
 @compiled
@@ -50,7 +51,11 @@ def _jpeg_leads_to_data(encoded):  # type: ignore[no-untyped-def]
             continue
         size = _pair(encoded, at + 2)
         end = at + 2 + size
-        if end > length or (marker == _APP1 and size < 8):
+        if end > length or (marker in (_APP1, _APP14) and at + 10 > length):
+            return False
+        if (
+            marker == _APP1 and size < 8 and _quad(encoded, at + 4) == 0x45786966 and _pair(encoded, at + 8) == 0
+        ):  # Exif
             return False
         if _is_frame(marker):
             if components > 0 or at + 10 > length:

@@ -11,6 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
+import torch.distributed as dist
+
 from engine.ranks.watch import Watch
 from engine.ranks.world import join_world
 
@@ -25,6 +27,8 @@ def main() -> None:
             c_library.pthread_mutex_lock(mutex)
         if sys.argv[2] == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if sys.argv[2] == "both-failing":
+            dist.barrier()  # else one may be gone before the other is through joining it
         raise LookupError("nothing was found")
 
 

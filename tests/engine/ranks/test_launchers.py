@@ -57,7 +57,8 @@ def test_a_process_is_alive_until_it_is_a_zombie() -> None:
     assert process is not None
     assert process.is_alive
     assert process.parent == os.getpid()
-    assert command_line(child.pid) == ["sleep", "60"]
+    while command_line(child.pid) != ["sleep", "60"]:  # until then it is a copy of this process
+        assert process.is_alive
     child.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert not process.is_alive  # though its number is still taken

@@ -10,13 +10,23 @@ from nvidia.dali.pipeline import Pipeline
 from photo_plans import Row, photo_data, rising_planner, rows_of
 from pixels import train_planner
 
-from benchmarks.shared.bad_images import HEIGHT, LATER_DAMAGE, SOUND_OUTSIDE, WIDTH, overwrite, write_photo_shards
+from benchmarks.damaged_images.files import FILES
+from benchmarks.shared.bad_images import (
+    HEIGHT,
+    LATER_DAMAGE,
+    SOUND_OUTSIDE,
+    WIDTH,
+    encoded,
+    overwrite,
+    write_photo_shards,
+)
 from benchmarks.shared.photographs import jpeg_bytes
 from pipeline.config import AugmentConfig
 from pipeline.graph.bad_samples import MAX_ATTEMPTS, BadRow, BadSampleError, RowReader
 from pipeline.loader import PatchLoader, train_plans, validation_plans
 from pipeline.plan.step import TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig
+from pipeline.shards.containers import NEGATIVE
 from pipeline.shards.index import ShardIndex, StaleIndexError
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
@@ -259,6 +269,23 @@ def test_the_cause_is_told(tmp_path: Path, name: str, cause: str) -> None:
         pytest.raises(BadSampleError, match=cause),
     ):
         next(loader)
+
+
+def test_files_that_dali_dies_of_are_replaced_by_name_and_the_run_goes_on(tmp_path: Path) -> None:
+    whole = jpeg_bytes(0, WIDTH, HEIGHT)
+    table = whole.index(b"\xff\xdb")
+    causes = {
+        3: (encoded(3, "TIFF"), "the loader does not decode this kind of TIFF image"),
+        7: (encoded(7, "JPEG2000"), "the loader does not decode this kind of JPEG2000 image"),
+        11: (FILES["BMP, 16 bits"](0), "a BMP of 16 bits and compression 0, which the decoder does not know"),
+        19: (FILES["JPEG, CMYK without Adobe marker"](0), NEGATIVE),
+        23: (whole[:table] + b"\xff\0" + whole[table:], "a JPEG with the bytes FF 00 where a marker belongs"),
+        29: (FILES["PNG"](0)[:-12], "a PNG whose chunks do not lead to its end: truncated or damaged"),
+    }
+    index = write_photo_shards(tmp_path, {sample_id: data for sample_id, (data, _) in causes.items()})
+    rows, bad = run(index, planner_of(index), stop_step=3)
+    assert len(rows) == 3 * BATCH
+    assert {one.sample_id: one.cause for one in bad} == {sample_id: cause for sample_id, (_, cause) in causes.items()}
 
 
 def test_an_image_without_bytes_is_bad(tmp_path: Path) -> None:

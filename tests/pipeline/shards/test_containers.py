@@ -62,7 +62,7 @@ def test_cmyk_without_adobe_marker_is_refused_because_its_negative_would_be_show
         (lambda data: changed(data, 2, b"\xff\0"), "a JPEG with the bytes FF 00 where a marker belongs"),
         (lambda data: changed(data, data.index(b"\xff\xc0") + 9, b"\2"), "a JPEG of 2 components, where"),
         (lambda data: changed(data, data.index(b"\xff\xdb"), b"\xff\xc1"), "a JPEG with several frames"),
-        (lambda data: data[:2] + b"\xff\xe1\0\7Exif\0" + data[2:], "a JPEG whose EXIF segment is too short"),
+        (lambda data: data[:2] + b"\xff\xe1\0\7Exif\0\0" + data[2:], "a JPEG whose EXIF segment is too short"),
         (lambda data: changed(data, 4, b"\xff\xff"), "a JPEG whose segments do not lead to its data"),
         (lambda data: without_segment(data, 0xC0), "a JPEG whose segments do not lead to its data"),
         (lambda data: data[:300], "a JPEG whose segments do not lead to its data"),
@@ -73,6 +73,11 @@ def test_jpegs_that_lead_the_decoder_astray_are_refused(damage: object, fault: s
     found = fault_of(damage(FILES["JPEG"](0)))
     assert found is not None
     assert found.startswith(fault)
+
+
+def test_a_short_segment_that_is_no_exif_data_does_no_harm() -> None:
+    data = FILES["JPEG"](0)
+    assert fault_of(data[:2] + b"\xff\xe1\0\4ab\xff\xee\0\2" + data[2:]) is None
 
 
 def test_pngs_that_lead_the_decoder_astray_are_refused() -> None:

@@ -25,7 +25,7 @@ JPEG, PNG = encode("JPEG"), encode("PNG")
 LONG_JPEG = encode("JPEG", progressive=True, exif=b"Exif\0\0" + bytes(500), comment=b"\xff\xc0\0\x11\x08")
 OTHERS = [encode(format) for format in ("WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "GIF", "AVIF")]
 # Bytes that lead a reader of headers astray: markers, fill bytes, lengths of nothing and of more than there is.
-ODD_BYTES = [0, 1, 2, 8, 0x0A, 0x40, 0x7F, 0x80, 0xC0, 0xC4, 0xC8, 0xCC, 0xCF, 0xD8, 0xD9, 0xDA, 0xFE, 0xFF]
+ODD_BYTES = [0, 1, 2, 8, 0x0A, 0x40, 0x7F, 0x80, 0xC0, 0xC4, 0xC8, 0xCC, 0xCF, 0xD8, 0xD9, 0xDA, 0xE1, 0xEE, 0xFE, 0xFF]
 
 
 def expected(data: bytes, height: int, width: int) -> bool:

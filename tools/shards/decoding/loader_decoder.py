@@ -153,12 +153,11 @@ def _judge(images: Sequence[bytes], decoder: "ImageDecoder") -> list[Verdict]:
     verdicts: dict[int, Verdict] = {}
     sizes: dict[int, tuple[int, int]] = {}
     for place, image in enumerate(images):
-        size = image_size(memoryview(image))
-        fault = why_undecodable(memoryview(image)) if size is None else why_unparsable(memoryview(image))
-        if fault is not None:
-            verdicts[place] = Verdict(fault)
-        elif size is not None:
+        size, fault = image_size(memoryview(image)), why_unparsable(memoryview(image))
+        if fault is None and size is not None:
             sizes[place] = size
+        else:
+            verdicts[place] = Verdict(fault or why_undecodable(memoryview(image)))
     waiting = list(sizes)
     while waiting:
         count, pixels = 1, sizes[waiting[0]][0] * sizes[waiting[0]][1]

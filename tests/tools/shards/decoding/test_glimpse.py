@@ -15,11 +15,14 @@ def test_pillows_glimpse_holds_the_pixels_of_the_whole_image(mode: str, width: i
         image.putalpha(200)
     image = image.convert(mode)
     whole = np.asarray(image.convert("RGBA").convert("RGB") if mode == "P" else image.convert("RGB"))
-    np.testing.assert_array_equal(glimpse_of(image), glimpse_of_pixels(whole))
+    assert glimpse_of(image) == glimpse_of_pixels(whole)
 
 
 def test_levels_do_not_make_another_picture_and_a_negative_does() -> None:
-    glimpse = glimpse_of_pixels(photograph(0, 50, 40))
-    assert not differ(glimpse, np.clip(glimpse.astype(int) + 7, 0, 255).astype(np.uint8))
-    assert differ(glimpse, 255 - glimpse)
+    picture = photograph(0, 50, 40)
+    brighter = np.clip(picture.astype(int) + 7, 0, 255).astype(np.uint8)
+    glimpse = glimpse_of_pixels(picture)
+    assert not differ(glimpse, glimpse)
+    assert not differ(glimpse, glimpse_of_pixels(brighter))
+    assert differ(glimpse, glimpse_of_pixels(255 - picture))
     assert differ(glimpse, glimpse_of_pixels(photograph(1, 50, 40)))

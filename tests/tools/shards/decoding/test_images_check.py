@@ -18,7 +18,9 @@ from benchmarks.shared.shard_files import write_tar
 from pipeline.shards.index import ShardIndex, open_index
 from pipeline.shards.reader import SampleReader
 from tools.shards.__main__ import main
+from tools.shards.convert import Settings, convert
 from tools.shards.images import pixels_of
+from tools.shards.sources.table import open_source
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -61,6 +63,7 @@ ODD = {
     "e.jpg": FILES["JPEG, CMYK without Adobe marker"](0),
     "f.webp": padded_webp(),
     "g.bmp": FILES["BMP, 16 bits"](0),
+    "h.jpg": FILES["JPEG"](0)[:2] + b"\xff\0" + FILES["JPEG"](0)[2:],
 }
 
 
@@ -112,6 +115,25 @@ def test_what_the_loader_cannot_use_is_stored_as_png_counted_and_read(
     assert not stored & set(ODD.values())
     assert main(["verify", str(out), "--workers", "1"]) == 0
     assert loader_causes(index) == [""] * index.num_samples
+
+
+def test_a_conversion_that_was_stopped_counts_what_was_encoded_anew_before(tmp_path: Path) -> None:
+    (tmp_path / "images/odd").mkdir(parents=True)
+    for number in range(12):
+        Image.new("P", (20, 10 + number)).save(tmp_path / "images/odd" / f"{number:02d}.gif")
+    spec, settings = f"imagefolder:{tmp_path / 'images'}", Settings(shard_samples=4)
+    done = 0
+
+    def stop(count: int) -> None:
+        nonlocal done
+        done += count
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(open_source(spec, tmp_path), spec, tmp_path / "out", settings, on_images=stop)
+    finished = convert(open_source(spec, tmp_path), spec, tmp_path / "out", settings).dataset
+    assert finished["reencoded"] == {"GIF, a format that the loader does not take": 12}
 
 
 @pytest.fixture

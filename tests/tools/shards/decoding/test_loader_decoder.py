@@ -33,12 +33,12 @@ def decoder() -> Iterator[LoaderDecoder]:
 def test_every_kind_of_file_is_judged_and_shows_what_pillow_shows(decoder: LoaderDecoder) -> None:
     images = {name: make(4) for name, make in FILES.items()}
     for (name, image), verdict in zip(images.items(), decoder.look_at(list(images.values())), strict=True):
-        expected = glimpse_of_pixels(pixels_of(image))
+        pixels = pixels_of(image)
         if verdict.reason:
             assert REFUSED[name] in verdict.reason, name
         else:
-            assert (verdict.size, verdict.reason_against(expected)) == ((HEIGHT, WIDTH), ""), name
-            assert "another picture" in verdict.reason_against(255 - expected)
+            assert (verdict.size, verdict.reason_against(glimpse_of_pixels(pixels))) == ((HEIGHT, WIDTH), ""), name
+            assert "another picture" in verdict.reason_against(glimpse_of_pixels(255 - pixels))
 
 
 def test_damaged_images_are_named_and_those_beside_them_are_sound(decoder: LoaderDecoder) -> None:
