@@ -14,6 +14,7 @@ from engine.evaluation.trained import Trained, load_trained
 from engine.models.build import build_model, configurable_options
 from engine.models.patch_embed import PatchModel
 from engine.models.weights import EXPORTED_FILES
+from engine.run.finished import check_classifier
 from engine.snapshots import take_snapshot
 from pipeline.batch import Batch
 from pipeline.graph.on_device import gather_on_device
@@ -32,8 +33,7 @@ def load_classifier_run(folder: Path | str, overrides: list[str] | None = None) 
         ValueError, OSError: it is no finished run, or one of pre-training, or its weights do not fill the model.
     """
     trained = load_trained(folder, overrides)
-    if trained.config.task != "classify":
-        raise ValueError(f"the run in {folder} is a {trained.config.task} run: its model has no trained classifier")
+    check_classifier(folder, trained.config)
     _check_all_loaded(trained.model)
     return trained
 

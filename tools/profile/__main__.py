@@ -23,25 +23,21 @@ import math
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from engine.command_line import Parser, interruptible
 from pipeline.files import user_path
 from tools.command import add_picture_argument
 
 with interruptible():
-    from tqdm import tqdm
-
-    from engine.bad_data import one_data_error
     from engine.config import load_config
-    from engine.deepspeed_engine import quiet
-    from engine.prepare import prepare
-    from engine.progress import say
-    from engine.ranks.preflight import check_same_inputs, check_same_software
-    from engine.ranks.world import World, join_world, leave_world, on_first_rank, one_clear_error
-    from tools.profile.loader import PARTS
-    from tools.profile.measure import profile_run, stages_to_profile
-    from tools.profile.output import progress, write
-    from tools.profile.result import describe
+    from engine.ranks.rendezvous import Place, look_first
+    from engine.run.inputs import check_monitors, open_inputs
+    from tools.profile.result import PARTS, describe
+
+if TYPE_CHECKING:
+    from engine.ranks.world import World
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -50,12 +46,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         ValueError: an argument that is missing, unknown or of the wrong form.
     """
-    parser = Parser(
-        prog="tools.profile",
-        description=(__doc__ or "").split("\n")[0],
-        epilog=_told_parts(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser.of("tools.profile", __doc__, epilog=_told_parts())
     parser.add_run_arguments()
     parser.add_argument("--json", type=user_path, metavar="FILE", help="write the result for programs")
     add_picture_argument(parser, "draw images per second over the keep rate")
@@ -95,12 +86,31 @@ def _told_parts() -> str:
     return "\n".join([head, *lines])
 
 
-def _profile(argv: Sequence[str], world: World) -> None:
+def _look(argv: Sequence[str], place: Place) -> None:
+    """Look at a command line and what it names, in a moment. Raises ValueError or OSError."""
+    options = parse_arguments(argv)
+    config = load_config(options.config, options.set)
+    if place.is_first:
+        check_monitors(config.monitor)
+    open_inputs(config, place.size, place.local_size)
+
+
+def _profile(argv: Sequence[str], world: "World") -> None:
     """One profile from its command line to its table. Collective.
 
     Raises:
         SystemExit: on every rank, for an input or data that cannot be used.
     """
+    from tqdm import tqdm
+
+    from engine.bad_data import one_data_error
+    from engine.prepare import prepare
+    from engine.progress import say
+    from engine.ranks.preflight import check_same_inputs, check_same_software
+    from engine.ranks.world import on_first_rank, one_clear_error
+    from tools.profile.measure import profile_run, stages_to_profile
+    from tools.profile.output import progress, write
+
     check_same_software(world)
     with one_clear_error(world):
         options = parse_arguments(argv)
@@ -128,13 +138,15 @@ def _profile(argv: Sequence[str], world: World) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Meet the other ranks, profile, part."""
+    """Look at the inputs, meet the other ranks, profile, part. What takes seconds to load is loaded after the look."""
     argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        parse_arguments(argv)
     with interruptible():
+        found = look_first(partial(_look, argv))
+        from engine.deepspeed_engine import quiet
+        from engine.ranks.world import join_world, leave_world
+
         quiet()
-        world = join_world()
+        world = join_world(found)
         _profile(argv, world)
         leave_world()
 
