@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         shown = "".join(f"\n  {line.strip()}" for line in example.strip().splitlines())
         parts = [settings.pop("epilog", None), shown and f"example:{shown}"]
         epilog = "\n\n".join(part for part in parts if part)
-        super().__init__(epilog=epilog or None, formatter_class=_Help, **settings)
+        super().__init__(epilog=epilog or None, **{"formatter_class": _Help, **settings})
 
     @classmethod
     def of(cls, module: str, doc: str | None, **settings: Any) -> "Parser":

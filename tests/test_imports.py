@@ -187,7 +187,13 @@ def test_no_entry_loads_what_takes_seconds_before_its_command_line_is_found_usab
     misspelt, absent = [*run, "--set", "optim.lrr=1"], [*run, "--set", f"data.train={nowhere}"]
     steps = ["--step", "0"]
     wrong = {
-        "engine.train": [misspelt, absent, [*run, "--max-steps", "0"], [*run, "--set", "selection.rule=entropy"]],
+        "engine.train": [
+            misspelt,
+            absent,
+            [*run, "--max-steps", "0"],
+            [*run, "--set", f"model.pretrained={nowhere}.pth"],
+            [*run, "--set", "selection.rule=entropy"],
+        ],
         "tools.agreement.__main__": [[str(nowhere)]],
         "tools.inspect.__main__": [[*misspelt, *steps], [*absent, *steps]],
         "tools.profile.__main__": [misspelt, absent, [*run, "--seconds", "0"]],

@@ -75,25 +75,28 @@ def _how_to_start() -> str:
 def look_first(look: Callable[[Place], object]) -> str | None:
     """Look at what the command line names, before anything is loaded that takes seconds and before ranks meet.
 
-    The first rank tells a user's error in one line and ends. Another rank does not know whether the first finds the
-    same: it keeps the error for itself, goes to meet the others, and there they find and tell it together. Where the
-    first has ended, the launcher ends the others, or ``meeting`` does.
+    Where all ranks are on one host they see the same files: the first tells a user's error in one line and ends, and
+    so the launcher ends the others. Should they go on all the same, they keep the error in mind when they meet. Ranks
+    of several hosts may see different files: whoever finds an error goes on, and once they have met they find it
+    again and tell it together.
 
     Args:
         look: raises ValueError or OSError for what cannot be used.
 
     Returns:
-        What is wrong, for ``join_world``; None if nothing is, which is all that the first rank returns.
+        What is wrong, for ``join_world``, on other ranks of a run on one host; else None.
 
     Raises:
-        SystemExit: with code 2 and one line on stderr: on the first rank for such an error, on any for variables that
-            say no place.
+        SystemExit: with code 2 and one line on stderr: on the first rank of a run on one host for such an error, on any
+            rank for variables that say no place.
     """
     place = None
     try:
         place = read_place(os.environ) or Place()
         look(place)
     except (ValueError, OSError) as error:
+        if place is not None and place.local_size < place.size:
+            return None
         if place is not None and not place.is_first:
             return str(error)
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from engine.config import MonitorConfig, RunConfig
 from engine.evaluation.held_images import check_batches, describe_held
+from engine.models.weight_place import weights_file
 from engine.run_plan import RunPlan, plan_run
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.maps import ScoreMaps
@@ -34,15 +35,17 @@ class Inputs:
 
 
 def open_inputs(config: RunConfig, world_size: int, local_size: int) -> Inputs:
-    """Open and check the data of a run.
+    """Open and check the data of a run; the weights that it starts from are looked for, too.
 
     Args:
         world_size: ranks of the run.
         local_size: ranks of it on this host.
 
     Raises:
-        ValueError, OSError: data, or numbers of the configuration, that cannot be used.
+        ValueError, OSError: data or numbers of the configuration that cannot be used, or weights that are not there.
     """
+    if config.model.pretrained not in (None, "timm"):
+        weights_file(config.model.pretrained)
     train_index, val_index = open_index(config.data.train, "train"), open_index(config.data.val, "val")
     num_classes, needed = config.data.num_classes, 1 + max(train_index.max_label, val_index.max_label)
     for index in (train_index, val_index):

@@ -157,18 +157,27 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_the_first_rank_tells_what_it_finds_wrong_and_ends(
     at: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at(RANK="0", LOCAL_RANK="0")
+    at(RANK="0", LOCAL_RANK="0", LOCAL_SIZE="8")
     with pytest.raises(SystemExit) as stop:
         look_first(refuse)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: no such folder\n"
 
 
-def test_another_rank_keeps_what_it_finds_wrong_for_the_meeting(
+def test_another_rank_of_its_host_keeps_what_it_finds_wrong_for_the_meeting(
     at: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at()
+    at(LOCAL_SIZE="8")
     assert look_first(refuse) == "no such folder"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_ranks_of_several_hosts_meet_whatever_one_of_them_finds_wrong(
+    rank: str, at: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    at(RANK=rank, LOCAL_RANK=rank)
+    assert look_first(refuse) is None
     assert capsys.readouterr().err == ""
 
 
