@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TypeVar
 
-from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, stdout_apart
+from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, interruptible, stdout_apart
 from pipeline.files import user_path
 
 T = TypeVar("T")
@@ -37,7 +37,8 @@ def bar_interval_s() -> float:
 def answer(parse: Callable[[], T], make_text: Callable[[T], str]) -> int:
     """``show`` what ``make_text`` makes of the command line that ``parse`` reads. Help goes to standard output."""
     try:
-        options = parse()
+        with interruptible():
+            options = parse()
     except (ValueError, OSError) as error:
         return told(error)
     return show(lambda: make_text(options))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, importing, leave
+from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, importing, interruptible, leave
 from pipeline.files import user_path
 from tools.command import only_printed, told
 
@@ -222,7 +222,8 @@ def _parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 fine, 1 faults or too many rejected images were found, 2 the command could not be carried out."""
     try:
-        options = _parser().parse_args(arguments)
+        with interruptible():
+            options = _parser().parse_args(arguments)
     except ValueError as error:
         return told(error)
     command: Callable[[argparse.Namespace], int] = options.command

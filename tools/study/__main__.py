@@ -51,7 +51,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=user_path, help="folder of the results (default: runs/NAME)")
     parser.add_argument("--runs", type=user_path, help="folder of the run folders (default: OUT/runs)")
     parser.add_argument("--launch", type=shlex.split, metavar="COMMAND", help="starts a run (default: one rank)")
-    parser.add_argument("--machine", type=_machine, default=(0, 1), metavar="I/N", help="train only this part")
+    parser.add_argument(
+        "--machine",
+        type=_machine,
+        default=(0, 1),
+        metavar="I/N",
+        help="train only this part (default: 0/1, which is all)",
+    )
     parser.add_argument("--show", action="store_true", help="train nothing, write nothing; show what is finished")
     parser.add_argument("--json", action="store_true", help="print the result for programs")
     return parser.parse_args(argv)
@@ -61,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train this machine's part of the study, and show all that is finished."""
     code = 0
     try:
-        options = parse_arguments(argv)
+        with interruptible():
+            options = parse_arguments(argv)
         with interruptible("the same command goes on"), stdout_apart():
             spec = load_study(options.study)
             options.out = options.out or Path("runs") / spec.name

@@ -38,7 +38,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser.of("tools.sweep", __doc__)
     parser.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="the folder of a finished run")
     parser.add_argument(
-        "--keep-rates", type=float, nargs="+", default=list(KEEP_RATES), metavar="RATE", help="default: 1 to 0.2"
+        "--keep-rates",
+        type=float,
+        nargs="+",
+        default=list(KEEP_RATES),
+        metavar="RATE",
+        help="shares of the patches (default: 1 to 0.2)",
     )
     parser.add_argument(
         "--rules", nargs="+", default=[], metavar="RULE", help=f"{rule_forms()} (default: the run's own)"
