@@ -85,7 +85,7 @@ def look(argv: Sequence[str], place: Place) -> None:
 
 
 def train_run(argv: Sequence[str], world: "World", launchers: "Launchers | None" = None) -> int:
-    """One run from its command line to its summary. Collective.
+    """One run from its command line to its summary, for a program whose ranks have met already. Collective.
 
     Returns:
         The exit code: 0, or 75 if it was stopped.
@@ -94,7 +94,7 @@ def train_run(argv: Sequence[str], world: "World", launchers: "Launchers | None"
         SystemExit: with code 2, on every rank, for an input that cannot be used; with code 3 for data that turned out
             to be bad while training; with code 4 for weights or a loss that are not finite.
     """
-    from engine.run.course import run
+    from engine.run.course import run  # here, because it takes seconds
 
     return run(partial(read_request, argv), world, launchers)
 
@@ -111,11 +111,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         from engine.deepspeed_engine import quiet
         from engine.ranks.launchers import Launchers
         from engine.ranks.world import join_world, leave_world
+        from engine.run.course import run
 
         quiet()
         launchers = Launchers()
         world = join_world(found)
-        code = train_run(argv, world, launchers)
+        code = run(partial(read_request, argv), world, launchers)
         leave_world()
     if code:
         with suppress(OSError):

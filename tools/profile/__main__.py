@@ -24,7 +24,6 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from engine.command_line import Parser, interruptible
 from pipeline.files import user_path
@@ -34,10 +33,7 @@ with interruptible():
     from engine.config import load_config
     from engine.ranks.rendezvous import Place, look_first
     from engine.run.inputs import check_monitors, open_inputs
-    from tools.profile.result import PARTS, describe
-
-if TYPE_CHECKING:
-    from engine.ranks.world import World
+    from tools.profile.result import PARTS
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -95,48 +91,6 @@ def _look(argv: Sequence[str], place: Place) -> None:
     open_inputs(config, place.size, place.local_size)
 
 
-def _profile(argv: Sequence[str], world: "World") -> None:
-    """One profile from its command line to its table. Collective.
-
-    Raises:
-        SystemExit: on every rank, for an input or data that cannot be used.
-    """
-    from tqdm import tqdm
-
-    from engine.bad_data import one_data_error
-    from engine.prepare import prepare
-    from engine.progress import say
-    from engine.ranks.preflight import check_same_inputs, check_same_software
-    from engine.ranks.world import on_first_rank, one_clear_error
-    from tools.profile.measure import profile_run, stages_to_profile
-    from tools.profile.output import progress, write
-
-    check_same_software(world)
-    with one_clear_error(world):
-        options = parse_arguments(argv)
-        prepared = prepare(load_config(options.config, options.set), world)
-    stop_step = prepared.plan.total_steps
-    check_same_inputs(world, prepared.config, prepared.indexes, stop_step=stop_step, maps=prepared.maps)
-    num_stages = len(stages_to_profile(prepared.plan.schedule, full_patches=prepared.config.task != "pretrain"))
-    total = num_stages * (1 + options.repeats)
-    bar = tqdm(total=total, unit="stage", disable=not (world.is_first and sys.stderr.isatty()))
-    with one_data_error(world), bar:
-        profile, traces = profile_run(
-            prepared,
-            world,
-            loads=not options.step_only,
-            trains=not options.loader_only,
-            seconds=options.seconds,
-            repeats=options.repeats,
-            progress=progress(bar, world),
-            traces=options.trace is not None,
-        )
-    with one_clear_error(world):
-        on_first_rank(world, lambda: write(profile, traces, options, argv, world))
-    if world.is_first:
-        say(describe(profile))
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Look at the inputs, meet the other ranks, profile, part. What takes seconds to load is loaded after the look."""
     argv = sys.argv[1:] if argv is None else argv
@@ -144,10 +98,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = look_first(partial(_look, argv))
         from engine.deepspeed_engine import quiet
         from engine.ranks.world import join_world, leave_world
+        from tools.profile.course import profile
 
         quiet()
         world = join_world(found)
-        _profile(argv, world)
+        profile(partial(parse_arguments, argv), argv, world)
         leave_world()
 
 
