@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from pipeline.files import user_path
 
@@ -17,8 +18,45 @@ INTERRUPTED_EXIT_CODE = 130  # of a program that Ctrl-C ended, as shells have it
 _STDOUT, _STDERR = 1, 2
 
 
+class _Help(argparse.HelpFormatter):
+    """Shows what each option is without being given, and leaves paragraphs with indented lines as they are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        takes_a_value = action.option_strings and action.nargs != 0 and not action.required
+        if not takes_a_value or "default" in text or action.default is argparse.SUPPRESS:
+            return text
+        return f"{text} (default: {'none' if action.default in (None, []) else '%(default)s'})"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(part if "\n  " in part else fill(part, width, indent) for part in text.split("\n\n"))
+
+
 class Parser(argparse.ArgumentParser):
-    """Raises ValueError where argparse would print its usage and exit: callers put errors in one line."""
+    """Raises ValueError where argparse would print its usage and exit: callers put errors in one line.
+
+    Args:
+        example: commands that show how the program is called; ``--help`` ends with them.
+    """
+
+    def __init__(self, *, example: str = "", **settings: Any) -> None:
+        shown = "".join(f"\n  {line.strip()}" for line in example.strip().splitlines())
+        parts = [settings.pop("epilog", None), shown and f"example:{shown}"]
+        epilog = "\n\n".join(part for part in parts if part)
+        super().__init__(epilog=epilog or None, **{"formatter_class": _Help, **settings})
+
+    @classmethod
+    def of(cls, module: str, doc: str | None, **settings: Any) -> "Parser":
+        """The parser of a program.
+
+        Args:
+            module: as ``python -m`` takes it.
+            doc: the program's docstring: a line of what it is for, and below it commands that show how it is called.
+        """
+        title, example, *_ = [*(doc or "").split("\n\n"), ""]
+        name = called_as(module)
+        return cls(prog=name, description=title, example=example.replace(f"python -m {module}", name), **settings)
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see --help")
@@ -33,6 +71,12 @@ class Parser(argparse.ArgumentParser):
             metavar="A.B=VALUE",
             help="override one key; may be repeated; the value is YAML, numbers are finite and within bounds",
         )
+
+
+def called_as(module: str) -> str:
+    """What the person typed who started this program: ``python -m MODULE``, or the name of its console script."""
+    name = Path(sys.argv[0]).name
+    return name if name.startswith("pss-") else f"python -m {module}"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ again shows each step once: TensorBoard is told from which step on earlier event
 cannot take back what it has got, is not sent that again.
 """
 
-import importlib.util
 import json
 import re
 import secrets
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.config import MonitorConfig, RunConfig
+from engine.config import RunConfig
 from engine.metrics import Monitor
 from engine.progress import say
 from engine.ranks.world import World
@@ -22,19 +21,6 @@ from pipeline.files import write_atomically
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_FOLDER = "wandb"
 WANDB_FILE = "wandb_run.json"
-_PACKAGES = {"tensorboard": "monitor.tensorboard: true", "wandb": "monitor.wandb"}
-
-
-def check_monitors(config: MonitorConfig) -> None:
-    """Raise ValueError if the package of a monitor that is switched on is missing."""
-    for package in [*["tensorboard"] * config.tensorboard, *["wandb"] * (config.wandb is not None)]:
-        spec = importlib.util.find_spec(package)
-        # A mere folder of that name, such as one that W&B has left, is found too, but has no origin.
-        if spec is None or spec.origin is None:
-            raise ValueError(
-                f"{_PACKAGES[package]} needs the package {package}, which is not installed; install it with "
-                f"pip install '.[{package}]', or leave monitor.{package} out"
-            )
 
 
 def open_monitors(config: RunConfig, folder: Path, first_step: int, world: World) -> list[Monitor]:

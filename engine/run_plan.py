@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import Any
 
 from engine.config import RunConfig
-from engine.update import clips_itself
 from pipeline.config import MOST_STEPS, Duration
 from pipeline.plan.augmentation import check_pairs
 from pipeline.plan.schedule import PatchSchedule
@@ -152,6 +151,15 @@ def plan_micro_batches(config: RunConfig, world_size: int) -> MicroBatches:
     if in_pairs:
         check_pairs(fixed, "images in a micro batch")
     return MicroBatches(share, 2 if in_pairs else 1, fixed, config.train.tokens_per_micro_batch)
+
+
+def clips_itself(config: RunConfig) -> bool:
+    """Whether the gradients are torch's own, whole and the same on every rank, and are clipped by the trainer.
+
+    DeepSpeed's clipping of these takes a norm per parameter and one more all-reduce, of numbers that are all alike. The
+    optimizers of ZeRO and bf16 measure and clip their own gradients.
+    """
+    return config.engine.zero_stage == 0 and config.engine.precision == "fp32"
 
 
 def deepspeed_config(config: RunConfig, plan: RunPlan, *, load_universal: bool = False) -> dict[str, Any]:

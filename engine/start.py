@@ -1,7 +1,4 @@
-"""How a run starts: what is asked of it, where it goes on, and all that its first step needs."""
-
-from dataclasses import dataclass
-from pathlib import Path
+"""How a run starts: where it goes on, and all that its first step needs."""
 
 from deepspeed import DeepSpeedEngine
 
@@ -17,34 +14,12 @@ from engine.prepare import Prepared
 from engine.ranks.preflight import check_same_inputs, check_same_run_folder, check_same_start, warn_of_clocks
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, on_first_rank, one_clear_error
+from engine.run.request import Request
 from engine.run_folder import prepare_folder
-from engine.run_plan import RunPlan
 from engine.snapshots import open_board, restore_snapshot
 from engine.trainer import Run
 from pipeline.graph.route import why_not_select_first
 from pipeline.selection.snapshots import SnapshotBoard
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one start of a run is asked for: a configuration, and what the command line says besides.
-
-    Attributes:
-        folder: the run folder.
-        stop_after: the number of steps after which it ends, as a finished run; None: all that are planned.
-        resume: ``auto``, ``never`` or the path of a checkpoint, as ``choose_start`` takes it.
-        allowed: keys whose values may differ from those of the checkpoint.
-    """
-
-    config: RunConfig
-    folder: Path
-    stop_after: int | None = None
-    resume: str = "auto"
-    allowed: tuple[str, ...] = ()
-
-    def stop_step(self, plan: RunPlan) -> int:
-        """The number of steps that are trained when the run is done."""
-        return min(plan.total_steps, self.stop_after or plan.total_steps)
 
 
 def check_same_request(request: Request, prepared: Prepared, world: World) -> None:

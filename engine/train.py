@@ -16,29 +16,22 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engine.command_line import STOPPED_EXIT_CODE, Parser, interruptible
+from engine.command_line import Parser, interruptible
 from pipeline.files import user_path
 
 with interruptible():
-    from engine.bad_data import one_data_error
-    from engine.checkpoints.checkpoint import clear_save_error
-    from engine.checkpoints.finite import clear_divergence
-    from engine.checkpoints.manifest import step_folder, steps_in
-    from engine.checkpoints.resume import Start, check_allowed_keys, recorded_identity
+    from engine.checkpoints.resume import recorded_identity
     from engine.config import load_config
-    from engine.deepspeed_engine import quiet
-    from engine.prepare import prepare
-    from engine.progress import say
+    from engine.ranks.rendezvous import Place, look_first
+    from engine.run.request import Request, look_at
+
+if TYPE_CHECKING:
     from engine.ranks.launchers import Launchers
-    from engine.ranks.preflight import check_same_software
-    from engine.ranks.run_lock import held
-    from engine.ranks.watch import Watch
-    from engine.ranks.world import World, join_world, leave_world, one_clear_error
-    from engine.result import finish
-    from engine.start import Request, announcement, check_same_request, find_start, open_run
-    from engine.trainer import Run, train
+    from engine.ranks.world import World
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -47,18 +40,20 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         ValueError: an argument that is missing, unknown or of the wrong form.
     """
-    title, _, exit_codes = (__doc__ or "").split("\n\n")
-    parser = Parser(prog="engine.train", description=title, epilog=exit_codes)
+    parser = Parser.of("engine.train", __doc__, epilog=(__doc__ or "").split("\n\n")[-1])
     parser.add_run_arguments()
     parser.add_argument(
         "--out", type=user_path, help="the run folder, which one run at a time may use (default: runs/NAME)"
     )
-    parser.add_argument("--max-steps", type=int, help="stop after this many steps, as a finished run")
+    parser.add_argument(
+        "--max-steps", type=int, help="stop after this many steps, as a finished run (default: all of train.duration)"
+    )
     parser.add_argument(
         "--resume",
         default="auto",
         metavar="auto|PATH|never",
-        help="auto: go on from the run folder's checkpoint, if any; PATH: from that checkpoint; never: start anew",
+        help="auto: go on from the run folder's checkpoint, if any; PATH: from that checkpoint; never: start anew "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--allow-change",
@@ -93,8 +88,13 @@ def read_request(argv: Sequence[str]) -> Request:
     return Request(config, folder, arguments.max_steps, arguments.resume, tuple(arguments.allow_change))
 
 
-def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = None) -> int:
-    """One run from its command line to its summary. Collective.
+def look(argv: Sequence[str], place: Place) -> None:
+    """Look at a command line and what it names, in a moment. Raises what ``read_request`` and ``look_at`` raise."""
+    look_at(read_request(argv), place)
+
+
+def train_run(argv: Sequence[str], world: "World", launchers: "Launchers | None" = None) -> int:
+    """One run from its command line to its summary, for a program whose ranks have met already. Collective.
 
     Returns:
         The exit code: 0, or 75 if it was stopped.
@@ -103,59 +103,29 @@ def train_run(argv: Sequence[str], world: World, launchers: Launchers | None = N
         SystemExit: with code 2, on every rank, for an input that cannot be used; with code 3 for data that turned out
             to be bad while training; with code 4 for weights or a loss that are not finite.
     """
-    check_same_software(world)
-    with one_clear_error(world):
-        request = read_request(argv)
-        prepared = prepare(request.config, world)
-        check_allowed_keys(request.allowed, prepared.identity)
-    check_same_request(request, prepared, world)
-    with held(request.folder, world, launchers.followed if launchers else ()) as lock:
-        start = find_start(request, prepared, world)
-        with Watch(
-            world,
-            request.folder,
-            stop_grace_s=request.config.engine.stop_grace_s,
-            stall_report_s=request.config.engine.stall_report_s,
-            launchers=launchers,
-            lock=lock,
-        ) as watch:
-            run = open_run(request, prepared, start, world, watch)
-            if world.is_first:
-                print(announcement(run, start), flush=True)
-            return _train_and_finish(run, start, request.stop_step(run.plan))
+    from engine.run.course import run  # here, because it takes seconds
 
-
-def _train_and_finish(run: Run, start: Start, stop_step: int) -> int:
-    """Train to the end, or until the ranks stop. Returns the exit code."""
-    checkpoints = run.folder / "checkpoints"
-    with one_data_error(run.world), clear_save_error(run.world), clear_divergence(run.world, checkpoints):
-        evaluations = train(run, start.step, stop_step)
-    if run.watch.stopping:
-        if run.world.is_first:
-            _say_how_to_go_on(run, start)
-        return STOPPED_EXIT_CODE
-    run.watch.enter("finish", stop_step)
-    finish(run, evaluations, stop_step)
-    return 0
-
-
-def _say_how_to_go_on(run: Run, start: Start) -> None:
-    checkpoints = run.folder / "checkpoints"
-    steps = steps_in(checkpoints)
-    newest = step_folder(checkpoints, steps[-1]) if steps else start.checkpoint
-    say(f"stopped by {run.watch.reason}; the same command goes on from {newest} (exit code {STOPPED_EXIT_CODE})")
+    return run(partial(read_request, argv), world, launchers)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Meet the other ranks, train, part. A run that was stopped ends without waiting for any thread."""
+    """Look at the inputs, meet the other ranks, train, part.
+
+    What takes seconds to load is loaded once the inputs are found usable. A run that was stopped ends without waiting
+    for any thread.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        parse_arguments(argv)
     with interruptible():
+        found = look_first(partial(look, argv))
+        from engine.deepspeed_engine import quiet
+        from engine.ranks.launchers import Launchers
+        from engine.ranks.world import join_world, leave_world
+        from engine.run.course import run
+
         quiet()
         launchers = Launchers()
-        world = join_world()
-        code = train_run(argv, world, launchers)
+        world = join_world(found)
+        code = run(partial(read_request, argv), world, launchers)
         leave_world()
     if code:
         with suppress(OSError):

@@ -9,6 +9,7 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
 from engine.config import RunConfig
+from engine.run_plan import clips_itself
 
 
 def begin_pass(engine: DeepSpeedEngine, *, is_last: bool) -> None:
@@ -41,12 +42,3 @@ def update_weights(engine: DeepSpeedEngine, config: RunConfig, *, measure: bool)
     if measure and norm is None:
         norm = engine.get_global_grad_norm()
     return float(norm) if measure and norm is not None else None
-
-
-def clips_itself(config: RunConfig) -> bool:
-    """Whether the gradients are torch's own, whole and the same on every rank, and are clipped here.
-
-    DeepSpeed's clipping of these takes a norm per parameter and one more all-reduce, of numbers that are all alike. The
-    optimizers of ZeRO and bf16 measure and clip their own gradients.
-    """
-    return config.engine.zero_stage == 0 and config.engine.precision == "fp32"

@@ -25,6 +25,13 @@ MOST_FILES, MOST_LINES = 24, 400
 
 # A schedule can be previewed, a plan made and shards indexed on a machine that has neither of these.
 HEAVY = ("torch", "nvidia.dali")
+# What takes seconds to load, or a good part of one. Help and the errors of a command line wait for none of it.
+SLOW = (*HEAVY, "deepspeed", "timm", "numba", "matplotlib", "scipy", "pandas")
+ENTRIES = (
+    "engine.train",
+    *(f"tools.{path.parent.name}.__main__" for path in sorted((ROOT / "tools").glob("*/__main__.py"))),
+    *("tools.configuration", "tools.site"),
+)
 LIGHT_MODULES = (
     "plan.augmentation",
     "config",
@@ -167,6 +174,50 @@ for name in {LIGHT_MODULES!r}:
     loaded = [heavy for heavy in {HEAVY!r} if heavy in sys.modules]
     if loaded:
         sys.exit(f"importing pipeline.{{name}} loads {{loaded}}")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_entry_loads_what_takes_seconds_before_its_command_line_is_found_usable(tmp_path: Path) -> None:
+    """One fresh interpreter for all: ``--help``, a misspelt key, a wrong value and a folder that is not there."""
+    toy, nowhere = tmp_path / "toy.yaml", tmp_path / "nowhere"
+    toy.write_text((ROOT / "configs" / "fashion_mnist.yaml").read_text())
+    run = ["--config", str(toy)]
+    misspelt, absent = [*run, "--set", "optim.lrr=1"], [*run, "--set", f"data.train={nowhere}"]
+    steps = ["--step", "0"]
+    wrong = {
+        "engine.train": [
+            misspelt,
+            absent,
+            [*run, "--max-steps", "0"],
+            [*run, "--set", f"model.pretrained={nowhere}.pth"],
+            [*run, "--set", "selection.rule=entropy"],
+        ],
+        "tools.agreement.__main__": [[str(nowhere)]],
+        "tools.inspect.__main__": [[*misspelt, *steps], [*absent, *steps]],
+        "tools.profile.__main__": [misspelt, absent, [*run, "--seconds", "0"]],
+        "tools.report.__main__": [[str(nowhere)]],
+        "tools.schedule.__main__": [misspelt, [*absent, "--set", "data.num_train_samples=null"]],
+        "tools.shards.__main__": [["stats", str(nowhere)], ["verify", str(nowhere)]],
+        "tools.study.__main__": [[str(nowhere)]],
+        "tools.sweep.__main__": [[str(nowhere)], [str(nowhere), "--rules", "entropy"]],
+    }
+    program = f"""
+import contextlib, importlib, io, sys
+def code_of(main, arguments):
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return main(arguments)
+    except SystemExit as ending:
+        return ending.code
+for name in {ENTRIES!r}:
+    main = importlib.import_module(name).main
+    for arguments in [["--help"], *{wrong!r}.get(name, [])]:
+        code, loaded = code_of(main, arguments), [slow for slow in {SLOW!r} if slow in sys.modules]
+        expected = 0 if arguments == ["--help"] else 2
+        if loaded or code != expected:
+            sys.exit(f"{{name}} {{arguments}} ends with {{code}} and loads {{loaded}}")
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

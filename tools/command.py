@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import TypeVar
 
-from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, stdout_apart
+from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, interruptible, stdout_apart
 from pipeline.files import user_path
+
+T = TypeVar("T")
 
 _STDOUT = 1
 
@@ -33,6 +36,16 @@ def bar_interval_s() -> float:
     return 0.1 if sys.stderr.isatty() else 10.0
 
 
+def answer(parse: Callable[[], T], make_text: Callable[[T], str]) -> int:
+    """``show`` what ``make_text`` makes of the command line that ``parse`` reads. Help goes to standard output."""
+    try:
+        with interruptible():
+            options = parse()
+    except (ValueError, OSError) as error:
+        return told(error)
+    return show(lambda: make_text(options))
+
+
 def show(make_text: Callable[[], str]) -> int:
     """Print what ``make_text`` returns, and nothing else on standard output.
 
@@ -42,13 +55,18 @@ def show(make_text: Callable[[], str]) -> int:
         with stdout_apart():
             text = make_text()
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return told(error)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
     _put(f"{text}\n")
     return 0
+
+
+def told(error: ValueError | OSError) -> int:
+    """Tell a user's error in one line, however many a library has made of it. Returns the exit code."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
 
 
 @contextmanager

@@ -7,8 +7,9 @@ Sections and keys stand in the order of the file that a run leaves in its folder
 Exit codes: 0 done, 2 the page cannot be written (one line on stderr says why).
 """
 
+import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -17,9 +18,10 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, PlainSerializer
 from pydantic.fields import FieldInfo
 
+from engine.command_line import Parser
 from engine.config import RunConfig
 from pipeline.config import Duration, OneOf, OrAuto
-from tools.command import show
+from tools.command import answer
 
 PAGE = Path("docs/configuration.md")
 
@@ -224,9 +226,11 @@ def _write() -> str:
     return f"{PAGE} is written"
 
 
-def main() -> int:
-    return show(_write)
+def main(arguments: Sequence[str] = ()) -> int:
+    """Write the page, and say so."""
+    parser = Parser.of("tools.configuration", __doc__)
+    return answer(lambda: parser.parse_args(arguments), lambda _: _write())
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

@@ -9,13 +9,13 @@ from the project's root.
 Exit codes: 0 done, 2 a link that leads nowhere, or a folder that cannot be written (one line on stderr says which).
 """
 
-import argparse
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.command import show
+from engine.command_line import Parser
+from tools.command import answer
 
 STYLE = Path("docs/site.css")
 
@@ -87,10 +87,10 @@ def _listing(folder: Path, files: list[Path]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.site", description=(__doc__ or "").split("\n")[0])
+    """Gather the pages, and say how many files there are."""
+    parser = Parser.of("tools.site", __doc__)
     parser.add_argument("out", type=Path, metavar="DIR", help="a new folder, or an empty one")
-    out = parser.parse_args(arguments).out
-    return show(lambda: f"{gather(Path(), out)} files are in {out}")
+    return answer(lambda: parser.parse_args(arguments).out, lambda out: f"{gather(Path(), out)} files are in {out}")
 
 
 if __name__ == "__main__":

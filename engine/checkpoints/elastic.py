@@ -6,8 +6,6 @@ import io
 import shutil
 from pathlib import Path
 
-from deepspeed.checkpoint import ds_to_universal
-
 from engine.checkpoints.manifest import (
     DamagedError,
     file_facts,
@@ -29,6 +27,8 @@ def universal_checkpoint(checkpoint: Path, folder: Path) -> Path:
     Raises:
         OSError: it could not be written.
     """
+    from deepspeed.checkpoint import ds_to_universal  # here, because it takes seconds
+
     source = read_manifest(checkpoint)
     target = folder / f"{PREFIX}{checkpoint.name}"
     if target.exists():

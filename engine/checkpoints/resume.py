@@ -141,6 +141,15 @@ def check_same_run(
     return [f"changed since the checkpoint, as allowed: {text}" for text in differences.values()]
 
 
+def check_resume(resume: str) -> None:
+    """Raise FileNotFoundError if ``--resume`` names a path, and no whole checkpoint is there."""
+    if resume not in ("auto", "never") and not has_manifest(user_path(resume)):
+        raise FileNotFoundError(
+            f"{user_path(resume)} is not a checkpoint of this program, or its save was interrupted: it holds no "
+            "manifest.json; give a folder such as runs/NAME/checkpoints/step-00000500"
+        )
+
+
 def choose_start(
     resume: str, folder: Path, this_run: dict[str, Any], *, allowed: Collection[str], stop_step: int, world_size: int
 ) -> Start:
@@ -169,12 +178,8 @@ def choose_start(
                 )
             return Start(notes=notes)
     else:
+        check_resume(resume)
         checkpoint = user_path(resume)
-        if not has_manifest(checkpoint):
-            raise FileNotFoundError(
-                f"{checkpoint} is not a checkpoint of this program, or its save was interrupted: it holds no "
-                "manifest.json; give a folder such as runs/NAME/checkpoints/step-00000500"
-            )
     try:
         manifest = read_manifest(checkpoint) if resume == "auto" else verify_manifest(checkpoint)
         saved = manifest["identity"]

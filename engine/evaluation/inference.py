@@ -17,6 +17,7 @@ from engine.evaluation.exported import check_all_loaded, class_names, exported_m
 from engine.evaluation.image_files import preprocessed
 from engine.evaluation.trained import Trained, load_trained
 from engine.models.patch_embed import PatchModel
+from engine.run.finished import check_classifier
 from engine.snapshots import take_snapshot
 from pipeline.batch import Batch
 from pipeline.config import DataConfig
@@ -41,8 +42,7 @@ def load_classifier_run(folder: Path | str, overrides: list[str] | None = None) 
         ValueError, OSError: it is no finished run, or one of pre-training, or its weights do not fill the model.
     """
     trained = load_trained(folder, overrides)
-    if trained.config.task != "classify":
-        raise ValueError(f"the run in {folder} is a {trained.config.task} run: its model has no trained classifier")
+    check_classifier(folder, trained.config)
     check_all_loaded(trained.model)
     return trained
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import RunConfig, load_config
+from engine.config import RunConfig
 from engine.models.build import build_model
 from engine.models.patch_embed import PatchModel
+from engine.run.finished import finished_config
 from pipeline.graph.inputs import row_sizes
 from pipeline.graph.score_maps import map_scores
 from pipeline.loader import PatchLoader, validation_plans
@@ -17,7 +18,6 @@ from pipeline.selection.config import SelectionConfig
 from pipeline.selection.maps import ScoreMaps
 from pipeline.selection.patches import unpatchify
 from pipeline.shards.index import ShardIndex, open_index
-from pipeline.yaml_file import ConfigError
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,7 @@ def load_trained(folder: Path | str, overrides: list[str] | None = None) -> Trai
         ValueError, OSError: it is no run folder, or the run is not done.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is no run folder: it is not there; give one such as runs/fashion_mnist")
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{folder} is no run folder: it holds no config.yaml; give one such as runs/fashion_mnist")
-    if not (folder / "model").is_dir():
-        raise ConfigError(f"the run in {folder} has not exported its model yet; train it to its end first")
-    config = load_config(folder / "config.yaml", overrides)
+    config = finished_config(folder, overrides)
     return Trained(folder, config, build_run_model(config, pretrained=f"local-dir:{folder / 'model'}").eval())
 
 

@@ -11,10 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.models.published import published_weights, reason_of
+from engine.models.weight_place import weights_file
 from engine.models.weight_sets import FoundWeights, choose_weights
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar", ".ckpt")
 # Classes that training code likes to save beside the weights. torch lists the classes that a file names, but not
 # for files from before torch 1.6: in those, these are allowed for.
 USUAL_CLASSES = ("argparse.Namespace", "yacs.config.CfgNode")
@@ -51,7 +50,7 @@ def read_weights(source: str, timm_name: str, own: Collection[str], key: str | N
         if key is not None:
             raise ValueError(f"timm publishes one set of weights; leave out model.pretrained_key, got '{key}'")
         return FoundWeights(published_weights(timm_name))
-    path = _file_of(source)
+    path = weights_file(source)
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise ValueError(
@@ -75,27 +74,6 @@ def read_weights(source: str, timm_name: str, own: Collection[str], key: str | N
             f"{SAVE_NAMES}"
         )
     return choose_weights(containers, own, str(path), key)
-
-
-def _file_of(source: str) -> Path:
-    kind, _, folder = source.partition(":")
-    if kind == "local-dir":
-        files = [Path(folder) / name for name in WEIGHT_FILES]
-        found = next((file for file in files if file.is_file()), None)
-        if found is None:
-            raise FileNotFoundError(f"no weights in {folder}: expected {' or '.join(WEIGHT_FILES)} there")
-        return found
-    path = Path(source)
-    if not path.name.endswith(ENDINGS):
-        *first, last = ENDINGS
-        hint = f"; for a folder write local-dir:{source}" if path.is_dir() else ""
-        raise ValueError(
-            f"unknown source of pretrained weights '{source}': give timm, local-dir:DIR, "
-            f"or a {', '.join(first)} or {last} file{hint}"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"no pretrained weights at {path}")
-    return path
 
 
 def _unpickle(path: Path) -> Any:

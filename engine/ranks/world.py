@@ -61,8 +61,11 @@ class World:
         return max(1, len(os.sched_getaffinity(0)) // self.local_size)
 
 
-def join_world() -> World:
+def join_world(found: str | None = None) -> World:
     """Meet the other ranks. Without a launcher's environment variables the run is this process alone.
+
+    Args:
+        found: what ``look_first`` has found wrong on this rank, which the ranks will find again and tell together.
 
     Raises:
         SystemExit: with code 2 and one line on stderr, for variables that say no place, or if the ranks did not meet.
@@ -79,7 +82,7 @@ def join_world() -> World:
     # changed: when the network fails it is one of these groups in which ranks wait.
     distributed_c10d.default_pg_timeout = timeout
     distributed_c10d.default_pg_nccl_timeout = timeout
-    with meeting(COLLECTIVE_TIMEOUT_S):
+    with meeting(COLLECTIVE_TIMEOUT_S, found):
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
         size = dist.get_world_size()
         hosts: list[str] = [""] * size
@@ -111,7 +114,7 @@ def _find_place() -> Place:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
-    return Place(0, 1)
+    return Place()
 
 
 def leave_world() -> None:

@@ -315,6 +315,10 @@ def _check_rows(index: ShardIndex) -> None:
         rows.check_all()
 
 
+# Shards that this process has read once more and found to be as their index says, so that no second opening does it.
+_scanned: set[tuple[Path, Shard]] = set()
+
+
 def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
     """The shards with the modification times at which their contents were found to be those of the index."""
     rescanned = False
@@ -334,7 +338,7 @@ def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
                 f"if the new content is meant, index it with: {_again(index)}"
             )
         checked.append(replace(shard, mtime_ns=stat.st_mtime_ns))
-        if stat.st_mtime_ns == shard.mtime_ns:
+        if stat.st_mtime_ns == shard.mtime_ns or (path.absolute(), checked[-1]) in _scanned:
             continue
         rescanned = True
         if scan_shard(path, *index.members).digest != shard.digest:
@@ -342,6 +346,7 @@ def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
                 f"{path}: was changed after it was indexed (its headers, labels or image sizes differ); "
                 f"if the new content is meant, index it with: {_again(index)}"
             )
+        _scanned.add((path.absolute(), checked[-1]))
     if rescanned:
         tell_once(
             f"{index.folder}: shards carry other modification times than in their index, as copies do. Their contents "

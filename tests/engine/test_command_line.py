@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.command_line import importing, interruptible, leave, stdout_apart
+from engine.command_line import Parser, called_as, importing, interruptible, leave, stdout_apart
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = [ROOT / "engine" / "train.py", *sorted((ROOT / "tools").glob("*/__main__.py"))]
@@ -100,3 +100,52 @@ def test_every_program_can_be_interrupted_while_it_imports(program: Path) -> Non
 def test_what_is_imported_before_is_python_alone(module: str) -> None:
     tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
     assert set(imports_outside(tree.body)) <= LIGHT
+
+
+DOC = """What it is for.
+
+    python -m tools.thing run --rate 2
+    deepspeed --module tools.thing run
+
+More that is not for help.
+"""
+
+
+def thing() -> Parser:
+    parser = Parser.of("tools.thing", DOC, epilog="words " * 40)
+    parser.add_argument("run", help="a folder")
+    parser.add_argument("--rate", type=int, default=3, help="how fast")
+    parser.add_argument("--out", help="where to (default: beside it)")
+    parser.add_argument("--name", help="of the thing")
+    parser.add_argument("--must", required=True, help="is asked for")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def test_help_says_what_a_program_is_for_every_default_and_ends_with_an_example() -> None:
+    told = thing().format_help()
+    assert told.startswith("usage: python -m tools.thing ")
+    assert "\n\nWhat it is for.\n\n" in told
+    for line in ("how fast (default: 3)", "where to (default: beside it)", "of the thing (default: none)"):
+        assert line in told
+    for line in ("a folder", "is asked for", "for programs"):
+        assert f"{line}\n" in told
+    assert told.endswith("\nexample:\n  python -m tools.thing run --rate 2\n  deepspeed --module tools.thing run\n")
+    assert "not for help" not in told
+    assert max(map(len, told.splitlines())) <= 80
+
+
+def test_a_program_is_called_what_it_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert called_as("tools.thing") == "python -m tools.thing"
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pss-thing", "run"])
+    assert called_as("tools.thing") == "pss-thing"
+    told = thing().format_help()
+    assert told.startswith("usage: pss-thing ")
+    assert "  pss-thing run --rate 2\n" in told
+
+
+def test_what_a_parser_refuses_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="--must; see --help"):
+        thing().parse_args(["run"])
+    with pytest.raises(ValueError, match="invalid int value: 'two'; see --help"):
+        thing().parse_args(["run", "--rate", "two", "--must", "x"])

@@ -13,9 +13,9 @@ from worlds import ALONE, SECOND_OF_TWO
 
 from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.checkpoints.manifest import MANIFEST
-from engine.config import MonitorConfig, RunConfig, load_config
+from engine.config import RunConfig, load_config
 from engine.metrics import MetricsFile
-from engine.monitor import check_monitors, open_monitors, scalars
+from engine.monitor import open_monitors, scalars
 
 FASHION = Path(__file__).resolve().parents[2] / "configs" / "fashion_mnist.yaml"
 
@@ -57,24 +57,6 @@ def test_nothing_is_opened_unless_asked_for(tmp_path: Path) -> None:
 def test_other_ranks_open_no_monitors(tmp_path: Path) -> None:
     assert open_monitors(config("monitor.tensorboard=true"), tmp_path, 0, SECOND_OF_TWO) == []
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("package", "setting"), [("tensorboard", True), ("wandb", {"project": "p"})])
-def test_a_missing_package_is_named_with_what_installs_it(
-    package: str, setting: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=rf"needs the package {package}.*pip install '\.\[{package}\]'"):
-        check_monitors(MonitorConfig.model_validate({package: setting}))
-    check_monitors(MonitorConfig())
-
-
-def test_a_folder_is_not_taken_for_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "wandb").mkdir()
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    with pytest.raises(ValueError, match="needs the package wandb"):
-        check_monitors(MonitorConfig.model_validate({"wandb": {"project": "p"}}))
 
 
 # TensorBoard

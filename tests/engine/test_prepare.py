@@ -12,10 +12,10 @@ from benchmarks.shared.toy_data import NUM_TRAIN, NUM_VAL, write_toy_config, wri
 from engine.config import RunConfig, load_config
 from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.models.patch_embed import PatchModel
-from engine.prepare import Prepared, check_labels, check_num_train_samples, prepare
+from engine.prepare import Prepared, prepare
 from engine.ranks.world import World
 from pipeline.selection.maps import ScoreMaps
-from pipeline.shards.index import build_index, open_index
+from pipeline.shards.index import build_index
 from tools.shards.maps.score import MapJob, score_folder
 
 HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))
@@ -64,24 +64,6 @@ def test_nothing_is_written(config_file: Path, tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_first_sample_whose_label_is_outside_the_classes_is_named(config_file: Path) -> None:
-    index = open_index(config_file.parent / "shards", "train")
-    first = int(np.argmax(index.label >= 2))
-    with pytest.raises(ValueError, match=rf"has label {index.label[first]}, .* labels are 0 to 1") as raised:
-        check_labels(index, 2)
-    assert index.describe(first) in str(raised.value)
-    assert str(raised.value).endswith("; set data.num_classes to 4")
-    with pytest.raises(ValueError, match=r"set data\.num_classes to 7"):
-        check_labels(index, 2, needed=7)
-    check_labels(index, 4)
-
-
-def test_labels_that_number_no_classes_do_not_ask_for_as_many(tmp_path: Path) -> None:
-    index = build_index(tmp_path, "train", [write_shard(tmp_path / "train-0.tar", [0, 2**31 - 1])])
-    with pytest.raises(ValueError, match="labels so far apart number no classes"):
-        check_labels(index, 2)
-
-
 def test_outputs_without_a_class_and_classes_without_images_are_told(config_file: Path, tmp_path: Path) -> None:
     assert prepared(config_file).notes == ()
     assert prepared(config_file, "data.num_classes=9", *PRETRAIN).notes == ()
@@ -91,14 +73,6 @@ def test_outputs_without_a_class_and_classes_without_images_are_told(config_file
     (note,) = prepared(config_file, f"data.train={tmp_path}").notes
     assert note.startswith("1 class (2) of 4 in validation (")
     assert note.endswith("but never in training")
-
-
-def test_a_stated_number_of_samples_is_the_data_sets_or_left_out(config_file: Path) -> None:
-    index = open_index(config_file.parent / "shards", "train")
-    with pytest.raises(ValueError, match=rf"data\.num_train_samples says 7, but .* holds {NUM_TRAIN} training samples"):
-        prepared(config_file, "data.num_train_samples=7")
-    check_num_train_samples(index, NUM_TRAIN)
-    check_num_train_samples(index, None)
 
 
 def test_a_gpu_that_is_not_there_is_refused(config_file: Path) -> None:

@@ -12,7 +12,7 @@ from launching import python_module
 from PIL import Image
 
 from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
-from tools.command import only_printed, show
+from tools.command import answer, only_printed, show
 from tools.inspect.__main__ import main as inspect
 from tools.schedule.__main__ import main as schedule
 from tools.shards.__main__ import main as shards
@@ -94,8 +94,41 @@ def test_a_study_that_is_shown_writes_nothing(toy: Path, tmp_path: Path, capsys:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("main", [schedule, inspect, study, shards])
+def test_help_is_on_standard_output_and_ends_with_an_example(
+    main: Callable[[list[str]], int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    captured = capfd.readouterr()
+    assert (ended.value.code, captured.err) == (0, "")
+    assert captured.out.startswith("usage: python -m tools.")
+    assert "\nexample:\n  python -m tools." in captured.out
+
+
+@pytest.mark.parametrize("command", ["convert", "readdress", "index", "units", "verify", "stats", "score"])
+def test_every_command_of_shards_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        shards([command, "--help"])
+    assert f"\nexample:\n  python -m tools.shards {command} " in capsys.readouterr().out
+
+
+def test_an_argument_that_cannot_be_used_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert schedule(["--config", "run.yaml", "--png", "picture.svg"]) == 2
+    assert shards(["stats"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: argument --png: this writes a .png file, got picture.svg; see --help"
+    assert second == "error: the following arguments are required: DIR; see --help"
+
+
 def interrupted() -> str:
     raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_a_command_line_is_read_is_one_line_and_130(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        answer(interrupted, str)
+    assert (ended.value.code, capfd.readouterr().err) == (130, "error: interrupted\n")
 
 
 def test_ctrl_c_in_a_tool_is_one_line_and_130(capfd: pytest.CaptureFixture[str]) -> None:

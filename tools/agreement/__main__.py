@@ -22,20 +22,16 @@ from dataclasses import asdict
 
 from engine.command_line import Parser, importing, leave
 from pipeline.files import user_path
-from tools.command import add_picture_argument, show
+from tools.command import add_picture_argument, answer
 
 with importing():
-    from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
-    from engine.ranks.hardware import describe_hardware
-    from engine.snapshots import take_snapshot
+    from engine.run.finished import finished_config
     from pipeline.selection.maps import maps_beside
     from pipeline.shards.index import open_index
-    from tools.agreement.compare import REPEATS, compare, describe
-    from tools.agreement.maps import compare_maps, describe_maps
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m tools.agreement", description=(__doc__ or "").split("\n")[0])
+    parser = Parser.of("tools.agreement", __doc__)
     parser.add_argument("run", type=user_path, help="the folder of a finished run")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one key of the run")
     parser.add_argument("--images", type=int, default=256, help="validation images (default: %(default)s)")
@@ -47,13 +43,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _shown(arguments: Sequence[str] | None) -> str:
-    options = _parse(arguments)
+def _shown(options: argparse.Namespace) -> str:
+    names = maps_beside(open_index(finished_config(options.run, options.set).data.val, "val"))
+    with importing():
+        from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
+        from engine.ranks.hardware import describe_hardware
+        from engine.snapshots import take_snapshot
+        from tools.agreement.compare import REPEATS, compare, describe
+        from tools.agreement.maps import compare_maps, describe_maps
+
     trained = load_trained(options.run, options.set)
     images = validation_images(trained.config, options.images)
     snapshot = take_snapshot(trained.model, 0)
     rules = compare(snapshot, images, trained.config.data.patch_size)
-    names = maps_beside(open_index(trained.config.data.val, "val"))
     scores = {name: validation_map_scores(trained.config, options.images, name) for name in names}
     maps = compare_maps(snapshot, images, trained.config.data.patch_size, scores)
     if options.json is not None:
@@ -79,7 +81,7 @@ def _shown(arguments: Sequence[str] | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare the rules on a trained model and print the table."""
-    return show(lambda: _shown(arguments))
+    return answer(lambda: _parse(arguments), _shown)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 
 from engine.command_line import Parser, importing, leave
-from tools.command import add_picture_argument, show
+from tools.command import add_picture_argument, answer
 
 with importing():
     from engine.config import load_config
@@ -19,7 +19,7 @@ with importing():
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m tools.inspect", description=(__doc__ or "").split("\n")[0])
+    parser = Parser.of("tools.inspect", __doc__)
     parser.add_run_arguments()
     parser.add_argument("--step", type=int, required=True, help="training step, counted from 0")
     parser.add_argument("--rank", type=int, default=0, help="whose part of the batch (default: %(default)s)")
@@ -32,8 +32,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _shown(arguments: Sequence[str] | None) -> str:
-    options = _parse(arguments)
+def _shown(options: argparse.Namespace) -> str:
     shown = inspect_step(load_config(options.config, options.set), options.step, options.rank, options.world)
     if options.png or options.operations or options.decoded:
         check_batches(shown.config, shown.plan.num_rows, num_val_samples=0, local_size=1)
@@ -56,7 +55,7 @@ def _shown(arguments: Sequence[str] | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan of a step, and draw its images if asked."""
-    return show(lambda: _shown(arguments))
+    return answer(lambda: _parse(arguments), _shown)
 
 
 if __name__ == "__main__":

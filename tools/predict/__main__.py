@@ -35,13 +35,7 @@ _BATCH_SIZE = 64
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    title, examples, rest = (__doc__ or "").split("\n\n", 2)
-    parser = Parser(
-        prog="python -m tools.predict",
-        description=title,
-        epilog=f"{examples}\n\n{rest}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser.of("tools.predict", __doc__, epilog="\n\n".join((__doc__ or "").split("\n\n")[2:]))
     parser.add_argument("run", type=user_path, metavar="RUN", help="folder of a finished run, or of an exported model")
     text = "image files, folders of them, or one folder of shards"
     parser.add_argument("images", type=user_path, nargs="+", metavar="IMAGES", help=text)

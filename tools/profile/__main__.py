@@ -23,25 +23,17 @@ import math
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 
 from engine.command_line import Parser, interruptible
 from pipeline.files import user_path
 from tools.command import add_picture_argument
 
 with interruptible():
-    from tqdm import tqdm
-
-    from engine.bad_data import one_data_error
     from engine.config import load_config
-    from engine.deepspeed_engine import quiet
-    from engine.prepare import prepare
-    from engine.progress import say
-    from engine.ranks.preflight import check_same_inputs, check_same_software
-    from engine.ranks.world import World, join_world, leave_world, on_first_rank, one_clear_error
-    from tools.profile.loader import PARTS
-    from tools.profile.measure import profile_run, stages_to_profile
-    from tools.profile.output import progress, write
-    from tools.profile.result import describe
+    from engine.ranks.rendezvous import Place, look_first
+    from engine.run.inputs import check_monitors, open_inputs
+    from tools.profile.result import PARTS
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -50,12 +42,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         ValueError: an argument that is missing, unknown or of the wrong form.
     """
-    parser = Parser(
-        prog="tools.profile",
-        description=(__doc__ or "").split("\n")[0],
-        epilog=_told_parts(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser.of("tools.profile", __doc__, epilog=_told_parts())
     parser.add_run_arguments()
     parser.add_argument("--json", type=user_path, metavar="FILE", help="write the result for programs")
     add_picture_argument(parser, "draw images per second over the keep rate")
@@ -95,47 +82,27 @@ def _told_parts() -> str:
     return "\n".join([head, *lines])
 
 
-def _profile(argv: Sequence[str], world: World) -> None:
-    """One profile from its command line to its table. Collective.
-
-    Raises:
-        SystemExit: on every rank, for an input or data that cannot be used.
-    """
-    check_same_software(world)
-    with one_clear_error(world):
-        options = parse_arguments(argv)
-        prepared = prepare(load_config(options.config, options.set), world)
-    stop_step = prepared.plan.total_steps
-    check_same_inputs(world, prepared.config, prepared.indexes, stop_step=stop_step, maps=prepared.maps)
-    num_stages = len(stages_to_profile(prepared.plan.schedule, full_patches=prepared.config.task != "pretrain"))
-    total = num_stages * (1 + options.repeats)
-    bar = tqdm(total=total, unit="stage", disable=not (world.is_first and sys.stderr.isatty()))
-    with one_data_error(world), bar:
-        profile, traces = profile_run(
-            prepared,
-            world,
-            loads=not options.step_only,
-            trains=not options.loader_only,
-            seconds=options.seconds,
-            repeats=options.repeats,
-            progress=progress(bar, world),
-            traces=options.trace is not None,
-        )
-    with one_clear_error(world):
-        on_first_rank(world, lambda: write(profile, traces, options, argv, world))
-    if world.is_first:
-        say(describe(profile))
+def _look(argv: Sequence[str], place: Place) -> None:
+    """Look at a command line and what it names, in a moment. Raises ValueError or OSError."""
+    options = parse_arguments(argv)
+    config = load_config(options.config, options.set)
+    if place.is_first:
+        check_monitors(config.monitor)
+    open_inputs(config, place.size, place.local_size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Meet the other ranks, profile, part."""
+    """Look at the inputs, meet the other ranks, profile, part. What takes seconds to load is loaded after the look."""
     argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        parse_arguments(argv)
     with interruptible():
+        found = look_first(partial(_look, argv))
+        from engine.deepspeed_engine import quiet
+        from engine.ranks.world import join_world, leave_world
+        from tools.profile.course import profile
+
         quiet()
-        world = join_world()
-        _profile(argv, world)
+        world = join_world(found)
+        profile(partial(parse_arguments, argv), argv, world)
         leave_world()
 
 

@@ -1,7 +1,7 @@
 """What the parts of a loader's work take: loaders that end early, each doing one part more than the one before.
 
-``PARTS`` tells them. A part is what a batch takes longer with it than without it, in the same threads. The parts of a
-loader work at the same time: while a batch is read, earlier ones are decoded. So a part that the others hide takes
+``result.PARTS`` tells them. A part is what a batch takes longer with it than without it, in the same threads. The parts
+of a loader work at the same time: while a batch is read, earlier ones are decoded. So a part that the others hide takes
 about nothing, and may come out below nothing by as much as repeats differ, while all parts add up to the time of the
 whole loader.
 
@@ -30,23 +30,6 @@ from pipeline.plan.step import StepPlan
 from pipeline.shards.index import ShardIndex, StaleIndexError
 from pipeline.shards.reader import SampleReader
 from pipeline.shards.units import open_units
-
-# In the order of the work, as ``--help`` shows them.
-PARTS = {
-    "read": "plan a batch and read its image files whole; their headers are looked at; under data.echo or data.cache "
-    "they are decoded, too",
-    "splice": "of addressable JPEGs choose the units that the kept patches are made from, read these alone and put a "
-    "JPEG of them together: what this takes longer than reading whole files, below 0 where it saves more; 0 on shards "
-    "without files of units",
-    "decode": "decode, crop, resize and flip; no more of a file is decoded than the crop needs, so these are one part, "
-    "and of addressable JPEGs no more than the kept patches need",
-    "augment": "RandAugment or TrivialAugment, colour jitter, mixing, erasing, on whole images; where patches are "
-    "selected first, augmenting is in select",
-    "select": "score the patches, rank them, gather the kept ones; on a GPU no more than ranking what the graph itself "
-    "scores; where patches are selected first, one kernel resamples, augments and gathers them",
-    "copy": "out of DALI's memory into the batch, and from the loader's thread to the trainer's; on a GPU the "
-    "gathering, and for a rule that looks through the model its scoring and ranking, are here",
-}
 
 End = Literal["read", "splice", "decode", "augment", "select"]
 

@@ -10,6 +10,23 @@ from tools.profile.verdict import NOTICEABLE, Pays, Ratio, pays
 
 Side = Literal["loader", "step"]
 
+# In the order of the work, as ``--help`` shows them.
+PARTS = {
+    "read": "plan a batch and read its image files whole; their headers are looked at; under data.echo or data.cache "
+    "they are decoded, too",
+    "splice": "of addressable JPEGs choose the units that the kept patches are made from, read these alone and put a "
+    "JPEG of them together: what this takes longer than reading whole files, below 0 where it saves more; 0 on shards "
+    "without files of units",
+    "decode": "decode, crop, resize and flip; no more of a file is decoded than the crop needs, so these are one part, "
+    "and of addressable JPEGs no more than the kept patches need",
+    "augment": "RandAugment or TrivialAugment, colour jitter, mixing, erasing, on whole images; where patches are "
+    "selected first, augmenting is in select",
+    "select": "score the patches, rank them, gather the kept ones; on a GPU no more than ranking what the graph itself "
+    "scores; where patches are selected first, one kernel resamples, augments and gathers them",
+    "copy": "out of DALI's memory into the batch, and from the loader's thread to the trainer's; on a GPU the "
+    "gathering, and for a rule that looks through the model its scoring and ranking, are here",
+}
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -34,7 +51,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class LoaderParts:
-    """Milliseconds of one training step on the slowest rank, by part of the loader's work; see ``loader.PARTS``."""
+    """Milliseconds of one training step on the slowest rank, by part of the loader's work; see ``PARTS``."""
 
     read_ms: float
     splice_ms: float

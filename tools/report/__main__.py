@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 from engine.command_line import Parser, leave
 from pipeline.files import user_path
-from tools.command import show
+from tools.command import answer
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m tools.report", description=(__doc__ or "").split("\n")[0])
+    parser = Parser.of("tools.report", __doc__)
     parser.add_argument("folder", type=user_path, metavar="DIR", help="a run folder, or a study's")
     parser.add_argument("--out", type=user_path, metavar="FILE", help="the page (default: DIR/report.html)")
     parser.add_argument("--png-dir", type=user_path, metavar="DIR", help="write the pictures as PNG files, too")
@@ -42,26 +42,29 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _report(arguments: Sequence[str] | None) -> str:
-    options = _parse(arguments)
-    from tools.report.write import write_report
-
+def _report(options: argparse.Namespace) -> str:
     if (options.folder / "study.json").is_file():
-        from tools.report.study import report_study
         from tools.report.study_files import read_study
 
-        report = report_study(read_study(options.folder, options.runs, options.sweep))
+        study = read_study(options.folder, options.runs, options.sweep)
+        from tools.report.study import report_study  # here, because it takes seconds
+
+        report = report_study(study)
     else:
         from tools.report.files import read_run
-        from tools.report.run import report_run
 
-        report = report_run(read_run(options.folder, options.sweep, options.profile))
+        run = read_run(options.folder, options.sweep, options.profile)
+        from tools.report.run import report_run  # here, because it takes seconds
+
+        report = report_run(run)
+    from tools.report.write import write_report
+
     return write_report(report, options.out, options.png_dir)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, print its findings and what it does not show."""
-    return show(lambda: _report(arguments))
+    return answer(lambda: _parse(arguments), _report)
 
 
 if __name__ == "__main__":

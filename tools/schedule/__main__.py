@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 
 from engine.command_line import Parser, importing, leave
-from tools.command import add_picture_argument, show
+from tools.command import add_picture_argument, answer
 
 with importing():
     from engine.config import load_config
@@ -18,15 +18,14 @@ with importing():
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m tools.schedule", description=(__doc__ or "").split("\n")[0])
+    parser = Parser.of("tools.schedule", __doc__)
     parser.add_run_arguments()
     parser.add_argument("--json", action="store_true", help="print the preview for programs")
     add_picture_argument(parser, "draw the schedule into this file")
     return parser.parse_args(arguments)
 
 
-def _shown(arguments: Sequence[str] | None) -> str:
-    options = _parse(arguments)
+def _shown(options: argparse.Namespace) -> str:
     shown = preview(load_config(options.config, options.set, preview=True))
     if options.png is not None:
         from tools.schedule.plot import draw
@@ -37,7 +36,7 @@ def _shown(arguments: Sequence[str] | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the preview of a run's schedule, and draw it if asked."""
-    return show(lambda: _shown(arguments))
+    return answer(lambda: _parse(arguments), _shown)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,13 @@
-"""Shards on the command line: `python -m tools.shards {convert,readdress,index,units,verify,stats,score}`."""
+"""Make, index, check and look at shards.
+
+    python -m tools.shards convert --source fashion_mnist --out data/fashion_mnist
+    python -m tools.shards verify data/fashion_mnist
+
+Each of convert, readdress, index, units, verify, stats and score has a --help of its own.
+
+Exit codes: 0 fine, 1 faults or too many rejected images were found, 2 the command could not be carried out (one line on
+stderr says why), 130 interrupted by Ctrl-C.
+"""
 
 import argparse
 import os
@@ -7,14 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.command_line import INTERRUPTED_EXIT_CODE, importing, leave
+from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, importing, interruptible, leave
 from pipeline.files import user_path
-from tools.command import only_printed
+from tools.command import only_printed, told
 
 with importing():
     from tools.shards.commands import run_convert, run_index, run_readdress, run_stats, run_units, run_verify
     from tools.shards.images import DEFAULT_QUALITY, FORMATS
-    from tools.shards.maps.command import EXAMPLE, add_score_arguments, run_score
+    from tools.shards.maps.command import add_score_arguments, run_score
     from tools.shards.sources.table import sources_help
 
 _GOES_ON = "the same command goes on where it stopped"
@@ -29,12 +38,13 @@ _AFTER_INTERRUPTION: dict[Callable[[argparse.Namespace], int], str] = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.shards", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser.of("tools.shards", __doc__)
     commands = parser.add_subparsers(required=True, metavar="{convert,readdress,index,units,verify,stats,score}")
 
-    def add(name: str, command: Callable[[argparse.Namespace], int], text: str, example: str | None = None) -> Any:
-        one = commands.add_parser(name, help=text, description=text, epilog=example and f"example: {example}")
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str, example: str, more: str = "") -> Any:
+        shown = f"{parser.prog} {name} {example}"
+        one = commands.add_parser(name, help=text, description=text, example=shown, epilog=more or None)
         one.set_defaults(command=command)
         return one
 
@@ -43,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "convert",
         run_convert,
         "Make WebDataset shards, with their indexes, from labelled images.",
-        "python -m tools.shards convert --source imagefolder:/data/imagenet --out data/imagenet --addressable",
+        "--source imagefolder:/data/imagenet --out data/imagenet --addressable",
     )
     one.add_argument("--source", required=True, help=sources_help())
     one.add_argument("--out", type=user_path, required=True, help="folder for the shards")
@@ -106,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "readdress",
         run_readdress,
         "Write shards anew with JPEGs each of whose units can be reached alone, without loss; all else stays the same.",
-        "python -m tools.shards readdress data/imagenet --out data/imagenet-addressable --workers 16",
+        "data/imagenet --out data/imagenet-addressable --workers 16",
     )
     one.add_argument("folder", type=user_path, metavar="DIR", help="folder of the shards, of this program or another")
     one.add_argument(
@@ -115,7 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
     one.add_argument("--json", action="store_true", help="print what the shards hold for programs")
 
-    one = add("index", run_index, "Index shards that another program wrote, without rewriting them.")
+    one = add(
+        "index",
+        run_index,
+        "Index shards that another program wrote, without rewriting them.",
+        "/data/imagenet-wds --split train --pattern 'imagenet1k-train-*.tar'",
+    )
     one.add_argument("folder", type=user_path, metavar="DIR")
     one.add_argument(
         "--out",
@@ -159,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         "units",
         run_units,
         "Write, beside each indexed shard, where the units of its addressable JPEGs lie.",
-        "python -m tools.shards units /data/imagenet-wds",
+        "/data/imagenet-wds",
     )
     one.add_argument("folder", type=user_path, metavar="DIR")
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
@@ -170,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         run_verify,
         "Hold index, tars and every image against one another, and name each fault. Every image is decoded by Pillow "
         "and by the loader's own decoder.",
+        "data/imagenet --workers 16",
     )
     one.add_argument("folder", type=user_path, metavar="DIR")
     one.add_argument("--json", action="store_true", help="print a report for programs")
@@ -188,28 +204,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
 
-    one = add("stats", run_stats, "Print counts, classes, sizes.")
+    one = add("stats", run_stats, "Print counts, classes, sizes.", "data/imagenet")
     one.add_argument("folder", type=user_path, metavar="DIR")
     one.add_argument("--json", action="store_true", help="print them for programs")
 
     one = add(
-        "score", run_score, "Make score maps beside the shards: by them patches are chosen before images are read."
+        "score",
+        run_score,
+        "Make score maps beside the shards: by them patches are chosen before images are read.",
+        "data/imagenet --by contrast",
+        more="A run chooses patches by them with selection: {rule: map, map: contrast}.",
     )
-    one.epilog, one.formatter_class = EXAMPLE, argparse.RawDescriptionHelpFormatter
     add_score_arguments(one, cores)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 fine, 1 faults or too many rejected images were found, 2 the command could not be carried out."""
-    options = _parser().parse_args(arguments)
+    try:
+        with interruptible():
+            options = _parser().parse_args(arguments)
+    except ValueError as error:
+        return told(error)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         with only_printed():
             return command(options)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # some libraries' messages have many lines
-        return 2
+        return told(error)
     except KeyboardInterrupt:
         print(f"error: interrupted; {_AFTER_INTERRUPTION[command]}", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE

@@ -16,13 +16,12 @@ goes on; 130 interrupted by Ctrl-C before or after that.
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from engine.command_line import STOPPED_EXIT_CODE, Parser, importing, interruptible, leave, stdout_apart
 from pipeline.files import user_path
-from tools.command import show
+from tools.command import show, told
 
 with importing():
     from tools.study.records import read_records
@@ -47,12 +46,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     Raises:
         ValueError: an argument that is missing, unknown or of the wrong form.
     """
-    parser = Parser(prog="python -m tools.study", description=(__doc__ or "").split("\n")[0])
+    parser = Parser.of("tools.study", __doc__)
     parser.add_argument("study", type=user_path, help="the study's YAML file")
     parser.add_argument("--out", type=user_path, help="folder of the results (default: runs/NAME)")
     parser.add_argument("--runs", type=user_path, help="folder of the run folders (default: OUT/runs)")
     parser.add_argument("--launch", type=shlex.split, metavar="COMMAND", help="starts a run (default: one rank)")
-    parser.add_argument("--machine", type=_machine, default=(0, 1), metavar="I/N", help="train only this part")
+    parser.add_argument(
+        "--machine",
+        type=_machine,
+        default=(0, 1),
+        metavar="I/N",
+        help="train only this part (default: 0/1, which is all)",
+    )
     parser.add_argument("--show", action="store_true", help="train nothing, write nothing; show what is finished")
     parser.add_argument("--json", action="store_true", help="print the result for programs")
     return parser.parse_args(argv)
@@ -62,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train this machine's part of the study, and show all that is finished."""
     code = 0
     try:
-        with interruptible("the same command goes on"), stdout_apart():
+        with interruptible():
             options = parse_arguments(argv)
+        with interruptible("the same command goes on"), stdout_apart():
             spec = load_study(options.study)
             options.out = options.out or Path("runs") / spec.name
             options.runs = options.runs or options.out / "runs"
@@ -72,8 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 (options.out / "records").mkdir(parents=True, exist_ok=True)
                 code = train_part(spec, jobs, options)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return told(error)
     if code == STOPPED_EXIT_CODE:
         return code
 

@@ -14,8 +14,8 @@ says which), 130 interrupted by Ctrl-C: the same command goes on where it stoppe
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from engine.command_line import Parser, importing, interruptible, leave, stdout_apart
@@ -23,17 +23,27 @@ from pipeline.files import user_path
 from tools.command import show
 
 with importing():
+    from engine.ranks.rendezvous import Place, look_first
+    from engine.run.finished import check_classifier, finished_config
+    from engine.run.inputs import check_labels, open_maps
+    from pipeline.plan.schedule import num_kept_at
     from pipeline.selection.config import rule_forms, rule_from_text
+    from pipeline.shards.index import open_index
     from tools.sweep.tables import describe, write_files
 
 KEEP_RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m tools.sweep", description=(__doc__ or "").split("\n")[0])
+    parser = Parser.of("tools.sweep", __doc__)
     parser.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="the folder of a finished run")
     parser.add_argument(
-        "--keep-rates", type=float, nargs="+", default=list(KEEP_RATES), metavar="RATE", help="default: 1 to 0.2"
+        "--keep-rates",
+        type=float,
+        nargs="+",
+        default=list(KEEP_RATES),
+        metavar="RATE",
+        help="shares of the patches (default: 1 to 0.2)",
     )
     parser.add_argument(
         "--rules", nargs="+", default=[], metavar="RULE", help=f"{rule_forms()} (default: the run's own)"
@@ -63,7 +73,22 @@ def _shown(options: argparse.Namespace, lines: list[dict[str, Any]]) -> str:
     return f"{describe(lines)}\n\n{options.out}: sweep.jsonl, sweep.csv, sweep.png"
 
 
-def _sweep(options: argparse.Namespace) -> int:
+def _look(arguments: Sequence[str] | None, place: Place) -> None:
+    """Look at a command line and what it names, in a moment. Raises ValueError or OSError."""
+    options = _parse(arguments)
+    rules = [rule_from_text(rule) for rule in options.rules]
+    for folder in options.runs:
+        config = finished_config(folder, options.set)
+        check_classifier(folder, config)
+        index = open_index(config.data.val, "val")
+        check_labels(index, config.data.num_classes)
+        for keep_rate in options.keep_rates:
+            num_kept_at(keep_rate, config.data.num_patches)
+        for rule in rules or [config.selection]:
+            open_maps(rule.map, {"data.val": index})
+
+
+def _sweep(arguments: Sequence[str] | None, found: str | None) -> int:
     with stdout_apart():  # DeepSpeed's log goes to what is standard output when it is imported
         import torch.distributed as dist
 
@@ -71,8 +96,10 @@ def _sweep(options: argparse.Namespace) -> int:
         from tools.sweep.jobs import sweep
 
     with stdout_apart():
-        world = join_world()
+        world = join_world(found)
         try:
+            with one_clear_error(world):
+                options = _parse(arguments)
             lines = sweep(options, world)
             with one_clear_error(world):
                 text = _shown(options, lines) if world.is_first else ""
@@ -87,13 +114,12 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Sweep, alone or as one of the ranks that a launcher has started, and print the table on the first."""
-    try:
-        options = _parse(arguments)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     with interruptible("the same command goes on where it stopped"):
-        return _sweep(options)
+        try:
+            found = look_first(partial(_look, arguments))
+        except SystemExit as ending:
+            return int(ending.code or 0)
+        return _sweep(arguments, found)
 
 
 if __name__ == "__main__":

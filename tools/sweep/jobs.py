@@ -22,8 +22,8 @@ from engine.evaluation.inference import load_classifier_run
 from engine.evaluation.trained import Trained
 from engine.metrics import read_metrics
 from engine.models.build import training_flops_per_image
-from engine.prepare import check_labels
 from engine.ranks.world import World, on_first_rank, one_clear_error
+from engine.run.inputs import check_labels
 from engine.snapshots import take_snapshot
 from pipeline.config import DataConfig
 from pipeline.files import write_atomically

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 
 import pytest
 
 from benchmarks.shared.shell import ROOT, environment
-from engine.ranks.rendezvous import Place, explain, meeting, read_place
+from engine.ranks import rendezvous
+from engine.ranks.rendezvous import Place, explain, look_first, meeting, read_place
 from engine.ranks.world import join_world
 
 
@@ -54,6 +57,22 @@ def test_a_rendezvous_that_never_returns_is_given_up() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: rank 1 (")
+
+
+def test_a_rank_that_found_something_wrong_tells_that_if_the_first_does_not_come(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as stop, meeting(60, "no such folder"):
+        raise RuntimeError("gloo says no")
+    assert stop.value.code == 2
+    named = f"error: rank 1 ({os.uname().nodename}): no such folder\n"
+    assert capsys.readouterr().err == named
+    ended = threading.Event()
+    monkeypatch.setattr(rendezvous, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set() if code == 2 else None)
+    with meeting(60, "no such folder"):
+        assert ended.wait(10)
+    assert capsys.readouterr().err == named
 
 
 def test_nothing_happens_later_to_ranks_that_met() -> None:
@@ -113,8 +132,76 @@ def test_variables_that_say_no_place_are_one_line_and_code_2(
 
 
 def test_a_launchers_variables_say_the_place_on_the_host() -> None:
-    assert read_place(LAUNCHED) == Place(1, 4)
-    assert read_place(changed({"LOCAL_SIZE": None, "LOCAL_WORLD_SIZE": "2"})) == Place(1, 2)
-    assert read_place(changed({"LOCAL_SIZE": None})) == Place(1, 8)
+    assert read_place(LAUNCHED) == Place(1, 4, rank=5, size=8)
+    assert read_place(changed({"LOCAL_SIZE": None, "LOCAL_WORLD_SIZE": "2"})) == Place(1, 2, rank=5, size=8)
+    assert read_place(changed({"LOCAL_SIZE": None})) == Place(1, 8, rank=5, size=8)
     assert read_place({}) is None
     assert read_place({"WORLD_SIZE": "1"}) is None
+
+
+def refuse(place: Place) -> None:
+    raise FileNotFoundError("no such folder")
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts this process at a place that a launcher's variables say."""
+
+    def at(**changes: str) -> None:
+        for variable, value in {**LAUNCHED, **changes}.items():
+            monkeypatch.setenv(variable, value)
+
+    return at
+
+
+def test_the_first_rank_tells_what_it_finds_wrong_and_ends(
+    at: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    at(RANK="0", LOCAL_RANK="0", LOCAL_SIZE="8")
+    with pytest.raises(SystemExit) as stop:
+        look_first(refuse)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: no such folder\n"
+
+
+def test_another_rank_of_its_host_keeps_what_it_finds_wrong_for_the_meeting(
+    at: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    at(LOCAL_SIZE="8")
+    assert look_first(refuse) == "no such folder"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_ranks_of_several_hosts_meet_whatever_one_of_them_finds_wrong(
+    rank: str, at: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    at(RANK=rank, LOCAL_RANK=rank)
+    assert look_first(refuse) is None
+    assert capsys.readouterr().err == ""
+
+
+def test_variables_that_say_no_place_end_any_rank_at_once(
+    at: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    at(LOCAL_RANK="4")
+    with pytest.raises(SystemExit) as stop:
+        look_first(refuse)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: LOCAL_RANK is '4'")
+
+
+def test_where_nothing_is_wrong_every_rank_knows_its_place(at: Callable[..., None]) -> None:
+    at()
+    seen: list[Place] = []
+    assert look_first(seen.append) is None
+    assert seen == [Place(1, 4, rank=5, size=8)]
+
+
+def test_a_process_without_a_launcher_is_the_first_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in LAUNCHED:
+        monkeypatch.delenv(variable, raising=False)
+    seen: list[Place] = []
+    assert look_first(seen.append) is None
+    assert seen == [Place(0, 1, rank=0, size=1)]
+    assert seen[0].is_first

@@ -18,8 +18,8 @@ from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex
-from tools.profile.loader import PARTS, End, augments, splices, time_loader_until
-from tools.profile.result import LoaderParts
+from tools.profile.loader import End, augments, splices, time_loader_until
+from tools.profile.result import PARTS, LoaderParts
 from tools.shards.units_files import write_units_files
 
 BATCH_SIZE = 8

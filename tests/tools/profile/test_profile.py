@@ -17,10 +17,9 @@ from engine.ranks.world import World
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
 from tools.profile.__main__ import parse_arguments
 from tools.profile.bench import plans_at
-from tools.profile.loader import PARTS
 from tools.profile.measure import stages_to_profile
 from tools.profile.output import command
-from tools.profile.result import LoaderParts, Profile, Rate, StageProfile, describe
+from tools.profile.result import PARTS, LoaderParts, Profile, Rate, StageProfile, describe
 from tools.schedule.preview import flops_per_image
 
 HERE = World(0, 1, 0, 1, torch.device("cpu"), ("here",))

@@ -7,10 +7,6 @@ from pipeline.selection.maps import GRID_SIZE
 from tools.shards.maps.kinds import KINDS, kind_forms
 from tools.shards.maps.score import MapJob, score_folder
 
-EXAMPLE = """example:
-  python -m tools.shards score data/imagenet --by contrast
-  and then in the run's configuration: selection: {rule: map, map: contrast}"""
-
 
 def run_score(options: argparse.Namespace) -> int:
     """Writes score maps beside shards, and says how many.
