@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, stdout_apart
 from pipeline.files import user_path
+from pipeline.installed import without_dali
 
 
 def add_picture_argument(parser: Parser, text: str, name: str = "--png") -> None:
@@ -37,7 +38,7 @@ def show(make_text: Callable[[], str]) -> int:
     Returns the exit code: 0, 2 for a user's error, or 130 for Ctrl-C.
     """
     try:
-        with stdout_apart():
+        with stdout_apart(), dali_named():
             text = make_text()
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -47,6 +48,17 @@ def show(make_text: Callable[[], str]) -> int:
         return INTERRUPTED_EXIT_CODE
     _put(f"{text}\n")
     return 0
+
+
+@contextmanager
+def dali_named() -> Iterator[None]:
+    """An import inside that fails because DALI is missing is a ValueError that says what to install."""
+    try:
+        yield
+    except ImportError as error:
+        if (told := without_dali(error)) is None:
+            raise
+        raise ValueError(told) from None
 
 
 @contextmanager

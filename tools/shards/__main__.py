@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.command_line import INTERRUPTED_EXIT_CODE, importing, leave
 from pipeline.files import user_path
-from tools.command import only_printed
+from tools.command import dali_named, only_printed
 
 with importing():
     from tools.shards.commands import run_convert, run_index, run_readdress, run_stats, run_units, run_verify
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        with only_printed():
+        with only_printed(), dali_named():
             return command(options)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # some libraries' messages have many lines
