@@ -15,6 +15,7 @@ from tools.versions import (
     RESULTS,
     Environment,
     Outcome,
+    files_of,
     find_python,
     lowest,
     main,
@@ -23,7 +24,6 @@ from tools.versions import (
     read_outcomes,
     requirements,
     table,
-    files_of,
     try_environment,
 )
 
