@@ -240,14 +240,16 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def page_with(page: str, outcomes: Sequence[Outcome]) -> str:
-    """The page with the table in its place.
+    """The page with the table of all environments in its place, those that were not run included.
 
     Raises:
         ValueError: the page has no place for it.
     """
     if len(_TABLE.findall(page)) != 1:
         raise ValueError(f"{PAGE} has not one place for the table: <!-- python -m tools.versions --> to <!-- end -->")
-    return _TABLE.sub(lambda found: f"{found[1]}{table(outcomes)}{found[2]}", page)
+    known = {one.environment: one for one in outcomes}
+    rows = table([known.get(name, Outcome(name, problem="not run")) for name in ENVIRONMENTS])
+    return _TABLE.sub(lambda found: f"{found[1]}{rows}{found[2]}", page)
 
 
 def read_outcomes(text: str) -> list[Outcome]:

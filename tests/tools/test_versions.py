@@ -167,8 +167,10 @@ def test_outcomes_are_read_as_they_were_written(tmp_path: Path, monkeypatch: pyt
         assert main([outcome.environment]) == (0 if name == "3.11" else 1)
     assert read_outcomes(RESULTS.read_text()) == [WELL, left]
     assert json.loads(RESULTS.read_text())["environments"][0]["packages"]["torch"] == "1.0"
-    assert table([WELL, left]) in PAGE.read_text()
-    assert "old" not in PAGE.read_text()
+    rows = PAGE.read_text().splitlines()
+    assert set(table([WELL, left]).splitlines()) <= set(rows)
+    assert "| 3.12, lowest | not run |" in PAGE.read_text()
+    assert "old" not in rows
     assert [path.name for path in Path("build/versions").iterdir()] == [left.environment]  # to look into
 
 
