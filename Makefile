@@ -1,6 +1,7 @@
 # make setup   a virtual environment with everything in it (idempotent)
 # make train   the default run: Fashion-MNIST, two ranks on this machine's CPU
 # make test    the tests
+# make test-versions   the tests with the lowest and the newest of everything: 7 GB for each environment, and hours
 # make bench   the speed benchmarks, on a CPU: half an hour on a machine with nothing else to do
 # make test-gpu, make bench-gpu   the tests that need a GPU, and the benchmarks on one
 # make check   formatting, lint, types
@@ -19,12 +20,12 @@ TRAIN_CONFIG ?= configs/fashion_mnist.yaml
 RANKS ?= 2
 CORES ?= $(shell nproc)
 
-.PHONY: setup data train test test-gpu bench bench-gpu check format docs clean
+.PHONY: setup data train test test-gpu test-versions bench bench-gpu check format docs clean
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 with its venv module (Debian, Ubuntu: apt-get install python3.11 python3.11-venv), or name another with make PYTHON=..."; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 with its venv module (Debian, Ubuntu: apt-get install python3.11 python3.11-venv), or name another, to 3.13, with make PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
@@ -44,6 +45,9 @@ test: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+test-versions: setup data
+	$(BIN)/python -m tools.versions $(ARGS)
 
 bench: setup data
 	$(BIN)/python -m benchmarks.loader

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import RESULTS
+from pipeline.installed import DALI_BUILDS
 
 PAGE, TEXT = Path("docs/performance.md"), Path(__file__).with_suffix(".md")
 DECODING_RESIZED = "ours, decoding alone, shards of 256 pixels"
@@ -24,9 +25,10 @@ def extremes(found: dict[str, Any], form: str) -> str:
 def machine(result: dict[str, Any]) -> str:
     """What a result was measured on, how, and how busy the machine was with it."""
     hardware = result["hardware"]
+    dali = next(hardware[build] for build in DALI_BUILDS if build in hardware)
     return (
         f"`{result['command']}`, on {hardware['cpu']}, {hardware['cores']} core(s), {hardware['memory_gib']:g} GiB, "
-        f"{result['repeats']} repeats; torch {hardware['torch']}, DALI {hardware['nvidia-dali-cuda130']}, timm "
+        f"{result['repeats']} repeats; torch {hardware['torch']}, DALI {dali}, timm "
         f"{hardware['timm']}. Load average before: {result['load_average_before']:.1f}."
     )
 

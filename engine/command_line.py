@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.files import user_path
+from pipeline.installed import without_dali
 
 STOPPED_EXIT_CODE = 75  # of a run that a signal stopped, with a checkpoint from which the same command goes on
+_USER_ERROR_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130  # of a program that Ctrl-C ended, as shells have it
 
 _STDOUT, _STDERR = 1, 2
@@ -104,18 +106,29 @@ def stdout_apart(to: int = _STDERR) -> Iterator[None]:
 def interruptible(how_on: str = "") -> Iterator[None]:
     """Ctrl-C inside is one line on stderr, of the first rank and no worker process, and exit code 130.
 
+    So is an import for which DALI is missing, with exit code 2.
+
     Args:
         how_on: for the line, how to go on.
 
     Raises:
-        SystemExit: with code 130.
+        SystemExit: with code 130, or 2.
     """
     try:
         yield
+    except ImportError as error:
+        if (told := without_dali(error)) is None:
+            raise
+        _say_once(told)
+        raise SystemExit(_USER_ERROR_EXIT_CODE) from None
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0" and parent_process() is None:
-            print(f"error: interrupted{how_on and '; '}{how_on}", file=sys.stderr, flush=True)
+        _say_once(f"interrupted{how_on and '; '}{how_on}")
         raise SystemExit(INTERRUPTED_EXIT_CODE) from None
+
+
+def _say_once(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0" and parent_process() is None:
+        print(f"error: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -100,9 +100,13 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class OneOf:
-    """A check of a name against a table's names: any other is an error that lists them."""
+    """A check of a name against a table's names, as they are then: any other is an error that lists them."""
 
-    names: tuple[str, ...]
+    table: Mapping[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.table)
 
     def __call__(self, name: str) -> str:
         if name not in self.names:
@@ -114,7 +118,7 @@ class OneOf:
 
 def one_of(table: Mapping[str, Any]) -> AfterValidator:
     """For a field that holds a name out of a table: any other is an error that lists them."""
-    return AfterValidator(OneOf(tuple(table)))
+    return AfterValidator(OneOf(table))
 
 
 @dataclass(frozen=True)

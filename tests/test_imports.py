@@ -19,7 +19,7 @@ SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package)
 # The rooms of pipeline from the top down; those of one floor know nothing of one another.
 FLOORS = (
     *(("loader",), ("batch",), ("graph",), ("selection",), ("plan",), ("shards",), ("jpeg",), ("config",)),
-    ("operations", "compiling", "files", "told", "yaml_file"),
+    ("operations", "compiling", "files", "installed", "told", "yaml_file"),
 )
 MOST_FILES, MOST_LINES = 24, 400
 
@@ -49,6 +49,7 @@ LIGHT_MODULES = (
     "plan.step",
     "shards.reader",
     "graph.route",
+    "installed",
     "plan.schedule",
     "selection.rules",
     "shards.index",

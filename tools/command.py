@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, interruptible, stdout_apart
 from pipeline.files import user_path
+from pipeline.installed import without_dali
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def show(make_text: Callable[[], str]) -> int:
     Returns the exit code: 0, 2 for a user's error, or 130 for Ctrl-C.
     """
     try:
-        with stdout_apart():
+        with stdout_apart(), dali_named():
             text = make_text()
     except (ValueError, OSError) as error:
         return told(error)
@@ -67,6 +68,17 @@ def told(error: ValueError | OSError) -> int:
     """Tell a user's error in one line, however many a library has made of it. Returns the exit code."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
+
+
+@contextmanager
+def dali_named() -> Iterator[None]:
+    """An import inside that fails because DALI is missing is a ValueError that says what to install."""
+    try:
+        yield
+    except ImportError as error:
+        if (told := without_dali(error)) is None:
+            raise
+        raise ValueError(told) from None
 
 
 @contextmanager

@@ -102,7 +102,8 @@ def build_model(
             name, num_classes=num_classes, drop_path_rate=drop_path, drop_rate=drop_rate, **timm_args
         )
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"timm cannot build '{name}' with {timm_args}: {error}") from error
+        reason = str(error) or "timm refuses them without a reason"
+        raise ValueError(f"timm cannot build '{name}' with {timm_args}: {reason}") from error
     assert type(vit) is family, type(vit)
     assert type(vit.patch_embed) is PatchEmbed, type(vit.patch_embed)
     if not vit.global_pool:

@@ -31,6 +31,8 @@ SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
 EXPORTED_FILES = ("model.safetensors", "config.json")
 # Facts about where timm's weights came from, untrue of weights trained here.
 ORIGIN_FIELDS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
+# Recommendations of timm for its weights, which hold for no others.
+TEST_FIELDS = ("test_input_size", "test_pool_size", "test_crop_pct", "label_offset")
 
 
 @dataclass(frozen=True)
@@ -200,8 +202,10 @@ def export_model(
         vit.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         raise ValueError(f"these weights are not those of {timm_name} with {dict(model_args)}: {error}") from error
-    for field in ORIGIN_FIELDS:
+    for field in (*ORIGIN_FIELDS, *TEST_FIELDS):
         pretrained_cfg.pop(field, None)
+    # What later releases of timm see by themselves is said as well, for those that see nothing.
+    pretrained_cfg.update(timm_preprocessing(data), num_classes=data.num_classes, custom_load=False)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
@@ -209,8 +213,8 @@ def export_model(
             vit,
             scratch,
             model_config={"label_names": list(class_names)} if class_names is not None else None,
+            model_args=dict(model_args),
             safe_serialization=True,
-            data_config=timm_preprocessing(data),
         )
         for name in EXPORTED_FILES:
             os.replace(Path(scratch) / name, folder / name)

@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "nvidia-dali-cuda130", "deepspeed", "timm", "numpy")
+from pipeline.installed import dali_build
+
 _PROCESSOR_NUMBERS = {"family": "cpu family", "model": "model"}
 
 
 def describe_hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, memory, GPUs and the versions of what does the work."""
+    """Processor, cores this process may use, memory, GPUs and the versions of what does the work.
+
+    DALI's version stands under the name of its installed build. Raises what ``dali_build`` raises.
+    """
     return {
         "cpu": processor(Path("/proc/cpuinfo").read_text()) or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -21,7 +25,7 @@ def describe_hardware() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
+        **{name: version(name) for name in ("torch", dali_build(), "deepspeed", "timm", "numpy")},
     }
 
 

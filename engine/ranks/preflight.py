@@ -24,10 +24,12 @@ import engine
 import pipeline
 from engine.config import RunConfig
 from engine.ranks.world import World, one_clear_error
+from pipeline.installed import dali_build
 from pipeline.shards.index import ShardIndex
 
 # Packages whose version changes what is computed or how ranks talk to each other.
-PACKAGES = ("torch", "torchvision", "deepspeed", "timm", "numpy", "nvidia-dali-cuda130", "pillow", "pyarrow")
+# DALI's build is one more.
+PACKAGES = ("torch", "torchvision", "deepspeed", "timm", "numpy", "pillow", "pyarrow")
 
 # The one part of a configuration that may differ: each host may hold the shards on a disk of its own.
 PLACES = ("data.train", "data.val")
@@ -46,15 +48,21 @@ def check_same_software(world: World) -> None:
     Raises:
         SystemExit: with code 2, on every rank.
     """
-    _check_same(world, software(), "the ranks do not run the same software", "install the same on every host")
+    versions: dict[str, str] = {}
+    with one_clear_error(world):
+        versions = software()
+    _check_same(world, versions, "the ranks do not run the same software", "install the same on every host")
 
 
 def software() -> dict[str, str]:
-    """Versions by package; this project's own sources by a digest, since a working copy has no version."""
+    """Versions by package; this project's own sources by a digest, since a working copy has no version.
+
+    Raises what ``dali_build`` raises.
+    """
     return {
         "this project's sources": sources_digest([Path(engine.__file__).parent, Path(pipeline.__file__).parent])[:12],
         "Python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **{package: version(package) for package in (*PACKAGES, dali_build())},
     }
 
 

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from engine.ranks.rendezvous import USER_ERROR_EXIT_CODE, Place, meeting, read_place
+from pipeline.installed import check_driver, dali_build, driver_cuda
+from pipeline.told import tell_once
 
 # How long ranks wait for each other, when they meet and in every collective. A rank that dies is noticed within seconds
 # and one that stalls is named after engine.stall_report_s, so this is only for a machine that vanishes from the network
@@ -68,8 +70,10 @@ def join_world(found: str | None = None) -> World:
         found: what ``look_first`` has found wrong on this rank, which the ranks will find again and tell together.
 
     Raises:
-        SystemExit: with code 2 and one line on stderr, for variables that say no place, or if the ranks did not meet.
+        SystemExit: with code 2 and one line on stderr, for variables that say no place, for a driver that does not fit
+            what is installed, or if the ranks did not meet.
     """
+    _check_installed()
     place = _find_place()
     # DeepSpeed's shared-memory all-reduce for CPUs is a C++ extension, compiled for a minute at first use, that leaves
     # segments behind when a rank is killed. Gloo does the same work; CPU runs are for trying things out.
@@ -95,6 +99,14 @@ def join_world(found: str | None = None) -> World:
         device=torch.device("cuda", place.local_rank) if on_gpu else torch.device("cpu"),
         hosts=tuple(hosts),
     )
+
+
+def _check_installed() -> None:
+    try:
+        check_driver(driver_cuda(), torch.version.cuda, dali_build(), os.environ)
+    except ValueError as error:
+        tell_once(f"error: {error}")  # the same on every rank of this host
+        sys.exit(USER_ERROR_EXIT_CODE)
 
 
 def _find_place() -> Place:

@@ -12,7 +12,7 @@ from engine.command_line import Parser, called_as, importing, interruptible, lea
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = [ROOT / "engine" / "train.py", *sorted((ROOT / "tools").glob("*/__main__.py"))]
-LIGHT = {"engine.command_line", "pipeline.files", "tools.command"}
+LIGHT = {"engine.command_line", "tools.command", "pipeline.files", "pipeline.installed"}
 
 
 def test_whatever_writes_to_standard_output_is_heard_on_the_other(capfd: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +66,24 @@ def test_ctrl_c_may_say_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit), interruptible("start it again"):
         raise KeyboardInterrupt
     assert capfd.readouterr().err == "error: interrupted; start it again\n"
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_an_import_that_wants_dali_says_in_one_line_what_to_install(
+    rank: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("pipeline.installed.DALI_BUILDS", {})
+    with pytest.raises(SystemExit) as ended, importing():
+        raise ModuleNotFoundError("No module named 'nvidia.dali'", name="nvidia.dali")
+    assert ended.value.code == 2
+    said = capfd.readouterr().err
+    assert said.startswith("error: NVIDIA DALI is not installed") if rank == "0" else said == ""
+
+
+def test_an_import_that_fails_for_anything_else_is_no_users_error() -> None:
+    with pytest.raises(ModuleNotFoundError), importing():
+        raise ModuleNotFoundError("No module named 'timm'", name="timm")
 
 
 def test_a_program_ends_with_its_exit_code_and_is_deaf_then(monkeypatch: pytest.MonkeyPatch) -> None:

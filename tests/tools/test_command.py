@@ -137,6 +137,18 @@ def test_ctrl_c_in_a_tool_is_one_line_and_130(capfd: pytest.CaptureFixture[str])
     assert (captured.out, captured.err) == ("", "error: interrupted\n")
 
 
+def test_a_tool_that_comes_to_want_dali_says_what_to_install(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.installed.DALI_BUILDS", {})
+
+    def wanting() -> str:
+        raise ModuleNotFoundError("No module named 'nvidia'", name="nvidia")
+
+    assert show(wanting) == 2
+    assert capfd.readouterr().err.startswith("error: NVIDIA DALI is not installed; install one of its builds")
+
+
 def test_what_was_printed_is_put_out_though_an_error_follows(capfd: pytest.CaptureFixture[str]) -> None:
     with suppress(ValueError), only_printed():
         print("found so far")

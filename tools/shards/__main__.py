@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, importing, interruptible, leave
 from pipeline.files import user_path
-from tools.command import only_printed, told
+from tools.command import dali_named, only_printed, told
 
 with importing():
     from tools.shards.commands import run_convert, run_index, run_readdress, run_stats, run_units, run_verify
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return told(error)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        with only_printed():
+        with only_printed(), dali_named():
             return command(options)
     except (ValueError, OSError) as error:
         return told(error)

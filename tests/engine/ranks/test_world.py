@@ -27,6 +27,22 @@ def test_a_users_error_is_one_line_and_code_2(alone: World, capsys: pytest.Captu
     assert capsys.readouterr().err == "error: the batch is too large\n"
 
 
+@pytest.mark.parametrize(("local_rank", "lines"), [("0", 1), ("3", 0)])
+def test_a_driver_too_old_ends_every_rank_before_they_meet_with_a_line_of_each_host(
+    local_rank: str, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr(world_module, "driver_cuda", lambda: 12040)
+    monkeypatch.setattr("pipeline.told._told", set())
+    with pytest.raises(SystemExit) as end:
+        world_module.join_world()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == said.count("error: this machine's NVIDIA driver is for CUDA 12.4") == lines
+
+
 def test_any_other_exception_is_one_traceback_and_code_1(alone: World, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end, one_clear_error(alone):
         raise LookupError("no such thing")

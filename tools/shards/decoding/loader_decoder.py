@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.installed import dali_build
 from pipeline.shards.image_header import image_size, why_undecodable, why_unparsable
 from tools.shards.decoding.glimpse import Glimpse, differ, glimpse_of_pixels
 
@@ -57,9 +58,10 @@ class LoaderDecoder:
         self._said: IO[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process where there is none, without waiting for it."""
+        """Start the process where there is none, without waiting for it. Raises what ``dali_build`` raises."""
         if self._process is not None:
             return
+        dali_build()  # its process could say no more than that an import failed
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (open for as long as the process)
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import serve; serve()"],

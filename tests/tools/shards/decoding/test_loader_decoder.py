@@ -95,6 +95,12 @@ def test_a_machine_that_fails_is_no_images_fault() -> None:
         _judge([jpeg_bytes(0, 40, 30)], NoMemory(8, 1))
 
 
+def test_without_dali_no_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.installed.DALI_BUILDS", {})
+    with pytest.raises(ValueError, match="NVIDIA DALI is not installed"):
+        LoaderDecoder().look_at([b"an image"])
+
+
 def test_batches_are_full_by_number_or_by_bytes() -> None:
     assert batches_of([]) == []
     assert batches_of([10] * 130) == [range(64), range(64, 128), range(128, 130)]
