@@ -67,12 +67,8 @@ def _opened(options: argparse.Namespace) -> "tuple[Classifier, Files | Shards, A
 
     classifier = Classifier.load(options.run, options.rule)
     images = open_images(options.images, options.split, classifier.class_names)
-    if isinstance(images, Files) and images.others:
-        say(f"{len(images.others)} file(s) are no images by their names, such as {images.others[0]}: not looked at")
     on_gpu = torch.cuda.is_available()
     classifier.model.to("cuda" if on_gpu else "cpu")
-    if classifier.data is not None and classifier.data.device == "gpu" and not on_gpu:
-        say("data.device is gpu, but no GPU is visible here: images are decoded and resized on the CPU")
     num_patches = classifier.num_patches
     rule = classifier.selection
     if num_kept_at(options.keep_rate, num_patches) == num_patches and (rule is None or rule.needs_map):
@@ -80,6 +76,10 @@ def _opened(options: argparse.Namespace) -> "tuple[Classifier, Files | Shards, A
     if rule is None:
         raise ValueError(f"an exported model has no rule of its own: name one with --rule, {rule_forms()}")
     check_rule(rule, images)
+    if isinstance(images, Files) and images.others:
+        say(f"{len(images.others)} file(s) are no images by their names, such as {images.others[0]}: not looked at")
+    if classifier.data is not None and classifier.data.device == "gpu" and not on_gpu:
+        say("data.device is gpu, but no GPU is visible here: images are decoded and resized on the CPU")
     return classifier, images, Asked(options.keep_rate, rule, _BATCH_SIZE)
 
 
