@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.selection.maps import list_maps, map_path, open_shard_maps, score_command
 from pipeline.shards.exclusion import exclusion_path, known_samples, read_exclusion
-from pipeline.shards.index import ShardIndex, index_path, list_splits, read_index
+from pipeline.shards.index import Shard, ShardIndex, index_path, list_splits, read_index
 from pipeline.shards.splits import list_tars
 from pipeline.shards.tars import Fault, Row, scan_shard
 from tools.command import bar_interval_s
@@ -125,7 +126,24 @@ def _verify_shard(job: _Job) -> tuple[int, list[Fault]]:
         faults.append(Fault(beside.name, "", "does not fit its tar"))
     if scan.digest == shard.digest:
         faults += compare_units(index.folder, shard, scan.rows)
+    faults += _check_maps(index.folder, shard)
     return len(rows), faults + check_images(path, scan.rows)
+
+
+def _check_maps(folder: Path, shard: Shard) -> list[Fault]:
+    """The score maps of a shard that cannot be read, were made of other images, or are not as they were written."""
+    faults = []
+    for name in list_maps(folder):
+        path = map_path(folder / shard.name, name)
+        try:
+            maps = open_shard_maps(folder, shard, name)
+            if maps is not None:
+                maps.check()
+            elif path.is_file():
+                raise ValueError(f"was made of other images; make it again with: {score_command(folder, name)}")
+        except ValueError as error:
+            faults.append(Fault(path.name, "", str(error)))
+    return faults
 
 
 def _rows_of(index: ShardIndex, number: int) -> list[Row]:

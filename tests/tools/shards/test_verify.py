@@ -191,3 +191,17 @@ def test_stats_of_labels_that_number_no_classes_say_so(tmp_path: Path, capsys: p
     train = json.loads(capsys.readouterr().out)["splits"]["train"]
     assert (train["class_counts"], train["max_label"]) == (None, 2**31 - 1)
     assert train["samples_per_class"] == {"min": 1, "median": 1, "max": 2}
+
+
+def test_score_maps_that_changed_or_are_of_other_images_are_named(folder: Path) -> None:
+    assert main(["score", str(folder), "--by", "contrast", "--workers", "1"]) == 0
+    assert faults_of(folder) == []
+    first, second, third = sorted(folder.glob("train-*.contrast.map"))[:3]
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 1
+    first.write_bytes(bytes(content))
+    shutil.copy2(third, second)
+    found = faults_of(folder)
+    assert [fault.partition(":")[0] for fault in found] == [first.name, second.name]
+    assert "changed on the disk" in found[0]
+    assert "was made of other images; make it again with: python -m tools.shards score" in found[1]
