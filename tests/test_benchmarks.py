@@ -1,6 +1,7 @@
 """The speed benchmarks at tiny sizes: they measure what they say, and no time is asserted."""
 
 import argparse
+import importlib
 import json
 import shutil
 from collections import Counter
@@ -18,6 +19,7 @@ from launching import python
 from benchmarks import epoch, loader, performance, scale
 from benchmarks.contenders import ADDRESSABLE, FASTEST, TARGETS, chosen, contenders
 from benchmarks.epoch import StepTime
+from benchmarks.faults.victim import PLACES
 from benchmarks.loader_ours import fast_idct_levels
 from benchmarks.loader_peers import Setting
 from benchmarks.measuring import spread
@@ -255,3 +257,9 @@ def test_plans_are_timed_over_sizes_settings_and_ranks(monkeypatch: pytest.Monke
 
 def test_a_spread_keeps_every_value() -> None:
     assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0, "values": [3.0, 1.0, 2.0]}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_place_for_a_fault_is_still_there(place: str) -> None:
+    owner, name = PLACES[place]
+    assert owner == "pathlib.Path" or hasattr(importlib.import_module(owner), name)

@@ -19,7 +19,7 @@ from typing import Any
 PLACES = {
     "before a step": ("engine.trainer", "train_step"),
     "in a step": ("engine.trainer", "training_loss"),
-    "in an evaluation": ("engine.evaluation.evaluate", "topk_correct"),
+    "in an evaluation": ("engine.task", "topk_correct"),
     "before a rank writes its part": ("engine.checkpoints.checkpoint", "write_state"),
     "in a rank's part": ("torch", "save"),
     "before the manifest": ("engine.checkpoints.checkpoint", "write_manifest"),
