@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from engine.metrics import done_before, read_metrics
-from engine.ranks.world import AgreedExit, World
+from engine.ranks.world import World, end_together
 from pipeline.batch import Batch
 from pipeline.config import DataConfig
 from pipeline.files import write_atomically
@@ -61,13 +61,11 @@ def one_data_error(world: World) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        if world.is_first or not error.agreed:
-            where = "" if error.agreed or world.size == 1 else f"rank {world.rank}: "
-            print(f"error: {where}{error}", file=sys.stderr, flush=True)
-        if not error.agreed:
-            sys.exit(BAD_DATA_EXIT_CODE)
-        dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
-        raise AgreedExit(BAD_DATA_EXIT_CODE) from None
+        if error.agreed:
+            end_together(world, str(error), BAD_DATA_EXIT_CODE)
+        where = "" if world.size == 1 else f"rank {world.rank}: "
+        print(f"error: {where}{error}", file=sys.stderr, flush=True)
+        sys.exit(BAD_DATA_EXIT_CODE)
     except RuntimeError:
         if world.size > 1:
             time.sleep(_SECONDS_BEFORE_FOLLOWING)

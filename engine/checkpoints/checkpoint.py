@@ -40,7 +40,7 @@ from engine.checkpoints.manifest import (
 )
 from engine.checkpoints.state_files import CopyingEngine, describe, write_state
 from engine.metrics import MetricsFile
-from engine.ranks.world import AgreedExit, World, agree, close_group, open_group
+from engine.ranks.world import World, agree, close_group, end_together, open_group
 
 POINTER = "latest.json"  # for people and scripts; resuming looks at the manifests
 SAVE_FAILED_EXIT_CODE = 74  # EX_IOERR
@@ -230,10 +230,7 @@ def clear_save_error(world: World) -> Iterator[None]:
     try:
         yield
     except SaveFailedError as error:
-        if world.is_first:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
-        raise AgreedExit(SAVE_FAILED_EXIT_CODE) from None
+        end_together(world, str(error), SAVE_FAILED_EXIT_CODE)
 
 
 def load_checkpoint(engine: DeepSpeedEngine, checkpoint: Path) -> None:

@@ -1,6 +1,5 @@
 """Weights that are no numbers any more: found before a checkpoint, an evaluation or an export is made of them."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_
 from torch import Tensor, nn
 
 from engine.checkpoints.manifest import has_manifest, step_folder, steps_in
-from engine.ranks.world import AgreedExit, World, agree
+from engine.ranks.world import World, agree, end_together
 
 DIVERGED_EXIT_CODE = 4
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, as DeepSpeed hands them out under ZeRO-3
@@ -119,10 +118,8 @@ def clear_divergence(world: World, checkpoints: Path) -> Iterator[None]:
     try:
         yield
     except DivergedError as error:
-        if world.is_first:
-            print(f"error: {error}. {how_to_go_on(checkpoints, error.steps)}", file=sys.stderr, flush=True)
-        dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
-        raise AgreedExit(DIVERGED_EXIT_CODE) from None
+        way_on = how_to_go_on(checkpoints, error.steps) if world.is_first else ""
+        end_together(world, f"{error}. {way_on}", DIVERGED_EXIT_CODE)
 
 
 def how_to_go_on(checkpoints: Path, steps: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import deepspeed
 import torch
@@ -139,6 +139,18 @@ class AgreedExit(SystemExit):
     """Every rank ends with this exit code at this place, and one of them has said why."""
 
 
+def end_together(world: World, why: str, code: int) -> NoReturn:
+    """End every rank with one error line, the first rank's. Collective.
+
+    Raises:
+        AgreedExit: with this code.
+    """
+    if world.is_first:
+        print(f"error: {why}", file=sys.stderr, flush=True)
+    dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
+    raise AgreedExit(code) from None
+
+
 @contextmanager
 def one_clear_error(world: World) -> Iterator[None]:
     """Turn a user's error on any rank into one line from the first rank and exit code 2 on all of them.
@@ -162,9 +174,8 @@ def one_clear_error(world: World) -> Iterator[None]:
     if world.is_first:
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""
         where = "" if len(found) == world.size else f"{world.name(rank)}{others}: "
-        print(f"error: {where}{text}", file=sys.stderr, flush=True)
-    dist.barrier()  # nobody leaves before the message is out: a launcher ends all ranks when one ends
-    raise AgreedExit(code)
+        text = f"{where}{text}"
+    end_together(world, text, code)
 
 
 def on_first_rank(world: World, work: Callable[[], T]) -> T:

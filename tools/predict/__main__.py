@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from engine.command_line import Parser, importing, interruptible, leave, stdout_apart
 from pipeline.files import user_path
-from tools.command import bar_interval_s, lines_out
+from tools.command import bar_interval_s, lines_out, told
 
 with importing():
     from pipeline.selection.config import SelectionConfig, rule_forms, rule_from_text
@@ -163,8 +163,7 @@ def _predict(arguments: Sequence[str] | None) -> int:
         with stdout_apart():
             classifier, images, asked = _opened(options)
     except (ValueError, OSError) as error:
-        say(f"error: {' '.join(str(error).split())}")
-        return 2
+        return told(error)
     from pipeline.graph.bad_samples import BadSampleError
     from pipeline.shards.index import StaleIndexError
     from pipeline.shards.units import UnreadableUnitsError
@@ -175,7 +174,7 @@ def _predict(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # whoever reads, such as head, has seen enough
         return 0
     except (BadSampleError, StaleIndexError, UnreadableUnitsError, OSError) as error:
-        say(f"error: {' '.join(str(error).split())}")
+        told(error)
         return UNREADABLE_EXIT_CODE
 
 
