@@ -262,8 +262,8 @@ def describe(profile: Profile) -> str:
         f"{profile.name} on {profile.world_size} rank(s): images/s, medians (± half of the repeats' range)",
         "",
         f"{'keep rate':>9} {'num_kept':>9} {'share':>7} {'loader':>16} {'step':>16} {'both':>16} {'limited by':>11} "
-        f"{'wait':>6} {'idle':>6} {'bytes/image':>12} {'read/image':>11} {'pages':>6} {'MFLOPs/image':>13} {'of matmul':>10} "
-        f"{'thread us':>10} {'behind ms':>10}",
+        f"{'wait':>6} {'idle':>6} {'bytes/image':>12} {'read/image':>11} {'pages':>6} {'MFLOPs/image':>13} "
+        f"{'of matmul':>10} {'thread us':>10} {'behind ms':>10}",
         *(_row(profile, stage) for stage in profile.stages),
         "",
         "wait: of both's time, the host waits for the loader; idle: the training device has no batch to work on",
