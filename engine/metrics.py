@@ -14,6 +14,7 @@ from pipeline.files import write_atomically
 
 if TYPE_CHECKING:  # whoever only reads metrics needs no torch
     from engine.ranks.world import World
+    from engine.timing.laps import Laps
     from pipeline.loader import Read
 
 
@@ -92,19 +93,34 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class IntervalClock:
-    """Wall time, processor time, loader wait and reading between two lines of metrics, since the last ``reset``."""
+    """What passes between two lines of metrics, since the last ``reset``: times, the loader's wait, and reading.
 
-    def __init__(self) -> None:
+    Args:
+        laps: the training device's clock.
+    """
+
+    def __init__(self, laps: "Laps") -> None:
+        self._laps = laps
         self.reset(0.0, None)
 
     def reset(self, loader_wait_s: float, read: "Read | None") -> None:
+        self._laps.start()
         self._start = time.perf_counter()
         self._cpu_at_start = time.process_time()
         self._wait_at_start, self._read_at_start = loader_wait_s, read
         self.num_steps = 0
 
+    def work_begins(self) -> None:
+        """A batch is on the device: until here it was idle, from here on it is busy. Waits for nothing."""
+        self._laps.end("idle")
+
+    def work_ends(self) -> None:
+        """All work on the batch has been given to the device. Waits for nothing."""
+        self._laps.end("busy")
+
     def per_step(self, loader_wait_s: float, read: "Read") -> Interval:
-        """What a step has taken, and what was read for an image, since the last ``reset``."""
+        """What a step has taken, and what was read for an image, since the last ``reset``. Waits for the device."""
+        on_device_s = self._laps.seconds()
         elapsed_s = time.perf_counter() - self._start
         cpu_s = time.process_time() - self._cpu_at_start
         waited_s = loader_wait_s - self._wait_at_start
@@ -114,6 +130,8 @@ class IntervalClock:
             step_s=elapsed_s / steps,
             loader_wait_s=waited_s / steps,
             cpu_s=cpu_s / steps,
+            device_busy_s=on_device_s.get("busy", 0.0) / steps,
+            device_idle_s=on_device_s.get("idle", 0.0) / steps,
             bytes_read_per_image=num_bytes,
             pages_read_per_image=num_pages,
         )
@@ -136,6 +154,8 @@ def stage_table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "step_s": statistics.median(line["step_s"] for line in group),
             "images_per_s": statistics.median(line["images_per_s"] for line in group),
             "loader_wait_share": statistics.median(line["loader_wait_s"] / line["step_s"] for line in group),
+            "device_busy_s": _median(group, "device_busy_s"),
+            "device_idle_s": _median(group, "device_idle_s"),
             "bytes_per_image": statistics.median(line["bytes_per_image"] for line in group),
             "bytes_read_per_image": _median(group, "bytes_read_per_image"),
             "pages_read_per_image": _median(group, "pages_read_per_image"),

@@ -31,6 +31,7 @@ class Interval:
         num_steps: over how many steps.
         loader_wait_s: of ``step_s``, waiting for the loader.
         cpu_s: processor time of all threads.
+        device_busy_s, device_idle_s: by the training device's own clock, see their lines below.
         bytes_read_per_image, pages_read_per_image: means over the images, see ``Batch.bytes_read``.
     """
 
@@ -38,6 +39,8 @@ class Interval:
     step_s: float
     loader_wait_s: float
     cpu_s: float
+    device_busy_s: float
+    device_idle_s: float
     bytes_read_per_image: float
     pages_read_per_image: float
 
@@ -126,8 +129,25 @@ METRICS = (
         "train",
         "loader_wait_s",
         "s",
-        "of `step_s`, waiting for the loader",
+        "of `step_s`, the trainer's thread waiting for the loader; on a GPU, which that thread runs ahead of, it may "
+        "wait while the GPU works: there `device_idle_s` tells",
         lambda facts: facts.interval.loader_wait_s,
+    ),
+    Metric(
+        "train",
+        "device_busy_s",
+        "s",
+        "from a step's batch being on the training device to the end of its update there, over all micro batches: by "
+        "CUDA events on a GPU, by the host's clock on a CPU",
+        lambda facts: facts.interval.device_busy_s,
+    ),
+    Metric(
+        "train",
+        "device_idle_s",
+        "s",
+        "by the same clock, between a step's end and the next one's batch being on the device, and between micro "
+        "batches: waiting for the loader, for a copy, or for a host that is late",
+        lambda facts: facts.interval.device_idle_s,
     ),
     Metric(
         "train",

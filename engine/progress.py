@@ -40,7 +40,8 @@ class Progress:
         text = (
             f"keep {line['keep_rate']:.3g} ({line['num_kept']} patches)  loss {line['loss']:.3f}  "
             f"lr {line['lr']:.2e}  {line['images_per_s']:.0f} images/s  "
-            f"loader wait {line['loader_wait_s'] / line['step_s']:.0%}"
+            f"loader wait {line['loader_wait_s'] / line['step_s']:.0%}  "
+            f"idle {line['device_idle_s'] / line['step_s']:.0%}"
         )
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)

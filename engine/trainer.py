@@ -30,6 +30,7 @@ from engine.ranks.world import World, agree
 from engine.run_plan import RunPlan
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, snapshot_state
 from engine.task import training_loss
+from engine.timing.laps import Laps
 from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
 from pipeline.loader import PatchLoader, train_plans
@@ -101,7 +102,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
     config, plan, world = run.config, run.plan, run.world
     metrics = MetricsFile(run.folder / "metrics.jsonl", first_step, world, run.monitors)
     progress = Progress(first_step, stop_step, world)
-    clock = IntervalClock()
+    clock = IntervalClock(Laps.on(world.device))
     bad_samples = BadSampleLog(run.folder / "bad_samples.jsonl", first_step, config.data, world)
     run.engine.train()
     evaluations = _evaluation_left_out(run, first_step, stop_step, metrics, bad_samples)
@@ -112,9 +113,10 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
                 break
             logged = _is_logged(run, step, stop_step)
             publish_if_due(run.snapshots, run.engine.module, step)
-            loss, grad_norm, batch = train_step(run, step, batches, measure=logged)
+            loss, grad_norm, batch = train_step(run, step, batches, clock, measure=logged)
             if run.average is not None:
                 run.average.update(trained_weights(run.engine))
+            clock.work_ends()
             clock.num_steps += 1
             if logged:
                 line = _train_line(run, step, loss, grad_norm, batch, clock, loader, bad_samples)
@@ -181,9 +183,9 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
 
 
 def train_step(
-    run: Run, step: int, batches: Iterator[Batch], *, measure: bool
+    run: Run, step: int, batches: Iterator[Batch], clock: IntervalClock, *, measure: bool
 ) -> tuple[torch.Tensor, float | None, Batch]:
-    """One optimizer step.
+    """One optimizer step. The ``clock`` is told when batches arrive, and is left running.
 
     Returns:
         The rank's mean loss (float32 scalar), the norm of the whole gradient before clipping if ``measure``, and the
@@ -202,8 +204,11 @@ def train_step(
     step_loss = torch.zeros((), device=run.world.device)
     num_passes = plan.micro_batches.steps(plan.schedule.stage(step).num_kept)
     for done in range(num_passes):
+        if done:
+            clock.work_ends()
         run.watch.enter("loader", step)
         batch = next(batches).to(run.world.device)
+        clock.work_begins()
         run.watch.enter("step", step)
         assert batch.plan.step == step
         begin_pass(engine, is_last=done == num_passes - 1)

@@ -7,6 +7,7 @@ from metric_lines import metrics_line
 from worlds import ALONE, SECOND_OF_TWO
 
 from engine.metrics import IntervalClock, MetricsFile, read_metrics, stage_table, train_wall_s
+from engine.timing.laps import HostMark, Laps
 from pipeline.loader import Read
 
 
@@ -18,6 +19,8 @@ def train_line(step: int, keep_rate: float = 1.0, step_s: float = 0.5, interval_
         num_kept=round(49 * keep_rate),
         step_s=step_s,
         loader_wait_s=0.1 * step_s,
+        device_busy_s=0.8 * step_s,
+        device_idle_s=0.2 * step_s,
         images_per_s=128 / step_s,
         bytes_per_image=100.0,
         interval_steps=interval_steps,
@@ -73,6 +76,7 @@ def test_stages_are_told_by_their_median_interval() -> None:
     assert (low["keep_rate"], low["num_steps"], low["step_s"]) == (0.2, 3, 0.1)
     assert low["images_per_s"] == pytest.approx(1280)
     assert full["loader_wait_share"] == pytest.approx(0.1)
+    assert (full["device_busy_s"], full["device_idle_s"]) == (0.4, 0.1)
 
 
 def test_a_stage_tells_what_is_read_unless_an_earlier_version_has_a_part_in_it() -> None:
@@ -85,7 +89,7 @@ def test_a_stage_tells_what_is_read_unless_an_earlier_version_has_a_part_in_it()
 
 
 def test_what_is_read_for_an_image_is_a_mean_over_the_interval() -> None:
-    clock = IntervalClock()
+    clock = IntervalClock(Laps(HostMark))
     clock.num_steps = 2
     first = clock.per_step(3.0, Read(num_images=16, num_bytes=800, num_pages=40))
     assert (first.bytes_read_per_image, first.pages_read_per_image) == (50.0, 2.5)
@@ -95,6 +99,27 @@ def test_what_is_read_for_an_image_is_a_mean_over_the_interval() -> None:
     second = clock.per_step(3.5, Read(24, 808, 40))
     assert (second.bytes_read_per_image, second.pages_read_per_image) == (1.0, 0.0)
     assert (second.num_steps, second.loader_wait_s) == (1, 0.5)
+
+
+def test_the_devices_times_are_those_of_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("engine.timing.laps.time.perf_counter", lambda: now)
+    clock, read = IntervalClock(Laps(HostMark)), Read(8, 0, 0)
+    for waits_s in ((5.0, 1.0), (3.0, 1.0)):  # for the two micro batches of a step
+        for wait_s in waits_s:
+            now += wait_s
+            clock.work_begins()
+            now += 4.0
+            clock.work_ends()
+        clock.num_steps += 1
+    found = clock.per_step(0.0, read)
+    assert (found.device_busy_s, found.device_idle_s) == (8.0, 5.0)
+    now += 100.0  # a validation
+    clock.reset(0.0, None)
+    now += 1.0
+    clock.work_begins()
+    clock.num_steps = 1
+    assert clock.per_step(0.0, read).device_idle_s == 1.0
 
 
 def test_training_time_adds_up_over_intervals() -> None:

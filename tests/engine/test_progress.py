@@ -13,14 +13,15 @@ def test_a_plain_line_tells_the_time_left_at_the_rate_so_far(
     monkeypatch.setattr("engine.progress.time.monotonic", lambda: now)
     progress = Progress(100, 300, ALONE)
     now += 50.0  # for 50 steps; 150 are left
-    progress.show({**LINE, "step": 149, "step_s": 1.0, "loader_wait_s": 0.1})
+    progress.show({**LINE, "step": 149, "step_s": 1.0, "loader_wait_s": 0.1, "device_idle_s": 0.02})
     now += 150.0
-    progress.show({**LINE, "step": 299, "step_s": 1.0, "loader_wait_s": 0.1})
+    progress.show({**LINE, "step": 299, "step_s": 1.0, "loader_wait_s": 0.1, "device_idle_s": 0.02})
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith("step 150/300 (02:30 left)  epoch 0  keep 0.4 (19 patches)")
     assert last.startswith("step 300/300  epoch 0")
+    assert last.endswith("loader wait 10%  idle 2%")
 
 
 def test_other_ranks_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    Progress(0, 10, SECOND_OF_TWO).show({**LINE, "step": 9, "step_s": 1.0, "loader_wait_s": 0.1})
+    Progress(0, 10, SECOND_OF_TWO).show({**LINE, "step": 9, "step_s": 1.0, "loader_wait_s": 0.1, "device_idle_s": 0.02})
     assert capsys.readouterr().out == ""

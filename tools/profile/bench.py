@@ -8,7 +8,6 @@ import itertools
 import math
 import resource
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -29,6 +28,7 @@ from engine.prepare import Prepared
 from engine.ranks.world import World, agree
 from engine.snapshots import take_snapshot
 from engine.task import training_loss
+from engine.timing.laps import MARKS, Laps
 from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
 from pipeline.graph.settings import GraphSettings
@@ -55,38 +55,12 @@ def plans_at(
         yield from replace(plan, stage=stage).micro_batches(micro_batch_size)
 
 
-class Laps:
-    """Seconds spent in each part of a loop. On a GPU events take the times, so that the host need not wait for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
-        self._marks: list[tuple[str, Any]] = []
-
-    def start(self) -> None:
-        """Start the clock."""
-        self._mark("start")
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """One part, by its name, which a trace shows too; it began where the one before it ended."""
-        with record_function(name):
-            yield
-        self._mark(name)
-
-    def _mark(self, part: str) -> None:
-        if not self._on_gpu:
-            self._marks.append((part, time.perf_counter()))
-            return
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._marks.append((part, event))
-
-    def seconds(self) -> dict[str, float]:
-        """By part. The GPU must have come to the last mark."""
-        found: dict[str, float] = defaultdict(float)
-        for (_, start), (part, end) in itertools.pairwise(self._marks):
-            found[part] += start.elapsed_time(end) / 1000 if self._on_gpu else end - start
-        return dict(found)
+@contextmanager
+def lap(laps: Laps, part: str) -> Iterator[None]:
+    """One part of a loop, by its name, which a trace shows too; it began where the one before it ended."""
+    with record_function(part):
+        yield
+    laps.end(part)
 
 
 class Bench:
@@ -187,15 +161,20 @@ class Bench:
                 self._train(batches, _PROFILED_STEPS, stage)
         return chrome_trace(recorded) if self._world.is_first else {}
 
-    def time_both(self, stage: Stage, num_steps: int) -> tuple[float, float]:
-        """Seconds of so many training steps fed by the loader, and the share of it spent waiting for the loader."""
+    def time_both(self, stage: Stage, num_steps: int) -> tuple[float, float, float]:
+        """So many training steps fed by the loader.
+
+        Returns:
+            Their seconds on the slowest rank. Of these the share in which the host waited for the loader, and that in
+            which the device was idle between steps, by its own clock; the ranks' means.
+        """
         with self._open(stage, num_steps) as loader:
             batches = read_batches(loader)
             self._train(batches, self._warmup_steps(stage), stage)
             waited_before_s = loader.wait_s
-            elapsed_s, _ = self._train(batches, num_steps, stage)
-            wait_share = (loader.wait_s - waited_before_s) / elapsed_s
-        return self._slowest(elapsed_s), self._mean(wait_share)
+            elapsed_s, parts_s = self._train(batches, num_steps, stage)
+            wait_share, idle_share = (loader.wait_s - waited_before_s) / elapsed_s, parts_s["loader"] / elapsed_s
+        return self._slowest(elapsed_s), self._mean(wait_share), self._mean(idle_share)
 
     def peak_memory_bytes(self) -> int:
         """Main memory of the rank that has needed most so far."""
@@ -215,15 +194,14 @@ class Bench:
         size = _MATMUL_SIZE[device.type]
         dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
         a = torch.randn(size, size, device=device).to(dtype)
-        times = []
         dist.barrier()
-        for _ in range(_MATMUL_REPEATS + 1):
-            self._synchronize()
-            start = time.perf_counter()
+        marks = []
+        for _ in range(_MATMUL_REPEATS + 2):  # the first product warms up
             torch.matmul(a, a)
-            self._synchronize()
-            times.append(time.perf_counter() - start)
-        return self._reduced(2 * size**3 / min(times[1:]), dist.ReduceOp.SUM)
+            marks.append(MARKS[device.type]())
+        marks[-1].wait()
+        times = [end.seconds_since(start) for start, end in itertools.pairwise(marks)]
+        return self._reduced(2 * size**3 / min(times), dist.ReduceOp.SUM)
 
     def _num_passes(self, stage: Stage) -> int:
         return self._prepared.plan.micro_batches.steps(stage.num_kept)
@@ -264,23 +242,21 @@ class Bench:
 
     def _train(self, batches: Iterator[Batch], num_steps: int, stage: Stage) -> tuple[float, dict[str, float]]:
         config, num_passes = self._prepared.config, self._num_passes(stage)
-        laps = Laps(self._world.device)
         self._synchronize()
-        start = time.perf_counter()
-        laps.start()
+        start, laps = time.perf_counter(), Laps.on(self._world.device)
         for _ in range(num_steps):
             for done in range(num_passes):
-                with laps.part("loader"):
+                with lap(laps, "loader"):
                     batch = next(batches).to(self._world.device)
-                with laps.part("forward"):
+                with lap(laps, "forward"):
                     begin_pass(self._engine, is_last=done == num_passes - 1)
                     loss = training_loss(self._engine, batch, config)
-                with laps.part("backward"):
+                with lap(laps, "backward"):
                     backward_pass(self._engine, loss, num_passes)
-            with laps.part("optimizer"):
+            with lap(laps, "optimizer"):
                 update_weights(self._engine, config, measure=False)
             if self._average is not None:
-                with laps.part("optimizer"):
+                with lap(laps, "optimizer"):
                     self._average.update(trained_weights(self._engine))
         self._synchronize()
         return time.perf_counter() - start, laps.seconds()

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+import torch
+
 from engine.bad_data import DataError
 from pipeline.batch import Batch
 from pipeline.graph.augmentation import input_names
@@ -80,9 +82,11 @@ def time_loader(loader: PatchLoader, batches: Iterator[Batch], num_warmup: int, 
     """
     for _ in range(num_warmup):
         batch = next(batches)
+    _finish_on_gpu()
     read, work, cpu_s, start = loader.read, loader.work, time.process_time(), time.perf_counter()
     for _ in range(num_batches):
         batch = next(batches)
+    _finish_on_gpu()
     elapsed_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu_s
     num_images = loader.read.num_images - read.num_images
     done = loader.work
@@ -162,7 +166,15 @@ def time_loader_until(
 def _time(make_batch: Callable[[], object], num_batches: int, clock: Callable[[], float]) -> float:
     for _ in range(_WARMUP_BATCHES):
         make_batch()
+    _finish_on_gpu()
     start = clock()
     for _ in range(num_batches):
         make_batch()
+    _finish_on_gpu()
     return clock() - start
+
+
+def _finish_on_gpu() -> None:
+    """Wait where the work is a GPU's: it hands batches over before it has made them."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -45,6 +45,7 @@ class Repeats:
     communication_ms: list[float] = field(default_factory=list)
     selected_ms: list[float] = field(default_factory=list)  # of a loader that ends with the selection
     wait_shares: list[float] = field(default_factory=list)
+    idle_shares: list[float] = field(default_factory=list)
     peak_device_memory_bytes: int | None = None
 
     def part_ms(self, name: str) -> float | None:
@@ -80,6 +81,7 @@ class Measured:
             communication_ms=_median(found.communication_ms),
             loader_parts=None if unselected is None else self._loader_parts(unselected, global_batch_size),
             loader_wait_share=_median(found.wait_shares),
+            device_idle_share=_median(found.idle_shares),
             bytes_per_image=self.batch.num_bytes / self.batch.num_images,
             flops_per_image=flops,
             peak_device_memory_bytes=found.peak_device_memory_bytes,
@@ -222,6 +224,7 @@ def _measure(bench: Bench, measured: Measured, global_batch_size: int, *, loads:
         found.peak_device_memory_bytes = bench.peak_device_memory_bytes()
         found.communication_ms.append(1000 * bench.time_communication(measured.batch))
     if loads and trains:
-        both_s, wait_share = bench.time_both(measured.stage, measured.both_steps)
+        both_s, wait_share, idle_share = bench.time_both(measured.stage, measured.both_steps)
         found.both.append(measured.both_steps * global_batch_size / both_s)
         found.wait_shares.append(wait_share)
+        found.idle_shares.append(idle_share)

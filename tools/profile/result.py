@@ -80,7 +80,10 @@ class StageProfile:
             another to do so, and no computation hides it; the mean over the ranks, seen by torch's profiler in steps of
             its own. It lies within the three parts: under ZeRO 0 in the backward pass.
         loader_parts: of the loader's time for a training step.
-        loader_wait_share: of ``end_to_end``'s time, in which a rank waited for its loader; the mean over the ranks.
+        loader_wait_share: of ``end_to_end``'s time, in which a rank's host waited for its loader; the mean over the
+            ranks. A host that runs ahead of its GPU may wait while the GPU works.
+        device_idle_share: of ``end_to_end``'s time, in which a rank's training device had no batch to work on: from the
+            end of a step to the next batch's being there, by the device's own clock; the mean over the ranks.
         bytes_per_image: that cross to the training device.
         flops_per_image: of a training step, without a decoder's.
         peak_device_memory_bytes: of the GPU that needed most; None on a CPU.
@@ -113,6 +116,7 @@ class StageProfile:
     behind_decode_cpu_ms_per_image: float | None = None
     bytes_read_per_image: float | None = None
     pages_read_per_image: float | None = None
+    device_idle_share: float | None = None
 
     @property
     def limited_by(self) -> Side | None:
@@ -228,7 +232,14 @@ class Profile:
             rate: Rate | None = getattr(stage, name)
             rates[f"{name}_images_per_s"] = None if rate is None else rate.median
             rates[f"{name}_images_per_s_range"] = None if rate is None else [rate.low, rate.high]
-        names = ("forward_ms", "backward_ms", "optimizer_ms", "communication_ms", "loader_wait_share")
+        names = (
+            "forward_ms",
+            "backward_ms",
+            "optimizer_ms",
+            "communication_ms",
+            "loader_wait_share",
+            "device_idle_share",
+        )
         read = ("bytes_read_per_image", "pages_read_per_image")
         costs = ("bytes_per_image", *read, "flops_per_image", "peak_device_memory_bytes", "limited_by")
         times = ("loader_thread_us_per_image", "behind_decode_cpu_ms_per_image")
@@ -251,10 +262,11 @@ def describe(profile: Profile) -> str:
         f"{profile.name} on {profile.world_size} rank(s): images/s, medians (± half of the repeats' range)",
         "",
         f"{'keep rate':>9} {'num_kept':>9} {'share':>7} {'loader':>16} {'step':>16} {'both':>16} {'limited by':>11} "
-        f"{'wait':>6} {'bytes/image':>12} {'read/image':>11} {'pages':>6} {'MFLOPs/image':>13} {'of matmul':>10} "
-        f"{'thread us':>10} {'behind ms':>10}",
+        f"{'wait':>6} {'idle':>6} {'bytes/image':>12} {'read/image':>11} {'pages':>6} {'MFLOPs/image':>13} "
+        f"{'of matmul':>10} {'thread us':>10} {'behind ms':>10}",
         *(_row(profile, stage) for stage in profile.stages),
         "",
+        "wait: of both's time, the host waits for the loader; idle: the training device has no batch to work on",
         "bytes cross to the training device; read, pages: bytes and pages of a disk that are read of the shards",
         "thread, behind: the loader's processor time an image, of its own thread and of all threads behind decoding",
         "milliseconds of a step: the loader's parts, which work at the same time, and those of the training step",
@@ -271,9 +283,9 @@ def _row(profile: Profile, stage: StageProfile) -> str:
     return (
         f"{stage.keep_rate:>9.4g} {stage.num_kept:>9} {stage.share:>7.1%} {_shown(stage.loader):>16} "
         f"{_shown(stage.step):>16} {_shown(stage.end_to_end):>16} {_limit(stage):>11} "
-        f"{_percent(stage.loader_wait_share):>6} {stage.bytes_per_image:>12,.0f} "
-        f"{_count(stage.bytes_read_per_image):>11} {_ms(stage.pages_read_per_image):>6} "
-        f"{stage.flops_per_image / 1e6:>13,.1f} "
+        f"{_percent(stage.loader_wait_share):>6} {_percent(stage.device_idle_share):>6} "
+        f"{stage.bytes_per_image:>12,.0f} {_count(stage.bytes_read_per_image):>11} "
+        f"{_ms(stage.pages_read_per_image):>6} {stage.flops_per_image / 1e6:>13,.1f} "
         f"{_percent(profile.matmul_share(stage)):>10} {_ms(stage.loader_thread_us_per_image):>10} "
         f"{_ms(stage.behind_decode_cpu_ms_per_image, 2):>10}"
     )
