@@ -35,6 +35,7 @@ def open_loader(
         batch_size=batch_size,
         num_threads=data.num_threads or world.cores,
         device_id=world.local_rank if data.device == "gpu" else None,
+        device=world.device,
         targets=config.task == "pretrain",
         snapshots=snapshots,
         cache=open_cache(data.cache, index, world.rank, DECODER) if planner.training else None,

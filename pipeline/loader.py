@@ -18,18 +18,17 @@ from torch.profiler import record_function
 
 from pipeline.batch import Batch
 from pipeline.compiling import is_first_start
+from pipeline.finishing import Finisher
 from pipeline.graph.bad_samples import BadRow, RowReader, Rows
 from pipeline.graph.decoded import DecodedRows
 from pipeline.graph.graph import build_graph
 from pipeline.graph.image_decoder import check_is_about_images
-from pipeline.graph.inputs import SourceArrays
-from pipeline.graph.on_device import gather_on_device, open_device_scores
+from pipeline.graph.inputs import SourceArrays, handed_bytes
 from pipeline.graph.pixel_cache import PixelCache
 from pipeline.graph.settings import GraphSettings
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
-from pipeline.selection.config import SelectionConfig, open_patch_scores, select
+from pipeline.selection.config import SelectionConfig
 from pipeline.selection.magnitude import EmbeddingSnapshot
-from pipeline.selection.patches import ids_dropped
 from pipeline.selection.snapshots import SnapshotBoard
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
@@ -86,6 +85,14 @@ class Read(NamedTuple):
         return (self.num_bytes - num_bytes) / images, (self.num_pages - num_pages) / images
 
 
+class Issued(NamedTuple):
+    """What DALI has been handed for a plan, and how many bytes that is."""
+
+    plan: StepPlan
+    rows: Rows
+    num_bytes: int
+
+
 class PatchLoader:
     """Batches for an iterator of plans.
 
@@ -99,6 +106,8 @@ class PatchLoader:
         batch_size: rows of the largest of them.
         num_threads: DALI's worker threads.
         device_id: the GPU that decodes under ``data.device: gpu``, else None.
+        device: where the batches are wanted, and are taken over by ``Batch.to``; host memory by default. A GPU that
+            decodes makes them where it is.
         targets: the batches carry the dropped patches too, apart from the kept ones.
         snapshots: of the model's embedding, for a rule that looks through the model, else None. The batches up to a
             snapshot's step are made before it, and those from it on wait until it is published.
@@ -117,6 +126,7 @@ class PatchLoader:
         batch_size: int,
         num_threads: int,
         device_id: int | None = None,
+        device: torch.device | None = None,
         targets: bool = False,
         snapshots: SnapshotBoard | None = None,
         cache: PixelCache | None = None,
@@ -132,11 +142,11 @@ class PatchLoader:
         self.read = Read(0, 0, 0)
         self._bad: list[BadRow] = []  # of the batches given out since take_bad_rows was called
         self._plans, self._data = plans, data
-        self._snapshots, self._seed = snapshots, planner.seed
+        self._snapshots = snapshots
         self._snapshot: EmbeddingSnapshot | None = None  # that of the graph which runs
         self._reader, self._cache = SampleReader(index), cache
         # Plans that DALI has, with their rows as read, whose outputs it has not given back.
-        self._issued: deque[tuple[StepPlan, Rows]] = deque()
+        self._issued: deque[Issued] = deque()
         self._again: deque[StepPlan] = deque()  # plans to read anew: after a failure, or once a snapshot is there
         self._source_error: Exception | None = None
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=data.prefetch_batches)
@@ -160,6 +170,10 @@ class PatchLoader:
         self._rows: RowReader | DecodedRows = files
         if self._settings.decoded:
             self._rows = DecodedRows(index, files, self._settings, cache)
+        device = device or torch.device("cpu")
+        if device_id is not None:
+            device = torch.device("cuda", device_id)
+        self._finisher = Finisher(self._settings, planner.seed, device)
         self._thread = threading.Thread(target=self._produce, name="patch-loader", daemon=True)
         self._thread.start()
 
@@ -185,8 +199,9 @@ class PatchLoader:
             self._source_error = error
             self._again.clear()
             raise StopIteration from error
-        self._issued.append((plan, rows))
-        return self._rows.arrays(rows)
+        arrays = self._rows.arrays(rows)
+        self._issued.append(Issued(plan, rows, handed_bytes(arrays)))
+        return arrays
 
     def _moment(self, plan: StepPlan) -> int | None:
         """The step of the snapshot that a plan needs, None where the rule needs none."""
@@ -197,11 +212,12 @@ class PatchLoader:
 
     def _produce(self) -> None:
         try:
+            self._finisher.begin()
             graph = self._build_graph() if self._take_snapshot() else None
             while graph is not None and not self._closing.is_set():
                 try:
                     with record_function("loader: graph"):
-                        outputs = graph.run()
+                        outputs = self._finisher.run(graph)
                 except StopIteration:
                     # Run dry, at the end or before a snapshot: nothing in the graph was scored by another one.
                     if not self._again or not self._take_snapshot():
@@ -210,25 +226,28 @@ class PatchLoader:
                     continue
                 except RuntimeError as error:
                     check_is_about_images(error)
-                    if not any(self._rows.examine(rows) for _, rows in self._issued):
+                    if not any(self._rows.examine(issued.rows) for issued in self._issued):
                         raise
                     # A graph that has failed loses batches: a new one starts again with all that the old one had.
-                    self._again = deque(plan for plan, _ in self._issued) + self._again
+                    self._again = deque(issued.plan for issued in self._issued) + self._again
                     self._issued.clear()
                     graph = self._build_graph()
                     continue
                 with record_function("loader: copy"):
-                    batch = self._batch(outputs)
+                    issued = self._issued.popleft()
+                    batch = self._finisher.batch(issued.rows, issued.num_bytes, *outputs)
                 self.work = Work(self.work.num_images + batch.num_images, thread_time())
                 self._put(batch)
             self._put(self._source_error or _END)
         except BaseException as error:
             self._put(error)
+        finally:
+            self._finisher.close()
 
     def _take_snapshot(self) -> bool:
         """Wait for the snapshot that the next plan needs, if the rule needs any; False if there is no next plan."""
         if self._snapshots is None:
-            self._open_scores()
+            self._finisher.open_scores(self._snapshot)
             return True
         if not self._again:
             plan = next(self._plans, None)
@@ -239,77 +258,11 @@ class PatchLoader:
         self._snapshot = self._snapshots.wait_for(moment, self._closing.is_set)
         if self._snapshot is None:
             return False
-        self._open_scores()
+        self._finisher.open_scores(self._snapshot)
         return True
-
-    def _open_scores(self) -> None:
-        """What scores images behind the graph, under the snapshot in force; nothing where none are."""
-        if self._settings.scores_behind:
-            open_for = open_patch_scores if self._settings.device_id is None else open_device_scores
-            selection, grid_size = self._settings.selection, self._data.grid_size
-            self._scores: Any = open_for(selection, grid_size, snapshot=self._snapshot, seed=self._seed)
 
     def _build_graph(self) -> Pipeline:
         return build_graph(self._source, self._settings)
-
-    def _batch(self, outputs: Any) -> Batch:
-        _, rows = self._issued.popleft()
-        plan = rows.plan
-        patches, ids_keep, target_patches, ids_target = self._patches(rows, *outputs)
-        return Batch(
-            patches=patches,
-            ids_keep=ids_keep,
-            labels=torch.from_numpy(plan.labels),
-            counted=torch.from_numpy(plan.counted),
-            plan=plan,
-            bad=rows.bad,
-            bytes_read=rows.num_bytes,
-            pages_read=rows.num_pages,
-            target_patches=target_patches,
-            ids_target=ids_target,
-            mix_labels=_tensor(plan.augment.mix_labels) if plan.augment is not None else None,
-            mix_weights=_tensor(plan.augment.mix_weights) if plan.augment is not None else None,
-        )
-
-    def _patches(
-        self, rows: Rows, *outputs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """The graph's outputs as kept patches and their ids, dropped patches and their ids."""
-        if self._settings.device_id is not None:
-            return self._patches_on_device(rows, *outputs)
-        patches, ids, *others = (np.array(output.as_tensor()) for output in outputs)
-        ids_target = targets = None
-        if self._settings.scores_behind:
-            everything, ids = patches, self._chosen(rows.plan, patches)
-            patches, others = _taken(everything, ids), []
-        if self._settings.targets:
-            ids_target = ids_dropped(ids, self._data.num_patches)
-            targets = others[0] if others else _taken(everything, ids_target)
-        return torch.from_numpy(patches), torch.from_numpy(ids), _tensor(targets), _tensor(ids_target)
-
-    def _chosen(self, plan: StepPlan, images: Any) -> np.ndarray:
-        """The ids kept of images that are scored here, int32 [B, K]; nothing is scored where all are kept."""
-        num_kept, num_patches = plan.stage.num_kept, self._data.num_patches
-        if num_kept == num_patches:
-            return np.tile(np.arange(num_patches, dtype=np.int32), (plan.num_rows, 1))
-        scores = self._scores(images)
-        table = scores.cpu().numpy() if isinstance(scores, torch.Tensor) else scores
-        return select(table, plan.noise, num_kept, self._data.grid_size, self._settings.selection)
-
-    def _patches_on_device(
-        self, rows: Rows, pixels: Any
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        images = torch.from_dlpack(pixels.as_tensor())
-        ids = self._chosen(rows.plan, images) if rows.ids is None else rows.ids
-        ids_keep = torch.from_numpy(ids)
-        patches = gather_on_device(images, ids_keep, self._data.patch_size)
-        ids_target = target_patches = None
-        if self._settings.targets:
-            ids_target = torch.from_numpy(ids_dropped(ids, self._data.num_patches))
-            target_patches = gather_on_device(images, ids_target, self._data.patch_size)
-        # DALI takes its images back when this returns, so they have to be read by then.
-        torch.cuda.current_stream(images.device).synchronize()
-        return patches, ids_keep, target_patches, ids_target
 
     def _put(self, item: Any) -> None:
         while not self._closing.is_set():
@@ -363,12 +316,3 @@ class PatchLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _tensor(array: np.ndarray | None) -> torch.Tensor | None:
-    return None if array is None else torch.from_numpy(array)
-
-
-def _taken(patches: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Patches [B, K, P*P*3] at ids int32 [B, K] of all of them, [B, N, P*P*3]."""
-    return np.take_along_axis(patches, ids[..., None].astype(np.int64), axis=1)

@@ -164,12 +164,13 @@ class Classifier:
             batch_size=batch_size,
             num_threads=_num_threads(data),
             device_id=device.index or 0 if data.device == "gpu" else None,
+            device=device,
             snapshots=fixed_board(take_snapshot(self.model, 0)) if selection.needs_model else None,
         ) as loader:
             for batch in loader:
-                counted = batch.counted
-                logits = self.logits(batch.to(device))[counted.to(device)].float().cpu()
-                yield Answers(batch.plan.sample_ids[counted.numpy()], logits, batch.bad)
+                counted = batch.plan.counted
+                logits = self.logits(batch).float().cpu()[torch.from_numpy(counted)]
+                yield Answers(batch.plan.sample_ids[counted], logits, batch.bad)
 
     def _known_data(self) -> DataConfig:
         if self.data is None:
@@ -211,7 +212,8 @@ class Classifier:
                 raise ValueError(
                     "the patches of a batch are selected already: leave out keep_rate, rule and map_scores"
                 )
-            patches, ids_keep = images.patches, images.ids_keep
+            batch = images.to(device)
+            patches, ids_keep = batch.patches, batch.ids_keep
         else:
             rate = 1.0 if keep_rate is None else keep_rate
             ids_keep = self.select(images, rate, rule, seed=seed, first_row=first_row, map_scores=map_scores)

@@ -98,6 +98,11 @@ def source_arrays(
     return tuple(arrays[name] for name in names)
 
 
+def handed_bytes(arrays: SourceArrays) -> int:
+    """The bytes of all that a graph is handed for a batch."""
+    return sum(array.nbytes for one in arrays for array in (one if isinstance(one, list) else (one,)))
+
+
 def told_rows(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
     """What the graph's kernels are told of each row: float32 [B, R], of ``rows.kernel_rows``.
 

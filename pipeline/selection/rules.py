@@ -89,9 +89,13 @@ def perturbed(scores: np.ndarray, noise: np.ndarray, temperature: float) -> np.n
     """
     if temperature == 0:
         return scores
+    return scores.astype(np.float64) / temperature + gumbel(noise)
+
+
+def gumbel(noise: np.ndarray) -> np.ndarray:
+    """Numbers of the standard Gumbel distribution, float64, from uniform ones in [0, 1), float32."""
     # The middle of each cell of the 2**-24 grid: never 0, never 1.
-    centred = noise.astype(np.float64) + 2.0**-25
-    return scores.astype(np.float64) / temperature - np.log(-np.log(centred))
+    return -np.log(-np.log(noise.astype(np.float64) + 2.0**-25))
 
 
 def random_ids(noise: np.ndarray, num_kept: int, grid_size: int) -> np.ndarray:

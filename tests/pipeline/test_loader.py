@@ -15,7 +15,8 @@ from pixels import train_planner
 from benchmarks.shared.photographs import photograph
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.loader import PatchLoader, gather_on_device, train_plans, validation_plans
+from pipeline.graph.on_device import gather_on_device
+from pipeline.loader import PatchLoader, train_plans, validation_plans
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig

@@ -10,6 +10,8 @@ from pipeline.graph.on_device import contrast_on_device, open_device_scores
 from pipeline.selection.config import SelectionConfig, open_scores
 from pipeline.selection.rules import RULES
 
+CPU = torch.device("cpu")
+
 
 def contrast(image: np.ndarray, patch_size: int) -> np.ndarray:
     """float32 [N]."""
@@ -39,7 +41,7 @@ def test_every_pixel_rule_scores_on_a_device_as_in_memory() -> None:
     images = np.stack([photograph(seed, 32, 32) for seed in range(3)])
     for name in [name for name, rule in RULES.items() if rule.looks_at == "pixels"]:
         selection = SelectionConfig(rule=name)
-        score, on_device = open_scores(selection, 4), open_device_scores(selection, 4)
+        score, on_device = open_scores(selection, 4), open_device_scores(selection, 4, CPU)
         assert score is not None
         assert on_device is not None
         np.testing.assert_array_equal(on_device(torch.from_numpy(images)).numpy(), score(list(images)))
@@ -51,4 +53,4 @@ def test_a_rule_without_torch_of_its_own_scores_copies_in_memory(monkeypatch: py
 
 
 def test_a_planned_rule_scores_nothing_on_a_device() -> None:
-    assert open_device_scores(SelectionConfig(rule="random"), 4) is None
+    assert open_device_scores(SelectionConfig(rule="random"), 4, CPU) is None

@@ -12,7 +12,8 @@ from pixels import full_images, train_planner
 
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.loader import PatchLoader, gather_on_device, train_plans
+from pipeline.graph.on_device import gather_on_device
+from pipeline.loader import PatchLoader, train_plans
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig

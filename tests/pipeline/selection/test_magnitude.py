@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from benchmarks.shared.photographs import photograph
-from pipeline.graph.on_device import magnitude_on_device
+from pipeline.graph.on_device import magnitude_scores
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
 
@@ -112,7 +112,7 @@ def test_scores_in_torch_are_the_same_within_rounding(estimate: str) -> None:
     images = [photo(seed) for seed in range(3)]
     config = SelectionConfig(rule="magnitude", estimate=estimate, estimate_size=20)
     scorer = MagnitudeScorer(snapshot_of(*random_embedding()), config, GRID, 0)
-    on_device = magnitude_on_device(torch.from_numpy(np.stack(images)), scorer)
+    on_device = magnitude_scores(scorer, torch.device("cpu"))(torch.from_numpy(np.stack(images)))
     np.testing.assert_allclose(on_device.numpy(), scorer.scores(images), rtol=1e-4)
 
 
