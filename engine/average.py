@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from deepspeed import DeepSpeedEngine
-from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 from torch import Tensor, nn
 
 from engine.checkpoints.state_files import read_state
@@ -42,8 +41,8 @@ class WeightAverage:
         torch._foreach_copy_(self._averages, list(weights))
 
     def in_precision(self, precision: str) -> nn.Module:
-        """The averaged model for evaluation: itself under ``fp32``, a copy under ``bf16``."""
-        return self.model if precision == "fp32" else copy.deepcopy(self.model).bfloat16()
+        """The averaged model for evaluation: itself under ``fp32``, under autocast to bfloat16 under ``bf16``."""
+        return self.model if precision == "fp32" else UnderAutocast(self.model)
 
     def weights(self) -> dict[str, Tensor]:
         """The averages by parameter name, float32 on the CPU."""
@@ -56,6 +55,20 @@ class WeightAverage:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what ``state`` returned."""
         self.model.load_state_dict(state)
+
+
+class UnderAutocast(nn.Module):
+    """A float32 model whose forward passes compute in bfloat16, as DeepSpeed's do in training with autocast."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.training = module.training
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What ``module`` says to the same tensors, all on one device."""
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            return self.module(*inputs)
 
 
 def resume_average(average: WeightAverage, engine: DeepSpeedEngine, checkpoint: Path) -> list[str]:
@@ -78,13 +91,6 @@ def resume_average(average: WeightAverage, engine: DeepSpeedEngine, checkpoint: 
 def trained_weights(engine: DeepSpeedEngine) -> list[Tensor]:
     """The weights as they are trained, in the order of ``parameters()``, on the training device. ZeRO 0 to 2.
 
-    In fp32 they are the model's own. In bf16 the float32 weights are whole on each rank under ZeRO 0 only; ZeRO 1 and 2
-    divide them over the ranks, so there these are the model's, rounded to bf16.
+    Under bf16 at ZeRO 1 and 2 the ranks divide the float32 weights, so there these are the model's, rounded to bf16.
     """
-    parameters = list(engine.module.parameters())
-    if not isinstance(engine.optimizer, FP16_UnfusedOptimizer):  # DeepSpeed's for bf16 too
-        return parameters
-    low = [parameter for group in engine.optimizer.fp16_groups for parameter in group]
-    full = [weight for group in engine.optimizer.fp32_groups for weight in group]
-    whole = {id(parameter): weight for parameter, weight in zip(low, full, strict=True)}
-    return [whole.get(id(parameter), parameter) for parameter in parameters]
+    return list(engine.module.parameters())

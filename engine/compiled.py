@@ -5,6 +5,7 @@ the weights stay what they are. Blocks that differ in a number, as under drop pa
 """
 
 import time
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -26,23 +27,34 @@ def _is_block(name: str) -> bool:
     return stack in ("blocks", "decoder_blocks") and place.isdigit()
 
 
-def warm_up(model: Model, plan: RunPlan, num_patches: int, patch_values: int, device: torch.device) -> float:
+def warm_up(
+    model: Model, plan: RunPlan, num_patches: int, patch_values: int, device: torch.device, *, autocast: bool = False
+) -> float:
     """Compile for all shapes of the run; the weights and their gradients stay as they are.
 
     Args:
         patch_values: P*P*3.
+        autocast: whether the run trains under autocast to bfloat16, which has graphs of its own.
 
     Returns:
         The seconds it took.
     """
     start = time.perf_counter()
     for stage in plan.schedule.stages():
-        run_once(model, plan.micro_batches.size(stage.num_kept), stage.num_kept, num_patches, patch_values, device)
+        size = plan.micro_batches.size(stage.num_kept)
+        run_once(model, size, stage.num_kept, num_patches, patch_values, device, autocast=autocast)
     return time.perf_counter() - start
 
 
 def run_once(
-    model: Model, batch_size: int, num_kept: int, num_patches: int, patch_values: int, device: torch.device
+    model: Model,
+    batch_size: int,
+    num_kept: int,
+    num_patches: int,
+    patch_values: int,
+    device: torch.device,
+    *,
+    autocast: bool = False,
 ) -> None:
     """One forward and backward pass on black patches, which leaves no gradient behind."""
     patches = torch.zeros(batch_size, num_kept, patch_values, dtype=torch.uint8, device=device)
@@ -51,5 +63,8 @@ def run_once(
     if hasattr(model, "decoder_blocks"):
         inputs.append(ids[:, num_kept:].contiguous())
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Nothing around it without autocast: one that is switched off has another data type, so its graphs are others too.
+    with torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext():
+        output = model(*inputs)
     # Not backward(): that would leave gradients, and start DeepSpeed's own work on them.
-    torch.autograd.grad(model(*inputs).float().sum(), parameters, allow_unused=True)
+    torch.autograd.grad(output.float().sum(), parameters, allow_unused=True)

@@ -186,7 +186,14 @@ class EngineConfig(Settings):
         description="what ranks divide among them instead of each holding all: 0 nothing, 1 the optimizer's state, "
         "2 gradients too, 3 weights too",
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: DeepSpeed's, with float32 master weights")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="bf16 at zero_stage 0: float32 weights, matrix products in bfloat16 by autocast; at 1 to 3: "
+        "DeepSpeed's, a bfloat16 model with float32 weights for the optimizer",
+    )
+    tf32: bool = Field(
+        True, description="on a GPU: what is multiplied in float32 has its factors rounded to TF32 (10 bits), faster"
+    )
     checkpoint_activations: bool = Field(
         False, description="compute activations again in the backward pass instead of keeping them: less memory, slower"
     )

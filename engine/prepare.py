@@ -53,7 +53,7 @@ class Prepared:
 def prepare(config: RunConfig, world: World) -> Prepared:
     """Open and check every input of the run, and build its model. Nothing collective, nothing written.
 
-    It also sets the number of threads that torch computes with.
+    It also sets the number of threads that torch computes with, and on a GPU how it multiplies float32 matrices.
 
     Raises:
         ValueError, OSError: an input that cannot be used.
@@ -61,6 +61,8 @@ def prepare(config: RunConfig, world: World) -> Prepared:
     if world.is_first:
         check_monitors(config.monitor)
     torch.set_num_threads(config.engine.num_threads or world.cores)
+    if world.device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if config.engine.tf32 else "highest")  # high is TF32
     inputs = open_inputs(config, world.size, world.local_size)
     if config.data.device == "gpu" and world.device.type != "cuda":
         raise ValueError("data.device is gpu, but no GPU is visible here; set data.device to cpu")

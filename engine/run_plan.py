@@ -10,6 +10,9 @@ from pipeline.plan.augmentation import check_pairs
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import rank_rows, steps_per_epoch
 
+_BUCKET_BYTES = 25_000_000  # of gradients, or of weights, that ZeRO-1 and 2 exchange at a time
+_BYTES_EXCHANGED = {"fp32": 4, "bf16": 2}  # for a number, under ZeRO
+
 
 @dataclass(frozen=True)
 class MicroBatches:
@@ -154,12 +157,17 @@ def plan_micro_batches(config: RunConfig, world_size: int) -> MicroBatches:
 
 
 def clips_itself(config: RunConfig) -> bool:
-    """Whether the gradients are torch's own, whole and the same on every rank, and are clipped by the trainer.
+    """Whether the trainer clips the gradients. Under ZeRO-3 DeepSpeed does, which divides every single one of them.
 
-    DeepSpeed's clipping of these takes a norm per parameter and one more all-reduce, of numbers that are all alike. The
-    optimizers of ZeRO and bf16 measure and clip their own gradients.
+    DeepSpeed's clipping takes a norm and more for each parameter, an all-reduce for each group of them, and waits for
+    the device.
     """
-    return config.engine.zero_stage == 0 and config.engine.precision == "fp32"
+    return config.engine.zero_stage < 3
+
+
+def trains_under_autocast(config: RunConfig) -> bool:
+    """Whether weights are float32 throughout, and forward and backward passes compute in bfloat16 by autocast."""
+    return config.engine.precision == "bf16" and config.engine.zero_stage == 0
 
 
 def deepspeed_config(config: RunConfig, plan: RunPlan, *, load_universal: bool = False) -> dict[str, Any]:
@@ -170,16 +178,38 @@ def deepspeed_config(config: RunConfig, plan: RunPlan, *, load_universal: bool =
     ``load_universal``: the checkpoint to be loaded is a conversion from another number of ranks.
     """
     most_kept = max(stage.num_kept for stage in plan.schedule.stages())
-    result: dict[str, Any] = {
+    return {
         "train_batch_size": config.train.global_batch_size,
         "train_micro_batch_size_per_gpu": plan.micro_batches.size(most_kept),
         "gradient_accumulation_steps": plan.micro_batches.steps(most_kept),
         "gradient_clipping": 0.0 if clips_itself(config) else config.train.clip_grad_norm or 0.0,
-        "zero_optimization": {"stage": config.engine.zero_stage},
+        "zero_optimization": _zero(config, num_ranks=config.train.global_batch_size // plan.rows_per_rank),
         "steps_per_print": 10**9,
         "timers": {"throughput": {"enabled": False}},  # on a GPU it waits for the device twice a pass
         "checkpoint": {"load_universal": load_universal},
+        **_precision(config),
     }
-    if config.engine.precision == "bf16":
-        result["bf16"] = {"enabled": True}
-    return result
+
+
+def _zero(config: RunConfig, num_ranks: int) -> dict[str, Any]:
+    stage = config.engine.zero_stage
+    if stage not in (1, 2):
+        return {"stage": stage}
+    bucket = _BUCKET_BYTES // _BYTES_EXCHANGED[config.engine.precision]
+    return {
+        "stage": stage,
+        # A rank by itself has nothing to overlap, and with this on it waits for its device after each backward pass.
+        "overlap_comm": num_ranks > 1,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+    }
+
+
+def _precision(config: RunConfig) -> dict[str, Any]:
+    if config.engine.precision == "fp32":
+        return {}
+    if trains_under_autocast(config):
+        return {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+    # The check takes a dozen operations for each parameter and a wait, and skips the step in silence. Gradients that
+    # are not finite lead to weights that are not, which ends the run.
+    return {"bf16": {"enabled": True, "check_grad_overflow": False}}

@@ -16,6 +16,7 @@ from engine.ranks.watch import Watch
 from engine.ranks.world import World, on_first_rank, one_clear_error
 from engine.run.request import Request
 from engine.run_folder import prepare_folder
+from engine.run_plan import trains_under_autocast
 from engine.snapshots import open_board, restore_snapshot
 from engine.trainer import Run
 from pipeline.graph.route import why_not_select_first
@@ -118,7 +119,9 @@ def _compile(run: Run, start: Start) -> None:
     config, plan = run.config, run.plan
     run.watch.enter("compile", start.step)
     run.engine.train()
-    taken_s = warm_up(run.engine.module, plan, config.data.num_patches, 3 * config.data.patch_size**2, run.world.device)
+    model, patch_values = run.engine.module, 3 * config.data.patch_size**2
+    autocast = trains_under_autocast(config)
+    taken_s = warm_up(model, plan, config.data.num_patches, patch_values, run.world.device, autocast=autocast)
     start.notes.append(f"compiled for {len(plan.schedule.stages())} stage(s) in {taken_s:.0f} s")
 
 

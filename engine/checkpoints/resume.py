@@ -19,15 +19,18 @@ from engine.checkpoints.manifest import (
     verify_manifest,
 )
 from engine.config import RunConfig
+from engine.run_plan import trains_under_autocast
 from pipeline.files import user_path
 from pipeline.operations import levels_of
 from pipeline.shards.index import ShardIndex
 
 SET_ASIDE = "set-aside"
+# How bf16 computes at ZeRO 0, where earlier versions had bfloat16 weights and others beside them in float32.
+SCHEME_KEY, SCHEME = "engine.precision.scheme", "float32 weights, autocast to bfloat16"
 # What DeepSpeed's files are made for: no permission makes them fit another model, precision or division.
 FIXED_KEYS = (
     *("model.name", "model.options", "data.image_size", "data.patch_size", "data.num_classes"),
-    *("optim.layer_decay", "engine.zero_stage", "engine.precision"),
+    *("optim.layer_decay", "engine.zero_stage", "engine.precision", SCHEME_KEY),
     *("task", "pretrain.decoder_dim", "pretrain.decoder_depth", "pretrain.decoder_heads"),
 )
 # What a run may change on its way: where things lie, how the work is divided and done, what is looked at meanwhile.
@@ -38,7 +41,7 @@ NOT_DECIDING = (
     *("data.num_threads", "data.prefetch_batches", "data.on_bad_sample", "data.max_bad_share"),
     *("model.pretrained", "model.pretrained_key"),
     *("train.micro_batch_size", "train.tokens_per_micro_batch"),
-    *("engine.checkpoint_activations", "engine.compile", "engine.num_threads"),
+    *("engine.checkpoint_activations", "engine.compile", "engine.tf32", "engine.num_threads"),
     *("engine.stop_grace_s", "engine.stall_report_s"),
     *("eval.every", "eval.keep_rates", "eval.micro_batch_size"),
     *("checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_every"),
@@ -93,6 +96,7 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
     return {
         **deciding,
         **drawn_from,
+        **({SCHEME_KEY: SCHEME} if trains_under_autocast(config) else {}),
         "data.route": config.route,
         "data.train.fingerprint": train_index.fingerprint,
         **({} if map_fingerprint is None else {"selection.map.fingerprint": map_fingerprint}),
@@ -124,6 +128,13 @@ def check_same_run(
     Raises:
         ValueError: there are others: each key, with both values.
     """
+    same = "engine.precision", "engine.zero_stage"
+    if SCHEME_KEY in this_run and SCHEME_KEY not in saved and all(saved.get(key) == this_run[key] for key in same):
+        raise ValueError(
+            f"the checkpoint {checkpoint} was written by a version whose engine.precision bf16 kept bfloat16 weights "
+            f"at engine.zero_stage 0; now it is {SCHEME}, which cannot load that. Go on with the version that wrote "
+            "it, or give another --out, or --resume never to start anew"
+        )
     absent = "(not recorded)"
     differences = {
         key: f"{key}: {saved.get(key, absent)!r} there, {this_run.get(key, absent)!r} here"

@@ -66,11 +66,12 @@ class MaskedAutoencoder(nn.Module):
             ids_target: int32 or int64 [B, T], the places to predict.
 
         Returns:
-            [B, T, P*P*3] in the dtype of the parameters, values as ``reconstruction_loss`` compares them.
+            [B, T, P*P*3] in the parameters' dtype or autocast's, values as ``reconstruction_loss`` compares them.
         """
         tokens = self.decoder_embed(self.encoder(patches, ids_keep))
         num_prefix = self.encoder.num_prefix_tokens
-        positions = self.decoder_positions.to(tokens.dtype)  # DeepSpeed leaves buffers as they are under bf16
+        # DeepSpeed leaves buffers as they are under bf16; under autocast places stay float32, as the encoder's do.
+        positions = self.decoder_positions.to(self.mask_token.dtype)
         seen = tokens[:, num_prefix:] + F.embedding(ids_keep, positions)
         masked = self.mask_token + F.embedding(ids_target, positions)
         # Every token carries its place, so their order does not matter: the targets come last.

@@ -37,7 +37,10 @@ class PatchProjection(nn.Module):
         return self.weight.permute(0, 2, 3, 1).flatten(1)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Embed patches [B, K, P*P*3] in (row, column, channel) order as [B, K, D] in the weight's dtype."""
+        """Embed patches [B, K, P*P*3] in (row, column, channel) order as [B, K, D] in the weight's dtype.
+
+        Under autocast the result is in autocast's.
+        """
         return F.linear(patches.to(self.weight.dtype), self.kernel(), self.bias)
 
 
@@ -136,7 +139,7 @@ class PatchModel(nn.Module):
                 custom; the logits do not depend on the order.
 
         Returns:
-            Logits [B, num_classes] in the dtype of the parameters.
+            Logits [B, num_classes] in the dtype of the parameters, or of autocast.
 
         Raises:
             ValueError: for another dtype or another shape.

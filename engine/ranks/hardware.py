@@ -17,14 +17,17 @@ _PROCESSOR_NUMBERS = {"family": "cpu family", "model": "model"}
 def describe_hardware() -> dict[str, Any]:
     """Processor, cores this process may use, memory, GPUs, their driver, and the versions of what does the work.
 
+    Where there is a GPU, also whether this process multiplies float32 matrices in TF32 (``tf32``).
     DALI's version stands under the name of its installed build. Raises what ``dali_build`` raises.
     """
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpu": processor(Path("/proc/cpuinfo").read_text()) or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+"gpus": gpus,
         "driver": driver_version(),
+        **({"tf32": torch.get_float32_matmul_precision() != "highest"} if gpus else {}),
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", dali_build(), "deepspeed", "timm", "numpy")},

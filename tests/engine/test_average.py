@@ -52,7 +52,7 @@ def test_training_does_not_reach_the_averages_own_model() -> None:
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
 
 
-def test_the_average_of_bf16_weights_is_float32_and_evaluated_in_bf16() -> None:
+def test_the_average_of_bf16_weights_is_float32_and_evaluated_under_autocast() -> None:
     trained = model()
     average = WeightAverage(trained, 0.999)
     trained.bfloat16()
@@ -60,8 +60,13 @@ def test_the_average_of_bf16_weights_is_float32_and_evaluated_in_bf16() -> None:
         train_a_step(trained)
         average.update(list(trained.parameters()))
     assert {weight.dtype for weight in average.weights().values()} == {torch.float32}
-    assert {weight.dtype for weight in average.in_precision("bf16").parameters()} == {torch.bfloat16}
     assert average.in_precision("fp32") is average.model
+    evaluated, inputs = average.in_precision("bf16"), torch.randn(5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = average.model(inputs)
+    assert expected.dtype == torch.bfloat16
+    assert torch.equal(evaluated(inputs), expected)
+    assert not evaluated.training
 
 
 def test_a_resumed_average_is_the_one_that_was_saved(tmp_path: Path) -> None:

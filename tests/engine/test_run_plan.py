@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -100,16 +101,47 @@ def test_a_run_that_cannot_be_divided_is_explained(
 
 
 def test_the_deepspeed_dictionary_follows_the_configuration() -> None:
-    run = config(
-        "train.micro_batch_size=16", "engine.zero_stage=2", "engine.precision=bf16", "train.clip_grad_norm=0.5"
-    )
+    run = config("train.micro_batch_size=16", "engine.zero_stage=2")
     dictionary = deepspeed_config(run, plan_run(run, 60000, 2))
     assert dictionary["train_batch_size"] == 128
     assert dictionary["train_micro_batch_size_per_gpu"] == 16
     assert dictionary["gradient_accumulation_steps"] == 4
-    assert dictionary["gradient_clipping"] == 0.5
-    assert dictionary["zero_optimization"] == {"stage": 2}
-    plain = config("train.clip_grad_norm=0.5")  # torch's own gradients are clipped by the trainer
-    assert deepspeed_config(plain, plan_run(plain, 60000, 2))["gradient_clipping"] == 0
-    assert dictionary["bf16"] == {"enabled": True}
     assert not dictionary["timers"]["throughput"]["enabled"]
+
+
+def dictionary_of(*overrides: str, ranks: int = 2) -> dict[str, Any]:
+    run = config("train.clip_grad_norm=0.5", *overrides)
+    return deepspeed_config(run, plan_run(run, 60000, ranks))
+
+
+def test_only_under_zero_3_deepspeed_clips() -> None:
+    clipping = [dictionary_of(f"engine.zero_stage={stage}")["gradient_clipping"] for stage in range(4)]
+    assert clipping == [0, 0, 0, 0.5]
+
+
+def test_bf16_is_autocast_where_nothing_is_divided_and_deepspeeds_own_without_its_check_elsewhere() -> None:
+    whole, *divided = (dictionary_of("engine.precision=bf16", f"engine.zero_stage={stage}") for stage in range(4))
+    assert whole["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+    assert "bf16" not in whole
+    for dictionary in divided:
+        assert dictionary["bf16"] == {"enabled": True, "check_grad_overflow": False}
+        assert "torch_autocast" not in dictionary
+    assert not {"bf16", "torch_autocast"} & set(dictionary_of())
+
+
+@pytest.mark.parametrize(("precision", "elements"), [("fp32", 6_250_000), ("bf16", 12_500_000)])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_zero_1_and_2_exchange_25_mb_at_a_time_beside_the_backward_pass(
+    stage: int, precision: str, elements: int
+) -> None:
+    zero = (f"engine.zero_stage={stage}", f"engine.precision={precision}")
+    buckets = {"reduce_bucket_size": elements, "allgather_bucket_size": elements}
+    assert dictionary_of(*zero)["zero_optimization"] == {"stage": stage, "overlap_comm": True, **buckets}
+    assert dictionary_of(*zero, ranks=1)["zero_optimization"] == {"stage": stage, "overlap_comm": False, **buckets}
+
+
+def test_zero_0_and_3_keep_deepspeeds_settings() -> None:
+    assert [dictionary_of(f"engine.zero_stage={stage}")["zero_optimization"] for stage in (0, 3)] == [
+        {"stage": 0},
+        {"stage": 3},
+    ]

@@ -12,6 +12,8 @@ from engine.checkpoints.manifest import MANIFEST, file_facts, files_in, step_fol
 from engine.checkpoints.resume import (
     FIXED_KEYS,
     NOT_DECIDING,
+    SCHEME,
+    SCHEME_KEY,
     Start,
     check_allowed_keys,
     check_same_run,
@@ -240,7 +242,7 @@ def test_another_decoder_or_loss_is_another_run(toy: Path, override: str) -> Non
     "override",
     [
         *("engine.num_threads=2", "train.micro_batch_size=2", "checkpoint.every=3steps", "eval.keep_rates=[0.6]"),
-        *("name=x", "engine.compile=true", "train.tokens_per_micro_batch=99"),
+        *("name=x", "engine.compile=true", "engine.tf32=false", "train.tokens_per_micro_batch=99"),
     ],
 )
 def test_how_the_work_is_done_may_change(toy: Path, override: str) -> None:
@@ -255,7 +257,26 @@ def test_another_route_is_another_run_and_auto_is_the_one_it_stands_for(toy: Pat
 
 
 def test_the_keys_that_cannot_be_allowed_exist(toy: Path) -> None:
-    assert set(FIXED_KEYS) <= set(identity_of(toy))
+    assert set(FIXED_KEYS) <= set(identity_of(toy, "engine.precision=bf16"))
+
+
+BF16 = "engine.precision=bf16"
+
+
+def test_a_checkpoint_of_the_earlier_bf16_is_refused_by_name(toy: Path) -> None:
+    now = identity_of(toy, BF16)
+    before = {key: value for key, value in now.items() if key != SCHEME_KEY}
+    with pytest.raises(
+        ValueError, match=r"version whose engine\.precision bf16 kept bfloat16 weights .*--resume never"
+    ):
+        check_same_run(toy, before, now, [])
+    assert check_same_run(toy, now, now, []) == []
+
+
+def test_only_bf16_at_zero_0_records_its_scheme(toy: Path) -> None:
+    recorded = {stage: identity_of(toy, BF16, f"engine.zero_stage={stage}").get(SCHEME_KEY) for stage in range(4)}
+    assert recorded == {0: SCHEME, 1: None, 2: None, 3: None}
+    assert SCHEME_KEY not in identity_of(toy)
 
 
 def test_another_list_of_operations_is_another_run_where_it_is_drawn_from(
@@ -306,7 +327,9 @@ RECORDED_SELECTION = ("rule", "temperature", "estimate", "estimate_size", "snaps
 
 
 def recorded_identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
-    """Checkpoints with automatic augmentation did not record its operations, and are refused for that."""
+    """Two kinds are refused: with automatic augmentation they did not record its operations, and at ZeRO 0 bf16 was
+    another."""
+    scheme = {SCHEME_KEY: SCHEME} if (config.engine.zero_stage, config.engine.precision) == (0, "bf16") else {}
     operations = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     values = config.model_dump(mode="json")
     return {
@@ -314,6 +337,7 @@ def recorded_identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
         "selection": {key: values["selection"][key] for key in RECORDED_SELECTION},
         **{f"{section}.{key}": values[section][key] for section, keys in RECORDED.items() for key in keys},
         **operations,
+        **scheme,
         "data.route": config.route,
         "data.train.fingerprint": fingerprint,
     }
