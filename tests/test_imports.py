@@ -19,7 +19,7 @@ SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package)
 # The rooms of pipeline from the top down; those of one floor know nothing of one another.
 FLOORS = (
     *(("loader",), ("batch",), ("graph",), ("selection",), ("plan",), ("shards",), ("jpeg",), ("config",)),
-    ("operations", "compiling", "files", "installed", "told", "yaml_file"),
+    ("operations", "compiling", "cores", "files", "installed", "told", "yaml_file"),
 )
 MOST_FILES, MOST_LINES = 24, 400
 
@@ -35,6 +35,7 @@ ENTRIES = (
 LIGHT_MODULES = (
     "plan.augmentation",
     "config",
+    "cores",
     "files",
     "operations",
     "plan.crops",
