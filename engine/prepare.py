@@ -60,7 +60,7 @@ def prepare(config: RunConfig, world: World) -> Prepared:
     """
     if world.is_first:
         check_monitors(config.monitor)
-    torch.set_num_threads(config.engine.num_threads or world.cores)
+    torch.set_num_threads(config.engine.num_threads or world.trainer_threads)
     inputs = open_inputs(config, world.size, world.local_size)
     if config.data.device == "gpu" and world.device.type != "cuda":
         raise ValueError("data.device is gpu, but no GPU is visible here; set data.device to cpu")

@@ -6,23 +6,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from engine.ranks.devices import describe_gpus
+from pipeline.cores import allowed_cores
 from pipeline.installed import dali_build
 
 _PROCESSOR_NUMBERS = {"family": "cpu family", "model": "model"}
 
 
 def describe_hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, memory, GPUs and the versions of what does the work.
+    """Processor, cores this process may use, memory, GPUs with their driver, and the versions of what does the work.
 
     DALI's version stands under the name of its installed build. Raises what ``dali_build`` raises.
     """
     return {
         "cpu": processor(Path("/proc/cpuinfo").read_text()) or platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": allowed_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        **describe_gpus(),
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", dali_build(), "deepspeed", "timm", "numpy")},

@@ -1,7 +1,7 @@
 """GPUs that whoever started a run has hidden stay hidden from its ranks. Light to import: it goes before torch.
 
-``deepspeed`` numbers the ranks of a machine in ``CUDA_VISIBLE_DEVICES``, also where that was empty and it starts them on
-the processor: so they would see the GPUs after all, one of them each, as far as there are so many.
+``deepspeed`` numbers the ranks of a machine in ``CUDA_VISIBLE_DEVICES``, also where that was empty and it starts them
+on the processor: so they would see the GPUs after all.
 """
 
 import os

@@ -166,7 +166,7 @@ def run_job(job: Job, world: World, bar: Any) -> dict[str, Any]:
 
     dist.barrier()
     start = time.perf_counter()
-    torch.set_num_threads(config.engine.num_threads or world.cores)
+    torch.set_num_threads(config.engine.num_threads or world.trainer_threads)
     accuracy, _ = evaluate(model, job.subject.index, config, job.keep_rate, world, advance)
     wall_s = time.perf_counter() - start
     assert isinstance(accuracy, Accuracy)

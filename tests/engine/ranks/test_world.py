@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from engine.ranks import devices
 from engine.ranks import world as world_module
 from engine.ranks.world import World, close_group, one_clear_error, open_group
 
@@ -34,7 +35,7 @@ def test_a_driver_too_old_ends_every_rank_before_they_meet_with_a_line_of_each_h
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("torch.version.cuda", "13.0")
-    monkeypatch.setattr(world_module, "driver_cuda", lambda: 12040)
+    monkeypatch.setattr(devices, "driver_cuda", lambda: 12040)
     monkeypatch.setattr("pipeline.told._told", set())
     with pytest.raises(SystemExit) as end:
         world_module.join_world()
