@@ -28,7 +28,7 @@ def hide_as_asked(environment: MutableMapping[str, str], launchers: Sequence[Map
         launchers: the environments that the launchers above the rank were started with; none without a launcher.
     """
     if environment.get("DS_ACCELERATOR") == "cpu" or any(map(hides_gpus, [environment, *launchers])):
-        environment |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+        environment.update(CUDA_VISIBLE_DEVICES="", DS_ACCELERATOR="cpu")
 
 
 def launcher_environments(above: Sequence[int], proc: Path = Path("/proc")) -> list[dict[str, str]]:

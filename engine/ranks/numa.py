@@ -38,10 +38,11 @@ class Share:
 
 def pci_address(properties: object) -> str | None:
     """Where Linux lists a GPU, such as ``0000:1b:00.0``, by what ``torch.cuda.get_device_properties`` tells of it."""
-    numbers = [getattr(properties, f"pci_{name}_id", None) for name in ("domain", "bus", "device")]
-    if None in numbers:
+    names = ("pci_domain_id", "pci_bus_id", "pci_device_id")
+    if not all(hasattr(properties, name) for name in names):
         return None
-    return "{:04x}:{:02x}:{:02x}.0".format(*numbers)
+    domain, bus, device = (getattr(properties, name) for name in names)
+    return f"{domain:04x}:{bus:02x}:{device:02x}.0"
 
 
 def node_of(address: str | None, root: Path = _ROOT) -> int | None:
