@@ -4,7 +4,7 @@ import pytest
 from nvidia.dali.pipeline import Pipeline
 from photo_plans import rising_planner
 
-from benchmarks.shared.bad_images import HEIGHT, SOUND_OUTSIDE, WIDTH, write_photo_shards
+from benchmarks.shared.bad_images import HEIGHT, WIDTH, write_photo_shards
 from benchmarks.shared.photographs import jpeg_bytes
 from pipeline.graph.bad_samples import BadSampleError, RowReader
 from pipeline.graph.faults import LoaderMemoryError, check_images_explain, memory_that_ran_out
@@ -46,8 +46,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
-    """Images 10 and 37 do not decode: the latter ends too early, below what some crops see of it."""
-    replaced = {10: SOUND_OUTSIDE["a truncated PNG"], 37: jpeg_bytes(37, WIDTH, HEIGHT)[:-100]}
+    """Images 10 and 37 end too early, below what some crops see of them; as a whole they do not decode."""
+    replaced = {number: jpeg_bytes(number, WIDTH, HEIGHT)[:-100] for number in (10, 37)}
     return write_photo_shards(tmp_path_factory.mktemp("damaged"), replaced)
 
 
