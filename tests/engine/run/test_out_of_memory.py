@@ -1,14 +1,18 @@
 """Too little memory, told in one line. What torch raises for it on a GPU is raised here without one."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from worlds import ALONE, SECOND_OF_TWO
 
 from benchmarks.shared.toy_data import write_toy_config
+from engine.checkpoints.resume import Start
 from engine.config import RunConfig, load_config
 from engine.ranks.world import World
+from engine.run import course
 from engine.run.out_of_memory import clear_out_of_memory
 from pipeline.graph.faults import LoaderMemoryError
 
@@ -74,3 +78,17 @@ def test_anything_else_and_what_all_ranks_tell_together_passes(config: RunConfig
     with pytest.raises(RuntimeError) as raised, clear_out_of_memory(ON_A_GPU, config):
         raise error
     assert raised.value is error
+
+
+def test_training_that_runs_out_of_memory_ends_so(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(*_: object) -> None:
+        raise torch.OutOfMemoryError(OF_TORCH)
+
+    monkeypatch.setattr(course, "train", train)
+    run: Any = SimpleNamespace(folder=tmp_path, world=ON_A_GPU, config=config)
+    with pytest.raises(SystemExit) as end:
+        course._train_and_finish(run, Start(), 8)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the GPU's memory is too small")
