@@ -1,12 +1,14 @@
 """Processor cores that this process may use: by its affinity, and by what its control groups grant it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
 # From so many cores on, some stay free of decoding: for the thread that trains, and for the loader's own.
 _MANY_CORES, _CORES_FOR_OTHERS = 8, 2
+_MOST_BLAS_THREADS = 4
+_BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def allowed_cores(root: Path = _ROOT) -> int:
@@ -32,6 +34,16 @@ def granted_cores(root: Path = _ROOT) -> int | None:
 def loader_threads(cores: int) -> int:
     """Decoding threads for a rank with so many cores: from eight on two fewer, below that as many."""
     return cores - _CORES_FOR_OTHERS if cores >= _MANY_CORES else cores
+
+
+def bound_blas(environment: MutableMapping[str, str]) -> None:
+    """Let NumPy's BLAS start no more than a few threads, and not one for each core in every rank. What is set stays.
+
+    To be called before NumPy is loaded. The number does not depend on the ranks of a host, for sums of a matrix product
+    round otherwise on another number of threads, and patches are chosen by them.
+    """
+    if not environment.keys() & set(_BLAS_VARIABLES):
+        environment[_BLAS_VARIABLES[0]] = str(min(_MOST_BLAS_THREADS, allowed_cores()))
 
 
 def _groups(root: Path) -> Iterator[Path]:

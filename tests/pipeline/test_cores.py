@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cores import allowed_cores, granted_cores, loader_threads
+from pipeline.cores import allowed_cores, bound_blas, granted_cores, loader_threads
 
 
 def machine(root: Path, own: str, files: dict[str, str]) -> Path:
@@ -59,3 +59,20 @@ def test_affinity_and_groups_both_hold(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_from_eight_cores_on_two_are_left_to_the_trainer_and_the_loader() -> None:
     assert [loader_threads(cores) for cores in (1, 2, 7, 8, 9, 16)] == [1, 2, 7, 6, 7, 14]
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(2, "2"), (64, "4")])
+def test_blas_gets_a_few_threads_whatever_the_number_of_ranks(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: str
+) -> None:
+    monkeypatch.setattr("pipeline.cores.allowed_cores", lambda: cores)
+    environment = {"LOCAL_SIZE": "8"}
+    bound_blas(environment)
+    assert environment == {"LOCAL_SIZE": "8", "OPENBLAS_NUM_THREADS": threads}
+
+
+@pytest.mark.parametrize("name", ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"])
+def test_threads_that_someone_has_chosen_stay(name: str) -> None:
+    environment = {name: "1"}
+    bound_blas(environment)
+    assert environment == {name: "1"}
