@@ -1,5 +1,5 @@
 # make setup   a virtual environment with everything in it (idempotent)
-# make train   the default run: Fashion-MNIST, two ranks on this machine's CPU
+# make train   the default run: Fashion-MNIST, two ranks on this machine's CPU; with DEVICE=gpu on its GPUs, RANKS of them
 # make test    the tests
 # make test-versions   the tests with the lowest and the newest of everything: 7 GB for each environment, and hours
 # make bench   the speed benchmarks, on a CPU: half an hour on a machine with nothing else to do
@@ -17,7 +17,8 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 TRAIN_CONFIG ?= configs/fashion_mnist.yaml
-RANKS ?= 2
+DEVICE ?= cpu
+RANKS ?= $(if $(filter gpu,$(DEVICE)),1,2)
 CORES ?= $(shell nproc)
 
 .PHONY: setup data train test test-gpu test-versions bench bench-gpu check format docs clean
@@ -34,6 +35,16 @@ data: data/fashion-mnist/dataset.json
 
 data/fashion-mnist/dataset.json: | setup
 	$(BIN)/python -m tools.shards convert --source fashion-mnist --out data/fashion-mnist
+
+ifeq ($(filter $(DEVICE),cpu gpu),)
+$(error DEVICE is "$(DEVICE)"; it is cpu or gpu)
+endif
+
+# What is meant for the CPU sees no GPU, also where there is one. The tests see to that themselves.
+bench test-versions: export CUDA_VISIBLE_DEVICES =
+ifeq ($(DEVICE),cpu)
+train: export CUDA_VISIBLE_DEVICES =
+endif
 
 # Any free port, so that a second run on the same machine is no obstacle.
 train: setup data

@@ -10,8 +10,11 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pipeline.cores import bound_blas
 from pipeline.files import user_path
 from pipeline.installed import without_dali
+
+bound_blas(os.environ)  # here, for programs load this first, and NumPy's BLAS asks once
 
 STOPPED_EXIT_CODE = 75  # of a run that a signal stopped, with a checkpoint from which the same command goes on
 _USER_ERROR_EXIT_CODE = 2

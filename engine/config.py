@@ -199,10 +199,11 @@ class EngineConfig(Settings):
     )
     compile: bool = Field(
         False,
-        description="blocks through torch.compile, for every stage before training starts; not in evaluation",
+        description="blocks through torch.compile, for every stage before training starts; not in evaluation. Needs a "
+        "compiler and Python's headers",
     )
     num_threads: int | None = Field(
-        None, ge=1, le=MOST_THREADS, description="torch threads per rank; default: the rank's cores"
+        None, ge=1, le=MOST_THREADS, description="torch threads per rank; default: the rank's cores, on a GPU 4 of them"
     )
     stop_grace_s: float = Field(
         60.0,

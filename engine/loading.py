@@ -33,7 +33,7 @@ def open_loader(
         planner,
         plans,
         batch_size=batch_size,
-        num_threads=data.num_threads or world.cores,
+        num_threads=data.num_threads or world.loader_threads,
         device_id=world.local_rank if data.device == "gpu" else None,
         device=world.device,
         targets=config.task == "pretrain",

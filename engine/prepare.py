@@ -11,6 +11,7 @@ from engine.config import RunConfig
 from engine.evaluation.trained import build_run_model
 from engine.models.masked_autoencoder import masked_autoencoder
 from engine.ranks.world import World
+from engine.run.compilers import check_can_compile
 from engine.run.inputs import check_monitors, open_inputs
 from engine.run_plan import RunPlan
 from engine.task import Model
@@ -60,12 +61,14 @@ def prepare(config: RunConfig, world: World) -> Prepared:
     """
     if world.is_first:
         check_monitors(config.monitor)
-    torch.set_num_threads(config.engine.num_threads or world.cores)
+    torch.set_num_threads(config.engine.num_threads or world.trainer_threads)
     if world.device.type == "cuda":
         torch.set_float32_matmul_precision("high" if config.engine.tf32 else "highest")  # high is TF32
     inputs = open_inputs(config, world.size, world.local_size)
     if config.data.device == "gpu" and world.device.type != "cuda":
         raise ValueError("data.device is gpu, but no GPU is visible here; set data.device to cpu")
+    if config.engine.compile:
+        check_can_compile(world.device.type)
     says = world.is_first and config.task == "classify"
     notes = describe_classes(inputs.train_index, inputs.val_index, config.data.num_classes) if says else []
     if world.is_first:

@@ -11,7 +11,13 @@ from engine.config import RunConfig
 from engine.deepspeed_engine import build_engine
 from engine.monitor import open_monitors
 from engine.prepare import Prepared
-from engine.ranks.preflight import check_same_inputs, check_same_run_folder, check_same_start, warn_of_clocks
+from engine.ranks.preflight import (
+    check_same_inputs,
+    check_same_run_folder,
+    check_same_start,
+    describe_devices,
+    warn_of_clocks,
+)
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, on_first_rank, one_clear_error
 from engine.run.request import Request
@@ -132,6 +138,7 @@ def announcement(run: Run, start: Start) -> str:
     lines = [
         f"run {config.name} in {run.folder}: {plan.total_steps} steps of {config.train.global_batch_size} images "
         f"on {run.world.size} rank(s), {plan.steps_per_epoch} steps an epoch",
+        *describe_devices(run.world),
         f"schedule {config.schedule.kind}, rule {config.selection.rule}{_which_map(config)}: keep rates {stages}, "
         f"mean {plan.schedule.mean_keep_rate:.3f}",
         f"data.route {config.route}{_why_this_route(config)}",

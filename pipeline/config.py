@@ -290,7 +290,11 @@ class DataConfig(Settings):
         "resample_first: the whole image is resampled and augmented before; auto: select_first where it is possible",
     )
     num_threads: int | None = Field(
-        None, ge=1, le=MOST_THREADS, description="decoding threads per rank; default: the rank's cores"
+        None,
+        ge=1,
+        le=MOST_THREADS,
+        description="decoding threads per rank; default: the rank's cores, from 8 on two "
+        "less, for the thread that trains and the loader's own",
     )
     prefetch_batches: int = Field(4, ge=1, le=10_000, description="batches kept ready ahead of the trainer")
     on_bad_sample: Literal["fail", "skip"] = Field(

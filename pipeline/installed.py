@@ -1,7 +1,9 @@
 """Which of DALI's builds is installed, and whether NVIDIA's driver fits it and PyTorch. Imports neither of them."""
 
 import ctypes
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 # DALI's builds by the package's name: the CUDA that each is made for, and the group of pyproject.toml that installs it.
 DALI_BUILDS = {"nvidia-dali-cuda120": (12, "cuda12"), "nvidia-dali-cuda130": (13, "cuda13")}
@@ -9,6 +11,9 @@ DALI_BUILDS = {"nvidia-dali-cuda120": (12, "cuda12"), "nvidia-dali-cuda130": (13
 DRIVERS = {12: "R525", 13: "R580"}
 
 _TORCH_PAGE = "https://pytorch.org/get-started/locally"
+_ROOT = Path("/")
+_HIDING = ("-1", "NoDevFiles")  # the latter is Slurm's, for jobs that asked for no GPU
+_TO_USE_THE_PROCESSOR = "set CUDA_VISIBLE_DEVICES= (to nothing) to use the processor"
 
 
 def dali_build() -> str:
@@ -58,6 +63,27 @@ def driver_cuda() -> int | None:
     return None if failed or not found.value else found.value
 
 
+def driver_version(root: Path = _ROOT) -> str | None:
+    """The version of the driver that the kernel has loaded, such as ``580.65.06``; None where it has loaded none."""
+    try:
+        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", (root / "proc/driver/nvidia/version").read_text())
+    except OSError:
+        return None
+    return None if found is None else found[0]
+
+
+def num_gpus_here(root: Path = _ROOT) -> int:
+    """NVIDIA's GPUs that the kernel shows to this process, whether or not CUDA can use them."""
+    listed = len(list((root / "proc/driver/nvidia/gpus").glob("*")))
+    return listed or len(list((root / "dev").glob("nvidia[0-9]*")))
+
+
+def hides_gpus(environment: Mapping[str, str]) -> bool:
+    """Whether ``CUDA_VISIBLE_DEVICES`` says that no GPU is wanted: it is empty, or begins with -1."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    return visible is not None and (not visible.strip() or visible.split(",")[0].strip() in _HIDING)
+
+
 def check_driver(driver: int | None, torch_cuda: str | None, dali: str, environment: Mapping[str, str]) -> None:
     """A driver that is there runs what PyTorch and DALI were built for, so that no GPU stands idle unnoticed.
 
@@ -70,7 +96,7 @@ def check_driver(driver: int | None, torch_cuda: str | None, dali: str, environm
     Raises:
         ValueError: the driver is too old for one of them.
     """
-    if driver is None or torch_cuda is None or environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    if driver is None or torch_cuda is None or hides_gpus(environment):
         return
     dali_cuda, _ = DALI_BUILDS[dali]
     needed = max(int(torch_cuda.split(".")[0]), dali_cuda)
@@ -89,8 +115,56 @@ def check_driver(driver: int | None, torch_cuda: str | None, dali: str, environm
     raise ValueError(
         f"this machine's NVIDIA driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, but the installed PyTorch "
         f"(for CUDA {torch_cuda}) and {dali} need one for CUDA {needed}{branch} (nvidia-smi shows it): renew the "
-        f"driver{packages}; or set CUDA_VISIBLE_DEVICES= (to nothing) to use the processor"
+        f"driver{packages}; or {_TO_USE_THE_PROCESSOR}"
     )
+
+
+def check_cuda(num_gpus: int, torch_cuda: str | None, driver: int | None, environment: Mapping[str, str]) -> None:
+    """Told where PyTorch sees no GPU, after ``check_driver``: fine where none is here or none is wanted.
+
+    Args:
+        num_gpus: of ``num_gpus_here``.
+        torch_cuda, driver, environment: as for ``check_driver``.
+
+    Raises:
+        ValueError: GPUs are here and stand idle; says what is in the way, as far as it can be told.
+    """
+    if not num_gpus or hides_gpus(environment):
+        return
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if torch_cuda is None:
+        reason = f"the installed PyTorch is not built for CUDA: install the build for this driver by {_TORCH_PAGE}"
+    elif driver is None:
+        reason = (
+            "libcuda.so.1, a part of NVIDIA's driver, is not found: on the machine itself install the driver, "
+            f"{DRIVERS[max(DRIVERS)]} or newer; start a container with all of it (docker run --gpus all, and "
+            "NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
+        )
+    elif visible is not None:
+        reason = f"CUDA_VISIBLE_DEVICES is {visible!r}, which may name none of them: nvidia-smi -L lists them"
+    else:
+        reason = (
+            f"CUDA does not start ({why_cuda_fails() or 'it does not say why'}): does nvidia-smi work here, are "
+            "/dev/nvidia* open to this user, and does nvidia-fabricmanager run on a machine with NVSwitch"
+        )
+    raise ValueError(
+        f"{num_gpus} NVIDIA GPU(s) are here, but PyTorch can use none: {reason}; or {_TO_USE_THE_PROCESSOR}"
+    )
+
+
+def why_cuda_fails() -> str | None:
+    """The driver's own words for what keeps CUDA from starting, such as ``system not yet initialized``; None: nothing.
+
+    It tries to start CUDA, and so serves where that has failed already.
+    """
+    text = ctypes.c_char_p()
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+        code = library.cuInit(0)
+        library.cuGetErrorString(code, ctypes.byref(text))
+    except (OSError, AttributeError):
+        return None
+    return f"{(text.value or b'error').decode()}, {code}" if code else None
 
 
 def _installed(name: str) -> bool:

@@ -21,8 +21,8 @@ from pipeline.compiling import is_first_start
 from pipeline.finishing import Finisher
 from pipeline.graph.bad_samples import BadRow, RowReader, Rows
 from pipeline.graph.decoded import DecodedRows
+from pipeline.graph.faults import check_images_explain
 from pipeline.graph.graph import build_graph
-from pipeline.graph.image_decoder import check_is_about_images
 from pipeline.graph.inputs import SourceArrays, handed_bytes
 from pipeline.graph.pixel_cache import PixelCache
 from pipeline.graph.settings import GraphSettings
@@ -225,9 +225,7 @@ class PatchLoader:
                     graph.reset()
                     continue
                 except RuntimeError as error:
-                    check_is_about_images(error)
-                    if not any(self._rows.examine(issued.rows) for issued in self._issued):
-                        raise
+                    check_images_explain(error, self._settings, self._found_bad)
                     # A graph that has failed loses batches: a new one starts again with all that the old one had.
                     self._again = deque(issued.plan for issued in self._issued) + self._again
                     self._issued.clear()
@@ -243,6 +241,9 @@ class PatchLoader:
             self._put(error)
         finally:
             self._finisher.close()
+
+    def _found_bad(self) -> bool:
+        return any(self._rows.examine(issued.rows) for issued in self._issued)
 
     def _take_snapshot(self) -> bool:
         """Wait for the snapshot that the next plan needs, if the rule needs any; False if there is no next plan."""

@@ -1,6 +1,7 @@
 """Shard folders that many tests read. No test may change them."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,14 @@ from PIL import Image
 from benchmarks.shared.photographs import photograph
 from benchmarks.shared.shard_files import write_tar
 from pipeline.shards.index import build_index
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests are for the CPU, also on a machine with a GPU, and so is what they start: only ``-m gpu`` shows it."""
+    chosen = config.option.markexpr
+    if "gpu" not in chosen or "not gpu" in chosen:
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+
 
 # (width, height): landscape, portrait, odd, square, smaller than 64 pixels, long and thin.
 PHOTO_SIZES = [(120, 90), (90, 120), (97, 65), (67, 101), (64, 64), (128, 128), (40, 33), (200, 50)]

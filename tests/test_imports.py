@@ -29,7 +29,7 @@ FLOORS = (
         ("jpeg",),
         ("config",),
     ),
-    ("operations", "compiling", "crossing", "files", "installed", "told", "yaml_file"),
+    ("operations", "compiling", "cores", "crossing", "files", "installed", "told", "yaml_file"),
 )
 MOST_FILES, MOST_LINES = 24, 400
 
@@ -45,6 +45,7 @@ ENTRIES = (
 LIGHT_MODULES = (
     "plan.augmentation",
     "config",
+    "cores",
     "files",
     "operations",
     "plan.crops",

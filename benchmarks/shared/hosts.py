@@ -198,7 +198,8 @@ def _write_settings(folder: Path, time_limit_min: int) -> None:
     (folder / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
     (folder / "hostfile").write_text("".join(f"{name} slots=1\n" for name in ADDRESSES))
     # In the shell of host-a, and handed on to all hosts by the launcher.
-    variables = {"GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": 1, "DEEPSPEED_TIMEOUT": time_limit_min}
+    variables = {"GLOO_SOCKET_IFNAME": "eth0", "DS_ACCELERATOR": "cpu"}
+    variables |= {"OMP_NUM_THREADS": "1", "DEEPSPEED_TIMEOUT": str(time_limit_min)}
     (folder / "deepspeed_env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     write_program(folder / "bin" / "ssh", f'exec {shutil.which("ssh")} -F {folder}/ssh_config "$@"')
 

@@ -3,7 +3,6 @@
 The patches are selected by the functions the pipeline selects with, so a model answers as it does in validation.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from engine.run.finished import check_classifier
 from engine.snapshots import take_snapshot
 from pipeline.batch import Batch
 from pipeline.config import DataConfig
+from pipeline.cores import allowed_cores, loader_threads
 from pipeline.graph.bad_samples import BadRow
 from pipeline.graph.on_device import gather_on_device
 from pipeline.loader import PatchLoader, validation_plans
@@ -284,4 +284,4 @@ def check_map_scores(selection: SelectionConfig, map_scores: np.ndarray | None, 
 
 
 def _num_threads(data: DataConfig) -> int:
-    return data.num_threads or len(os.sched_getaffinity(0))
+    return data.num_threads or loader_threads(allowed_cores())

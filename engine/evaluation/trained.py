@@ -1,6 +1,5 @@
 """A trained model as a run leaves it: its configuration, and its weights from the export."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from engine.config import RunConfig
 from engine.models.build import build_model
 from engine.models.patch_embed import PatchModel
 from engine.run.finished import finished_config
+from pipeline.cores import allowed_cores, loader_threads
 from pipeline.graph.inputs import row_sizes
 from pipeline.graph.score_maps import map_scores
 from pipeline.loader import PatchLoader, validation_plans
@@ -82,7 +82,7 @@ def validation_images(config: RunConfig, num_images: int) -> np.ndarray:
     """
     planner, num_images = _planner_of_images(config, open_index(config.data.val, "val"), num_images)
     found: list[np.ndarray] = []
-    num_threads = len(os.sched_getaffinity(0))
+    num_threads = loader_threads(allowed_cores())
     plans = validation_plans(planner)
     with PatchLoader(planner, plans, batch_size=planner.micro_batch_size, num_threads=num_threads) as loader:
         while sum(map(len, found)) < num_images:

@@ -225,6 +225,14 @@ def name_ranks(ranks: Sequence[int], hosts: Sequence[str]) -> str:
     return ", ".join(parts)
 
 
+def describe_devices(world: World) -> list[str]:
+    """What the ranks compute on: a line for each kind of device and share of cores, with the ranks that have it."""
+    ranks_of: dict[str, list[int]] = {}
+    for rank, text in enumerate(world.devices):
+        ranks_of.setdefault(text, []).append(rank)
+    return [f"{name_ranks(ranks, world.hosts)} on {text}" for text, ranks in ranks_of.items()]
+
+
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 

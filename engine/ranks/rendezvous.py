@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from engine.ranks.hidden_gpus import keep_gpus_hidden
+
 USER_ERROR_EXIT_CODE = 2
 _GRACE_S = 5.0
 _PATIENCE_S = 20.0  # for the first rank, which loads the same libraries at the same time, and has but to come
@@ -75,6 +77,8 @@ def _how_to_start() -> str:
 def look_first(look: Callable[[Place], object]) -> str | None:
     """Look at what the command line names, before anything is loaded that takes seconds and before ranks meet.
 
+    GPUs that are hidden from the run are hidden here, before a library is loaded that looks for them.
+
     Where all ranks are on one host they see the same files: the first tells a user's error in one line and ends, and
     so the launcher ends the others. Should they go on all the same, they keep the error in mind when they meet. Ranks
     of several hosts may see different files: whoever finds an error goes on, and once they have met they find it
@@ -90,6 +94,7 @@ def look_first(look: Callable[[Place], object]) -> str | None:
         SystemExit: with code 2 and one line on stderr: on the first rank of a run on one host for such an error, on any
             rank for variables that say no place.
     """
+    keep_gpus_hidden()
     place = None
     try:
         place = read_place(os.environ) or Place()

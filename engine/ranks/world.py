@@ -15,8 +15,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from engine.ranks.devices import check_gpus, check_has_gpu, describe_device, take_share
+from engine.ranks.hidden_gpus import keep_gpus_hidden
+from engine.ranks.numa import Share
 from engine.ranks.rendezvous import USER_ERROR_EXIT_CODE, Place, meeting, read_place
-from pipeline.installed import check_driver, dali_build, driver_cuda
+from pipeline.cores import allowed_cores, loader_threads
 from pipeline.told import tell_once
 
 # How long ranks wait for each other, when they meet and in every collective. A rank that dies is noticed within seconds
@@ -27,6 +30,7 @@ from pipeline.told import tell_once
 COLLECTIVE_TIMEOUT_S = 60 * float(os.environ.get("DEEPSPEED_TIMEOUT", "15"))
 
 _TIMES_TO_OPEN = 3
+_THREADS_BESIDE_A_GPU = 4  # of torch: what is left to the processor there is little, and the loader needs its cores
 
 T = TypeVar("T")
 
@@ -39,6 +43,8 @@ class World:
         local_rank, local_size: among the processes on this machine.
         device: where the model lives.
         hosts: the host name of every rank, in rank order.
+        devices: what every rank computes on, for people, in rank order; empty where nobody asked.
+        share: what of this machine's cores is the rank's own; None: an even part of them.
     """
 
     rank: int
@@ -47,6 +53,8 @@ class World:
     local_size: int
     device: torch.device
     hosts: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+    share: Share | None = None
 
     def name(self, rank: int) -> str:
         """A rank as messages speak of it: ``rank 3 (host-b)``."""
@@ -60,7 +68,17 @@ class World:
     @property
     def cores(self) -> int:
         """Processor cores this rank may call its own."""
-        return max(1, len(os.sched_getaffinity(0)) // self.local_size)
+        return self.share.cores if self.share else max(1, allowed_cores() // self.local_size)
+
+    @property
+    def loader_threads(self) -> int:
+        """Decoding threads, where the configuration names no number."""
+        return loader_threads(self.cores)
+
+    @property
+    def trainer_threads(self) -> int:
+        """Threads that torch computes with on the processor, where the configuration names no number."""
+        return self.cores if self.device.type == "cpu" else min(self.cores, _THREADS_BESIDE_A_GPU)
 
 
 def join_world(found: str | None = None) -> World:
@@ -70,17 +88,22 @@ def join_world(found: str | None = None) -> World:
         found: what ``look_first`` has found wrong on this rank, which the ranks will find again and tell together.
 
     Raises:
-        SystemExit: with code 2 and one line on stderr, for variables that say no place, for a driver that does not fit
-            what is installed, or if the ranks did not meet.
+        SystemExit: with code 2 and one line on stderr, for variables that say no place, for a GPU that is here and does
+            not work, for more ranks than GPUs, or if the ranks did not meet.
     """
-    _check_installed()
+    keep_gpus_hidden()
+    _check_gpus_work()
     place = _find_place()
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    _check_has_gpu(place, num_gpus)
     # DeepSpeed's shared-memory all-reduce for CPUs is a C++ extension, compiled for a minute at first use, that leaves
     # segments behind when a rank is killed. Gloo does the same work; CPU runs are for trying things out.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(place.local_rank)
+    device = torch.device("cpu")
+    if num_gpus:
+        device = torch.device("cuda", place.local_rank)
+        torch.cuda.set_device(device)
+    share = take_share(place, device)
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
     # Groups made later, most of them by DeepSpeed's ZeRO, take torch's own limit, half an hour for gloo, unless that is
     # changed: when the network fails it is one of these groups in which ranks wait.
@@ -89,34 +112,40 @@ def join_world(found: str | None = None) -> World:
     with meeting(COLLECTIVE_TIMEOUT_S, found):
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
         size = dist.get_world_size()
-        hosts: list[str] = [""] * size
-        dist.all_gather_object(hosts, socket.gethostname())
+        found_on: list[tuple[str, str]] = [("", "")] * size
+        dist.all_gather_object(found_on, (socket.gethostname(), describe_device(device, share)))
     return World(
         rank=dist.get_rank(),
         size=size,
         local_rank=place.local_rank,
         local_size=place.local_size,
-        device=torch.device("cuda", place.local_rank) if on_gpu else torch.device("cpu"),
-        hosts=tuple(hosts),
+        device=device,
+        hosts=tuple(host for host, _ in found_on),
+        devices=tuple(text for _, text in found_on),
+        share=share,
     )
 
 
-def _check_installed() -> None:
+def _check_gpus_work() -> None:
     try:
-        check_driver(driver_cuda(), torch.version.cuda, dali_build(), os.environ)
+        check_gpus()
     except ValueError as error:
         tell_once(f"error: {error}")  # the same on every rank of this host
+        sys.exit(USER_ERROR_EXIT_CODE)
+
+
+def _check_has_gpu(place: Place, num_gpus: int) -> None:
+    try:
+        check_has_gpu(place, num_gpus)
+    except ValueError as error:
+        if place.local_rank == num_gpus:  # the first of those of this host that have none
+            print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR_EXIT_CODE)
 
 
 def _find_place() -> Place:
     try:
         place = read_place(os.environ)
-        if place is not None and torch.cuda.is_available() and place.local_rank >= torch.cuda.device_count():
-            raise ValueError(
-                f"LOCAL_RANK is {place.local_rank}, but this host shows {torch.cuda.device_count()} GPU(s), numbered "
-                "from 0: start no more ranks than that on it, or set CUDA_VISIBLE_DEVICES to more"
-            )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR_EXIT_CODE)

@@ -16,6 +16,7 @@ from engine.ranks.run_lock import held
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, one_clear_error
 from engine.result import finish
+from engine.run.out_of_memory import clear_out_of_memory
 from engine.run.request import Request
 from engine.start import announcement, check_same_request, find_start, open_run
 from engine.trainer import Run, train
@@ -31,8 +32,9 @@ def run(read_request: Callable[[], Request], world: World, launchers: Launchers 
         The exit code: 0, or 75 if it was stopped.
 
     Raises:
-        SystemExit: with code 2, on every rank, for an input that cannot be used; with code 3 for data that turned out
-            to be bad while training; with code 4 for weights or a loss that are not finite.
+        SystemExit: with code 2, on every rank, for an input that cannot be used, or on one for too little memory; with
+            code 3 for data that turned out to be bad while training; with code 4 for weights or a loss that are not
+            finite.
     """
     check_same_software(world)
     with one_clear_error(world):
@@ -50,7 +52,8 @@ def run(read_request: Callable[[], Request], world: World, launchers: Launchers 
             launchers=launchers,
             lock=lock,
         ) as watch:
-            opened = open_run(request, prepared, start, world, watch)
+            with clear_out_of_memory(world, prepared.config):
+                opened = open_run(request, prepared, start, world, watch)
             if world.is_first:
                 print(announcement(opened, start), flush=True)
             return _train_and_finish(opened, start, request.stop_step(opened.plan))
@@ -59,7 +62,8 @@ def run(read_request: Callable[[], Request], world: World, launchers: Launchers 
 def _train_and_finish(run: Run, start: Start, stop_step: int) -> int:
     """Train to the end, or until the ranks stop. Returns the exit code."""
     checkpoints = run.folder / "checkpoints"
-    with one_data_error(run.world), clear_save_error(run.world), clear_divergence(run.world, checkpoints):
+    clear_memory = clear_out_of_memory(run.world, run.config)  # innermost: the rank that has met it ends at once
+    with one_data_error(run.world), clear_save_error(run.world), clear_divergence(run.world, checkpoints), clear_memory:
         evaluations = train(run, start.step, stop_step)
     if run.watch.stopping:
         if run.world.is_first:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.config import AugmentConfig
 from pipeline.graph.graph import run_once
-from pipeline.graph.image_decoder import check_is_about_images, failing_rows
+from pipeline.graph.image_decoder import ImageDecoder, check_is_about_images, failing_rows
 from pipeline.graph.inputs import SourceArrays, needed_rows, row_sizes, source_arrays, told_rows
 from pipeline.graph.score_maps import chosen_ids
 from pipeline.graph.settings import GraphSettings
@@ -118,6 +118,9 @@ class RowReader:
         # Rows that are tried alone are decoded and cropped: what comes after has no part in their failing.
         plain = AugmentConfig(crop=settings.data.augment.crop)
         self._plain = replace(settings, data=settings.data.model_copy(update={"augment": plain}), decoded=False)
+        # What runs on a GPU fails for the GPU's own reasons too: there the processor is asked whether images decode.
+        on_gpu = settings.device_id is not None
+        self._decoder = ImageDecoder(settings.batch_size, settings.num_threads) if on_gpu else None
         self._suspects: set[int] = set()  # ids of samples that have failed in the graph
 
     def read(self, plan: StepPlan, known: Collection[int] = ()) -> Rows:
@@ -175,6 +178,8 @@ class RowReader:
     def examine(self, rows: Rows) -> bool:
         """Look for the rows that a graph has failed on, and suspect their samples from now on.
 
+        For a graph on a GPU they are those whose images the processor cannot decode either, as a whole.
+
         Returns:
             Whether there are any that were not suspected before.
 
@@ -222,7 +227,10 @@ class RowReader:
 
     def _runs(self, rows: Rows) -> bool:
         try:
-            run_once(self._arrays(rows, self._plain), self._plain)
+            if self._decoder is None:
+                run_once(self._arrays(rows, self._plain), self._plain)
+            else:
+                self._decoder.whole(rows.images)
         except RuntimeError as error:
             check_is_about_images(error)
             return False

@@ -14,7 +14,7 @@ from pipeline.graph import decoding
 from pipeline.graph.workers import kept_to_cores
 
 # What DALI says where the machine fails, and no image is to blame.
-_NO_IMAGES_FAULT = re.compile(r"out of memory|CUDA|cudaError|bad_alloc|Can't allocate")
+_NO_IMAGES_FAULT = re.compile(r"out of memory|CUDA|cudaError|bad_alloc|(Can't|Cannot) allocate")
 _MESSAGE = "encountered:"  # behind the operator and where it was defined
 
 
@@ -74,9 +74,22 @@ class ImageDecoder:
         return pipeline
 
 
+def words_of(error: BaseException) -> str:
+    """What an error of DALI's says is wrong, in one line: without the operator, and where that was defined."""
+    return " ".join(str(error).rpartition(_MESSAGE)[2].split())
+
+
+def is_machines_fault(error: RuntimeError) -> bool:
+    """Whether an error of a graph on the processor tells of a machine that fails, and of no image.
+
+    Of a graph on a GPU nothing follows from its words: they name CUDA where a file is damaged, too.
+    """
+    return _NO_IMAGES_FAULT.search(words_of(error)) is not None
+
+
 def check_is_about_images(error: RuntimeError) -> None:
-    """Raise an error of DALI's again where it tells of a machine that fails: no image must be called bad for it."""
-    if _NO_IMAGES_FAULT.search(str(error).rpartition(_MESSAGE)[2]):
+    """Raise an error of DALI's again where the machine fails: no image must be called bad for it."""
+    if is_machines_fault(error):
         raise error
 
 

@@ -12,7 +12,7 @@ from engine.command_line import Parser, called_as, importing, interruptible, lea
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = [ROOT / "engine" / "train.py", *sorted((ROOT / "tools").glob("*/__main__.py"))]
-LIGHT = {"engine.command_line", "tools.command", "pipeline.files", "pipeline.installed"}
+LIGHT = {"engine.command_line", "tools.command", "pipeline.cores", "pipeline.files", "pipeline.installed"}
 
 
 def test_whatever_writes_to_standard_output_is_heard_on_the_other(capfd: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,15 @@ def test_the_task_decides_what_kind_of_model_is_trained(config_file: Path) -> No
     assert isinstance(prepared(config_file, *PRETRAIN).model, MaskedAutoencoder)
 
 
+def test_what_compiling_needs_is_looked_for_before_a_model_is_built(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"engine.compile needs a C\+\+ compiler"):
+        prepared(config_file, "engine.compile=true")
+
+
 def test_images_that_are_held_are_told_of_and_only_those(config_file: Path) -> None:
     assert prepared(config_file).held_images is None
     assert prepared(config_file, "data.echo=2").held_images is not None

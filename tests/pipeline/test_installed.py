@@ -1,6 +1,23 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from pipeline.installed import DALI_BUILDS, DRIVERS, check_driver, dali_build, driver_cuda, one_build, without_dali
+from pipeline.installed import (
+    DALI_BUILDS,
+    DRIVERS,
+    check_cuda,
+    check_driver,
+    dali_build,
+    driver_cuda,
+    driver_version,
+    hides_gpus,
+    num_gpus_here,
+    one_build,
+    why_cuda_fails,
+    without_dali,
+)
 
 CUDA12, CUDA13 = "nvidia-dali-cuda120", "nvidia-dali-cuda130"
 
@@ -87,3 +104,83 @@ def test_a_machine_without_a_driver_has_none(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("ctypes.CDLL", absent)
     assert driver_cuda() is None
+
+
+@pytest.mark.parametrize("visible", ["", " ", "-1", "-1,0", "NoDevFiles"])
+def test_gpus_can_be_hidden(visible: str) -> None:
+    assert hides_gpus({"CUDA_VISIBLE_DEVICES": visible})
+
+
+@pytest.mark.parametrize("environment", [{}, {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "GPU-8932f937"}])
+def test_gpus_are_wanted_where_nothing_hides_them(environment: dict[str, str]) -> None:
+    assert not hides_gpus(environment)
+
+
+def with_gpus(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def test_gpus_that_the_kernel_shows_are_counted_without_cuda(tmp_path: Path) -> None:
+    assert num_gpus_here(tmp_path) == 0
+    devices = ("dev/nvidia0", "dev/nvidia1", "dev/nvidiactl", "dev/nvidia-uvm")
+    assert num_gpus_here(with_gpus(tmp_path, *devices)) == 2
+    assert num_gpus_here(with_gpus(tmp_path, "proc/driver/nvidia/gpus/0000:1b:00.0")) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:07:29 UTC 2025\nGCC version: 12.3.0",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs-builder)",
+    ],
+)
+def test_the_driver_is_told_by_its_version(tmp_path: Path, text: str) -> None:
+    assert driver_version(tmp_path) is None
+    with_gpus(tmp_path, "proc/driver/nvidia/version").joinpath("proc/driver/nvidia/version").write_text(text)
+    assert driver_version(tmp_path) == "580.65.06"
+
+
+def test_no_gpu_here_or_none_wanted_is_no_word_worth() -> None:
+    check_cuda(0, "13.0", None, {})
+    check_cuda(8, "13.0", 13000, {"CUDA_VISIBLE_DEVICES": ""})
+
+
+@pytest.mark.parametrize(
+    ("torch_cuda", "driver", "environment", "reason"),
+    [
+        (None, 13000, {}, "PyTorch is not built for CUDA: install the build for this driver by https://pytorch.org"),
+        ("13.0", None, {}, r"libcuda.so.1.* is not found: .*, R580 or newer; .* \(docker run --gpus all"),
+        ("13.0", 13000, {"CUDA_VISIBLE_DEVICES": "9"}, "CUDA_VISIBLE_DEVICES is '9', which may name none of them"),
+        ("13.0", 13000, {}, r"CUDA does not start \(system not yet initialized, 802\): .*nvidia-fabricmanager"),
+    ],
+)
+def test_gpus_that_would_stand_idle_are_told_with_what_is_in_the_way(
+    torch_cuda: str | None,
+    driver: int | None,
+    environment: dict[str, str],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.installed.why_cuda_fails", lambda: "system not yet initialized, 802")
+    with pytest.raises(ValueError, match=reason) as raised:
+        check_cuda(8, torch_cuda, driver, environment)
+    text = str(raised.value)
+    assert text.startswith("8 NVIDIA GPU(s) are here, but PyTorch can use none: ")
+    assert text.endswith("or set CUDA_VISIBLE_DEVICES= (to nothing) to use the processor")
+    assert "\n" not in text
+
+
+def test_what_the_driver_says_is_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tell(code: int, text: Any) -> int:
+        text._obj.value = b"no CUDA-capable device is detected"
+        return 0
+
+    library = SimpleNamespace(cuInit=lambda flags: 100, cuGetErrorString=tell)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
+    assert why_cuda_fails() == "no CUDA-capable device is detected, 100"
+    library.cuInit = lambda flags: 0
+    assert why_cuda_fails() is None

@@ -1,6 +1,5 @@
 """The images of a step as the model sees them, drawn: kept patches as they are, dropped ones greyed out."""
 
-import os
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.batch import Batch
+from pipeline.cores import allowed_cores, loader_threads
 from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
@@ -46,7 +46,7 @@ def draw(planner: TrainPlanner, plan: StepPlan, title: str, labels: list[str], p
 
 def load(planner: TrainPlanner, plan: StepPlan) -> Batch:
     """A plan carried out on the CPU."""
-    num_threads = len(os.sched_getaffinity(0))
+    num_threads = loader_threads(allowed_cores())
     with PatchLoader(planner, iter([plan]), batch_size=plan.num_rows, num_threads=num_threads) as loader:
         return next(loader)
 

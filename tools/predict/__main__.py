@@ -59,16 +59,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _opened(options: argparse.Namespace) -> "tuple[Classifier, Files | Shards, Asked]":
     """The model, the images and how to look at them. Raises ValueError or OSError for what cannot be used."""
     with importing():
-        import torch
-
         from engine.evaluation.inference import Classifier
+        from engine.ranks.devices import find_device
         from pipeline.plan.schedule import num_kept_at
         from tools.predict.images import Asked, Files, check_rule, open_images
 
     classifier = Classifier.load(options.run, options.rule)
     images = open_images(options.images, options.split, classifier.class_names)
-    on_gpu = torch.cuda.is_available()
-    classifier.model.to("cuda" if on_gpu else "cpu")
+    device = find_device()
+    classifier.model.to(device)
     num_patches = classifier.num_patches
     rule = classifier.selection
     if num_kept_at(options.keep_rate, num_patches) == num_patches and (rule is None or rule.needs_map):
@@ -78,7 +77,7 @@ def _opened(options: argparse.Namespace) -> "tuple[Classifier, Files | Shards, A
     check_rule(rule, images)
     if isinstance(images, Files) and images.others:
         say(f"{len(images.others)} file(s) are no images by their names, such as {images.others[0]}: not looked at")
-    if classifier.data is not None and classifier.data.device == "gpu" and not on_gpu:
+    if classifier.data is not None and classifier.data.device == "gpu" and device.type == "cpu":
         say("data.device is gpu, but no GPU is visible here: images are decoded and resized on the CPU")
     return classifier, images, Asked(options.keep_rate, rule, _BATCH_SIZE)
 

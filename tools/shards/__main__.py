@@ -10,13 +10,13 @@ stderr says why), 130 interrupted by Ctrl-C.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, importing, interruptible, leave
+from pipeline.cores import allowed_cores
 from pipeline.files import user_path
 from tools.command import dali_named, only_printed, told
 
@@ -48,7 +48,7 @@ def _parser() -> Parser:
         one.set_defaults(command=command)
         return one
 
-    cores = len(os.sched_getaffinity(0))
+    cores = allowed_cores()
     one = add(
         "convert",
         run_convert,

@@ -24,6 +24,7 @@ from engine.metrics import read_metrics
 from engine.models.build import training_flops_per_image
 from engine.ranks.world import World, on_first_rank, one_clear_error
 from engine.run.inputs import check_labels
+from engine.run.out_of_memory import clear_out_of_memory
 from engine.snapshots import take_snapshot
 from pipeline.config import DataConfig
 from pipeline.files import write_atomically
@@ -166,8 +167,9 @@ def run_job(job: Job, world: World, bar: Any) -> dict[str, Any]:
 
     dist.barrier()
     start = time.perf_counter()
-    torch.set_num_threads(config.engine.num_threads or world.cores)
-    accuracy, _ = evaluate(model, job.subject.index, config, job.keep_rate, world, advance)
+    torch.set_num_threads(config.engine.num_threads or world.trainer_threads)
+    with clear_out_of_memory(world, config):
+        accuracy, _ = evaluate(model, job.subject.index, config, job.keep_rate, world, advance)
     wall_s = time.perf_counter() - start
     assert isinstance(accuracy, Accuracy)
     return {

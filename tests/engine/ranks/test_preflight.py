@@ -4,10 +4,21 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.shared.toy_data import write_toy_config
 from engine.config import load_config
-from engine.ranks.preflight import PLACES, clocks_apart, differences, flat, name_ranks, software, sources_digest
+from engine.ranks.preflight import (
+    PLACES,
+    clocks_apart,
+    describe_devices,
+    differences,
+    flat,
+    name_ranks,
+    software,
+    sources_digest,
+)
+from engine.ranks.world import World
 
 HOSTS = ["host-a", "host-a", "host-b", "host-b"]
 
@@ -30,6 +41,15 @@ def test_what_a_rank_lacks_is_missing() -> None:
 
 def test_true_and_one_and_the_text_true_differ() -> None:
     assert len(differences([{"flag": True}, {"flag": 1}], HOSTS)) == 1
+
+
+def test_ranks_on_the_same_device_share_a_line() -> None:
+    nodes = [f"NVIDIA H100, 8 core(s) of NUMA node {node}" for node in (0, 1, 1)]
+    world = World(0, 4, 0, 2, torch.device("cpu"), tuple(HOSTS), (nodes[0], *nodes))
+    assert describe_devices(world) == [
+        "ranks 0-1 (host-a) on NVIDIA H100, 8 core(s) of NUMA node 0",
+        "ranks 2-3 (host-b) on NVIDIA H100, 8 core(s) of NUMA node 1",
+    ]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from engine.ranks import devices
 from engine.ranks import world as world_module
 from engine.ranks.world import World, close_group, one_clear_error, open_group
 
@@ -32,15 +33,33 @@ def test_a_driver_too_old_ends_every_rank_before_they_meet_with_a_line_of_each_h
     local_rank: str, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", local_rank)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for hiding in ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR"):
+        monkeypatch.delenv(hiding, raising=False)
     monkeypatch.setattr("torch.version.cuda", "13.0")
-    monkeypatch.setattr(world_module, "driver_cuda", lambda: 12040)
+    monkeypatch.setattr(devices, "driver_cuda", lambda: 12040)
     monkeypatch.setattr("pipeline.told._told", set())
     with pytest.raises(SystemExit) as end:
         world_module.join_world()
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said.count("\n") == said.count("error: this machine's NVIDIA driver is for CUDA 12.4") == lines
+
+
+@pytest.mark.parametrize(("local_rank", "lines"), [("1", 1), ("2", 0)])
+def test_ranks_without_a_gpu_end_before_they_meet_and_the_first_of_them_says_so(
+    local_rank: str, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = {"RANK": local_rank, "WORLD_SIZE": "3", "LOCAL_RANK": local_rank, "LOCAL_SIZE": "3"}
+    for name, value in {**place, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(world_module, "check_gpus", lambda: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(SystemExit) as end:
+        world_module.join_world()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == said.count(f"error: LOCAL_RANK is {local_rank}, but this host shows 1 GPU(s)") == lines
 
 
 def test_any_other_exception_is_one_traceback_and_code_1(alone: World, capsys: pytest.CaptureFixture[str]) -> None:

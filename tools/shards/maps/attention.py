@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.checkpoints.checkpoint import weights_digest
 from engine.evaluation.trained import load_trained
 from engine.models.patch_embed import PatchModel
+from engine.ranks.devices import find_device
 from pipeline.selection.patches import patchify
 from tools.shards.maps.batches import maps_by_batch, run_facts
 from tools.shards.maps.shard_images import MakeMaps
@@ -19,13 +20,13 @@ def open_attention(run: Path) -> tuple[MakeMaps, dict[str, Any]]:
     """What makes the maps, and what it is made of.
 
     Raises:
-        ValueError, OSError: it is no finished run, or its model has no class token.
+        ValueError, OSError: it is no finished run, its model has no class token, or a GPU does not work.
     """
     trained = load_trained(run)
     data, model = trained.config.data, trained.model
     check_class_token(model)
     facts = run_facts(trained, weights_digest(model.state_dict()))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(find_device())
 
     def score(images: np.ndarray) -> np.ndarray:
         found = class_attention(model, torch.from_numpy(patchify(images, data.patch_size)))

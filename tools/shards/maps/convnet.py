@@ -15,6 +15,7 @@ from torch import nn
 
 from engine.checkpoints.checkpoint import weights_digest
 from engine.models.weight_files import read_weights
+from engine.ranks.devices import find_device
 from tools.shards.maps.batches import maps_by_batch
 from tools.shards.maps.shard_images import MakeMaps
 
@@ -26,13 +27,14 @@ def open_convnet(name: str, weights: Path | None) -> tuple[MakeMaps, dict[str, A
         name: timm's. weights: a .safetensors or .pth file; None: those that timm publishes.
 
     Raises:
-        ValueError, OSError: timm has no such model, it is no ConvNet, or its weights cannot be had.
+        ValueError, OSError: timm has no such model, it is no ConvNet, its weights cannot be had, or a GPU does not
+            work.
     """
     model = _loaded(name, weights)
     facts = {"model": name, "weights_digest": weights_digest(model.state_dict())}
     described = resolve_model_data_config(model)
     size = described["input_size"][-1]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device()
     mean, std = (torch.tensor(described[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
     model.eval().to(device)
 
