@@ -17,7 +17,7 @@ from jpeg_files import needs_jpegtran
 from launching import python
 
 from benchmarks import epoch, loader, performance, scale
-from benchmarks.contenders import ADDRESSABLE, FASTEST, TARGETS, chosen, contenders
+from benchmarks.contenders import ADDRESSABLE, FASTEST, TARGETS, Choice, contenders
 from benchmarks.epoch import StepTime
 from benchmarks.faults.victim import PLACES
 from benchmarks.loader_ours import fast_idct_levels
@@ -106,10 +106,33 @@ def test_peers_with_worker_processes_hand_on_whole_images(name: str, shards: Pat
 
 
 def test_the_loaders_result_names_every_contender_once(setting: Setting) -> None:
-    lines = loader.compare(setting, 0.01, 2, only=["contrast, keep 1"])
+    lines = loader.compare(setting, 0.01, 2, Choice(("contrast, keep 1",)))
     assert [line["contender"] for line in lines] == ["ours, contrast, keep 1"]
     assert len(lines[0]["images_per_s"]["values"]) == 2
     assert "ours, contrast, keep 1" in loader.describe(lines)
+
+
+def test_ours_alone_are_measured_with_fewer_threads(setting: Setting) -> None:
+    choice = Choice(("ours, contrast, keep", "decoding alone, fast"), keep_rates=(0.2,))
+    lines = loader.over_threads(replace(setting, workers=2), [1], 0.01, 1, choice)
+    assert [(line["contender"], line["threads"]) for line in lines] == [("ours, contrast, keep 0.2", 1)]
+
+
+def test_keep_rates_are_those_of_ours_and_others_take_part_whatever_they_are(setting: Setting) -> None:
+    choice = Choice(("ours, random, keep", "DALI's"), keep_rates=(0.2, 1.0))
+    assert list(choice.of(setting)) == ["ours, random, keep 0.2", "ours, random, keep 1", "DALI's own reader"]
+
+
+def test_shards_that_nobody_reads_are_not_made(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[str]()
+    for name in ("with_resized_shards", "with_addressable_shards"):
+        monkeypatch.setattr(loader, name, lambda setting, *_, name=name: made.append(name) or (setting, {}))
+    assert loader.with_further_shards(setting, Choice(("ours, random, keep", "timm")), 16) == (setting, {})
+    assert not made
+    loader.with_further_shards(setting, Choice(("addressable",), keep_rates=(0.2,)), 16)
+    assert made == ["with_addressable_shards"]
+    assert Choice(("decoding alone",)).shards() == {"resized_shards"}
+    assert Choice().shards() == {"shards", "resized_shards", "addressable_shards"}
 
 
 def test_every_comparison_is_between_contenders_there_are(setting: Setting) -> None:
@@ -120,13 +143,13 @@ def test_every_comparison_is_between_contenders_there_are(setting: Setting) -> N
 
 def test_addressable_contenders_take_part_at_their_keep_rates_where_there_are_such_shards(setting: Setting) -> None:
     names = {f"ours, {name}, keep {rate:g}" for name, one in ADDRESSABLE.items() for rate in one.keep_rates}
-    assert set(chosen(setting, only=["addressable"])) == names
+    assert set(Choice(("addressable",)).of(setting)) == names
     assert {name.removeprefix("ours, addressable, ") for name in names} == {
         *("random, keep 0.2", "random, keep 0.4", "random, keep 0.6", "random, keep 1", "contrast, keep 0.2"),
         *("recipe, random, keep 0.2", "recipe, random, keep 1", "recipe without mixing, random, keep 0.2"),
         *("map bytes, keep 0.2", "map bytes, keep 0.4"),
     }
-    assert not chosen(replace(setting, addressable_shards=None), only=["addressable"])
+    assert not Choice(("addressable",)).of(replace(setting, addressable_shards=None))
 
 
 def test_what_is_hoped_for_of_an_addressable_contender_stands_in_its_entry() -> None:
