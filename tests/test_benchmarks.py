@@ -5,6 +5,7 @@ import importlib
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -222,7 +223,7 @@ def test_the_fast_idct_moves_pixels_by_a_few_levels(setting: Setting) -> None:
 
 
 def options(shards: Path) -> argparse.Namespace:
-    return argparse.Namespace(data=shards, batch_size=2, cores=1, precision="fp32", steps=18)
+    return argparse.Namespace(data=shards, batch_size=2, cores=1, precision="fp32", steps=18, model=epoch.MODEL)
 
 
 def test_an_epoch_of_few_steps_has_the_schedules_stages(shards: Path) -> None:
@@ -244,6 +245,24 @@ def test_timms_model_sees_as_many_patches_as_the_stage_keeps(shards: Path, monke
     times = side.epoch([196], [38, 117])
     assert seen == [196, 38, 117]
     assert [one.num_kept for one in times] == [38, 117]
+
+
+def test_a_step_waits_until_its_batch_is_there_and_lasts_until_it_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("engine.timing.laps.time.perf_counter", lambda: now)
+
+    def batches() -> Iterator[int]:
+        nonlocal now
+        for wait_s in (0.5, 0.0):
+            now += wait_s
+            yield 7
+
+    def train(batch: int, num_kept: int) -> None:
+        nonlocal now
+        now += num_kept / 100
+
+    times = epoch.timed_steps(batches(), train, [200, 100], torch.device("cpu"))
+    assert times == [StepTime(200, 2.5, 0.5), StepTime(100, 1.0, 0.0)]
 
 
 def test_a_stages_time_and_wait_are_those_of_its_steps() -> None:
