@@ -201,6 +201,20 @@ def test_the_page_shows_addressable_contenders_and_does_without_them() -> None:
     assert "of an ordinary JPEG: 0.50 and 0.80 ms at keep rate 0.2, 1.10 and 1.00 ms at keep rate 1." in shown
 
 
+def test_the_page_names_a_gpu_with_its_driver_and_the_threads() -> None:
+    hardware = {"cpu": "a CPU", "cores": 16, "memory_gib": 4, "torch": "2", "nvidia-dali-cuda130": "2", "timm": "1"}
+    hardware |= {"gpus": ["NVIDIA H100"], "driver": "580.65.06"}
+    common = {"command": "run", "hardware": hardware, "repeats": 1, "load_average_before": 0.0}
+    lines = {"photographs": [line("ours, random, keep 0.2", 0.8)]}
+    fewer = {"photographs": [{"threads": 4, **line("ours, random, keep 0.2", 0.7)}]}
+    shown = performance.loader_section({**common, "ratios": [], "data_sets": lines, "over_threads": fewer})
+    assert "on NVIDIA H100, driver 580.65.06, a CPU, 16 core(s)" in shown
+    assert "| 4 | ours, random, keep 0.2 | 1,000 (1,000 to 1,000) | 0.70 (0.70 to 0.70) | 100 |" in shown
+    step = {"way": "timm", "num_kept": 196, "step_s": spread([0.0123]), "speed_over_timm": spread([1.0])}
+    facts = {"model": "vit", "precision": "bf16", "batch_size": 256, "device": "cuda", "steps": [step]}
+    assert "| 196 | timm | 12.3 (12.3 to 12.3) | 1.00 (1.00 to 1.00) |  |" in performance.step_section(common | facts)
+
+
 def test_rates_are_compared_repeat_by_repeat() -> None:
     lines = [
         {"contender": "ours, random, keep 0.2", "images_per_s": spread([10.0, 30.0])},

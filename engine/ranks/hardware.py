@@ -1,6 +1,5 @@
 """What a figure was measured on; every raw result carries it."""
 
-import ctypes
 import os
 import platform
 from importlib.metadata import version
@@ -15,7 +14,7 @@ _PROCESSOR_NUMBERS = {"family": "cpu family", "model": "model"}
 
 
 def describe_hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, memory, GPUs, their driver, and the versions of what does the work.
+    """Processor, cores this process may use, memory, GPUs and the versions of what does the work.
 
     DALI's version stands under the name of its installed build. Raises what ``dali_build`` raises.
     """
@@ -24,22 +23,10 @@ def describe_hardware() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "driver": driver_version(),
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", dali_build(), "deepspeed", "timm", "numpy")},
     }
-
-
-def driver_version() -> str | None:
-    """NVIDIA's driver, such as "580.65.06"; None where there is none that works."""
-    found = ctypes.create_string_buffer(96)
-    try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-        failed = library.nvmlInit_v2() or library.nvmlSystemGetDriverVersion(found, len(found))
-    except (OSError, AttributeError):
-        return None
-    return None if failed else found.value.decode()
 
 
 def processor(cpuinfo: str) -> str:

@@ -1,9 +1,4 @@
-import ctypes
-from typing import Any
-
-import pytest
-
-from engine.ranks.hardware import describe_hardware, driver_version, processor
+from engine.ranks.hardware import describe_hardware, processor
 
 
 def test_family_and_model_tell_processors_of_one_name_apart() -> None:
@@ -25,27 +20,3 @@ def test_this_machine_has_a_processor_and_cores() -> None:
     found = describe_hardware()
     assert found["cpu"]
     assert found["cores"] >= 1
-
-
-class Nvml:
-    """NVIDIA's library of a machine with a driver; ``failed``: what its calls return."""
-
-    def __init__(self, failed: int) -> None:
-        self._failed = failed
-
-    def nvmlInit_v2(self) -> int:  # noqa: N802
-        return self._failed
-
-    def nvmlSystemGetDriverVersion(self, text: Any, length: int) -> int:  # noqa: N802
-        assert length == 96
-        text.value = b"580.65.06"
-        return 0
-
-
-def test_the_driver_is_told_where_one_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(name)
-
-    for library, told in ((lambda _: Nvml(0), "580.65.06"), (lambda _: Nvml(9), None), (missing, None)):
-        monkeypatch.setattr(ctypes, "CDLL", library)
-        assert driver_version() == told
