@@ -3,7 +3,8 @@
 # make test    the tests
 # make test-versions   the tests with the lowest and the newest of everything: 7 GB for each environment, and hours
 # make bench   the speed benchmarks, on a CPU: half an hour on a machine with nothing else to do
-# make test-gpu, make bench-gpu   the tests that need a GPU, and the benchmarks on one
+# make test-gpu   the tests that need a GPU
+# make bench-gpu   the benchmarks on a GPU: meant for at most 20 minutes on 16 cores and an H100
 # make check   formatting, lint, types
 # make docs    the documentation as a site, in site/, by an environment of its own
 
@@ -67,11 +68,15 @@ bench: setup data
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.performance
 
-# Other sizes than on a CPU, and results of their own; the rest of the measurements are those of a CPU.
-bench-gpu: setup data
-	$(BIN)/python -m benchmarks.loader --cores $(CORES) --batch-size 256 --photographs 20000 --data data/benchmark-photographs-20000 --seconds 5 --out benchmarks/results/loader_gpu.json
-	$(BIN)/python -m benchmarks.step --batch-size 256 --out benchmarks/results/step_gpu.json
-	$(BIN)/python -m benchmarks.epoch --cores $(CORES) --batch-size 256 --steps 72 --precision bf16 --photographs 20000 --data data/benchmark-photographs-20000 --out benchmarks/results/epoch_gpu.json
+# Other sizes than on a CPU, fewer contenders, and results of their own; the rest of the measurements are those of a CPU.
+GPU_PHOTOGRAPHS := --photographs 20000 --data data/benchmark-photographs-20000
+GPU_STEP := $(BIN)/python -m benchmarks.step --cores $(CORES) --precision bf16 --batch-size 256 --keep-rates 0.2 0.6 1 --steps 5
+
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.loader --cores $(CORES) --data-sets photographs $(GPU_PHOTOGRAPHS) --batch-size 128 --seconds 2 --repeats 2 --keep-rates 0.2 0.6 1 --threads 4 8 --only "ours, random, keep" "ours, contrast, keep" "decoded on the GPU" "timm, WebDataset" "webdataset and torchvision" "DALI's own" hand-written SPDL --out benchmarks/results/loader_gpu.json
+	$(GPU_STEP) --model vit_base_patch16_224 --out benchmarks/results/step_gpu.json
+	$(GPU_STEP) --model vit_small_patch16_224 --out benchmarks/results/step_s16_gpu.json
+	$(BIN)/python -m benchmarks.epoch --cores $(CORES) --model vit_base_patch16_224 --precision bf16 $(GPU_PHOTOGRAPHS) --batch-size 256 --steps 72 --repeats 3 --out benchmarks/results/epoch_gpu.json
 
 check: setup
 	$(BIN)/ruff format --check .

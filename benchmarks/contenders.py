@@ -1,13 +1,14 @@
 """The contenders of benchmarks.loader, and what is compared with what."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from benchmarks.loader_ours import Ours, Part
+from benchmarks.loader_ours import Ours, Part, ShardsName
 from benchmarks.loader_peers import (
     Batches,
     Setting,
@@ -34,7 +35,10 @@ OURS = {
     "random, recipe": Ours({"rule": "random"}, augment=recipe_of_ours()),
 }
 if torch.cuda.is_available():
-    OURS["contrast, decoded on the GPU"] = Ours({"rule": "contrast"}, data={"device": "gpu"})
+    OURS |= {
+        "random, decoded on the GPU": Ours({"rule": "random"}, data={"device": "gpu"}),
+        "contrast, decoded on the GPU": Ours({"rule": "contrast"}, data={"device": "gpu"}),
+    }
 # Each of these at the lowest one.
 OURS_AT_LOWEST = {
     "grid": Ours({"rule": "grid"}),
@@ -160,14 +164,19 @@ TARGETS: dict[tuple[str, str], float | None] = {
 DECODING_RESIZED = "ours, decoding alone, shards of 256 pixels"
 
 
-def contenders(setting: Setting) -> dict[str, tuple[float | None, Open]]:
-    """By name: the keep rate, None where whole images come out, and what opens it."""
+def cases_of_ours() -> dict[str, tuple[Ours, float]]:
+    """The configurations of the loader with their keep rates, by the names of their contenders."""
     cases = [(name, ours, keep_rate) for name, ours in OURS.items() for keep_rate in KEEP_RATES]
     cases += [(name, ours, min(KEEP_RATES)) for name, ours in OURS_AT_LOWEST.items()]
     cases += [(name, ours, keep_rate) for name, (ours, rates, _) in ADDRESSABLE.items() for keep_rate in rates]
+    return {f"ours, {name}, keep {keep_rate:g}": (ours, keep_rate) for name, ours, keep_rate in cases}
+
+
+def contenders(setting: Setting) -> dict[str, tuple[float | None, Open]]:
+    """By name: the keep rate, None where whole images come out, and what opens it."""
     found: dict[str, tuple[float | None, Open]] = {
-        f"ours, {name}, keep {keep_rate:g}": (keep_rate, partial(ours.open, keep_rate=keep_rate))
-        for name, ours, keep_rate in cases
+        name: (keep_rate, partial(ours.open, keep_rate=keep_rate))
+        for name, (ours, keep_rate) in cases_of_ours().items()
         if ours.folder(setting) is not None
     }
     found |= {name: (None, opener) for name, opener in WHOLE.items()}
@@ -176,16 +185,32 @@ def contenders(setting: Setting) -> dict[str, tuple[float | None, Open]]:
     return found
 
 
-def chosen(
-    setting: Setting, only: Iterable[str] = (), without: Iterable[str] = ()
-) -> dict[str, tuple[float | None, Open]]:
-    """Those with one of ``only`` in their name, or all where it is empty, less those named in ``without``."""
-    wanted, unwanted = list(only), set(without)
-    return {
-        name: one
-        for name, one in contenders(setting).items()
-        if name not in unwanted and (not wanted or any(part in name for part in wanted))
-    }
+@dataclass(frozen=True)
+class Choice:
+    """Which contenders take part: all, unless something is said.
+
+    Attributes:
+        only: those with one of these in their name.
+        keep_rates: of ours, those at one of these.
+        without: names of those that cannot.
+    """
+
+    only: tuple[str, ...] = ()
+    keep_rates: tuple[float, ...] = KEEP_RATES
+    without: frozenset[str] = frozenset()
+
+    def has(self, name: str, keep_rate: float | None) -> bool:
+        is_named = not self.only or any(part in name for part in self.only)
+        return is_named and name not in self.without and (keep_rate is None or keep_rate in self.keep_rates)
+
+    def of(self, setting: Setting) -> dict[str, tuple[float | None, Open]]:
+        """The contenders of a setting that take part."""
+        return {name: one for name, one in contenders(setting).items() if self.has(name, one[0])}
+
+    def shards(self) -> set[ShardsName]:
+        """Which of a setting's shards they read."""
+        found = {ours.shards for name, (ours, keep_rate) in cases_of_ours().items() if self.has(name, keep_rate)}
+        return found | ({"resized_shards"} if self.has(DECODING_RESIZED, None) else set())
 
 
 def unable() -> dict[str, str]:

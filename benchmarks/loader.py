@@ -9,7 +9,9 @@ and resizes with antialiasing; those named ``recipe`` augment as the project's I
 theirs; left out where there is no jpegtran and no such folder). Each is opened, warmed up, and then timed for some
 seconds, all in turn and several times over. Recorded: images per second, CPU seconds of all processes per image, and
 bytes per image that are handed to the trainer. Nearly half an hour on two cores. Some contenders need the packages of
-the optional group ``bench`` and are left out where these are missing. Writes benchmarks/results/loader.json.
+the optional group ``bench`` and are left out where these are missing. Where a GPU is, those named ``decoded on the
+GPU`` decode there and leave their batches there; all others hand on batches in main memory. --threads measures ours
+with fewer worker threads as well. Writes benchmarks/results/loader.json.
 """
 
 import json
@@ -26,7 +28,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.contenders import ADDRESSABLE, FASTEST, TARGETS, Open, chosen, unable
+from benchmarks.contenders import ADDRESSABLE, FASTEST, KEEP_RATES, TARGETS, Choice, Open, cases_of_ours, unable
 from benchmarks.loader_ours import fast_idct_levels
 from benchmarks.loader_peers import Setting
 from benchmarks.measuring import benchmark_parser, fork_workers_safely, keep_to_cores, spread, tree_cpu_s, write_result
@@ -41,23 +43,25 @@ from tools.shards.readdress import readdress
 RESIZED_PIXELS = 256  # of the shorter side, in shards made so
 DATA_SETS = ("photographs", "fashion_mnist")
 FASHION_MNIST = Path("data/fashion-mnist")
-# Batches that a contender may hold ready: four of PyTorch's workers, or the loader's queue and what DALI holds.
-WARMUP_BATCHES = 8
+FEWEST_WARMUP_BATCHES = 8  # more than the loader's queue and what DALI holds
+BATCHES_AHEAD = 2  # that each of PyTorch's workers may hold ready
 PEERS = ("torchvision", "webdataset", "simplejpeg", "opencv-python-headless", "spdl")  # whose versions are recorded
 
 
 def measure(opener: Open, setting: Setting, seconds: float) -> dict[str, float]:
     """One repeat of one contender, timed once it has used up what it had ready at the start."""
     with opener(setting) as batches:
-        for _ in range(WARMUP_BATCHES):
+        for _ in range(max(FEWEST_WARMUP_BATCHES, BATCHES_AHEAD * setting.workers)):
             next(batches)
+        finish_on_gpu()
         num_images = num_bytes = 0
         cpu_s, start = tree_cpu_s(), time.perf_counter()
         while (elapsed_s := time.perf_counter() - start) < seconds:
             images, handed = next(batches)
             num_images += images
             num_bytes += handed
-        cpu_s = tree_cpu_s() - cpu_s
+        finish_on_gpu()  # it hands batches over before it has made them
+        elapsed_s, cpu_s = time.perf_counter() - start, tree_cpu_s() - cpu_s
     return {
         "images_per_s": num_images / elapsed_s,
         "cpu_ms_per_image": 1000 * cpu_s / num_images,
@@ -65,11 +69,14 @@ def measure(opener: Open, setting: Setting, seconds: float) -> dict[str, float]:
     }
 
 
-def compare(
-    setting: Setting, seconds: float, repeats: int, only: Iterable[str] = (), without: Iterable[str] = ()
-) -> list[dict[str, Any]]:
-    """All contenders in turn, or those that ``chosen`` leaves, several times over; one line for each."""
-    taking_part = chosen(setting, only, without)
+def finish_on_gpu() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def compare(setting: Setting, seconds: float, repeats: int, choice: Choice) -> list[dict[str, Any]]:
+    """The contenders that take part in turn, several times over; one line for each."""
+    taking_part = choice.of(setting)
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in taking_part}
     with tqdm(total=repeats * len(taking_part), desc=setting.shards.name, disable=not sys.stderr.isatty()) as bar:
         for _ in range(repeats):
@@ -85,6 +92,18 @@ def compare(
             "bytes_per_image": round(found[-1]["bytes_per_image"]),
         }
         for name, found in measured.items()
+    ]
+
+
+def over_threads(
+    setting: Setting, threads: Iterable[int], seconds: float, repeats: int, choice: Choice
+) -> list[dict[str, Any]]:
+    """Ours with other numbers of worker threads: the lines of ``compare`` with ``threads``."""
+    names = tuple(name for name in choice.of(setting) if name in cases_of_ours())
+    return [
+        {"threads": number, **line}
+        for number in threads
+        for line in compare(replace(setting, workers=number), seconds, repeats, replace(choice, only=names))
     ]
 
 
@@ -113,7 +132,7 @@ def ratios(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def describe(lines: list[dict[str, Any]]) -> str:
     """The comparison as a table."""
-    width = max(len(line["contender"]) for line in lines)
+    width = max((len(line["contender"]) for line in lines), default=0)
     rows = [f"{'':{width}} {'images/s':>8} {'(min to max)':>14} {'CPU ms':>7} {'bytes/image':>12}"]
     for line in lines:
         rate, cpu = line["images_per_s"], line["cpu_ms_per_image"]["median"]
@@ -200,6 +219,14 @@ def with_addressable_shards(setting: Setting) -> tuple[Setting, dict[str, str]]:
     return replace(setting, addressable_shards=addressable), {}
 
 
+def with_further_shards(setting: Setting, choice: Choice, num_photographs: int) -> tuple[Setting, dict[str, str]]:
+    """``with_resized_shards`` and ``with_addressable_shards``, as far as anyone who takes part reads them."""
+    wanted = choice.shards()
+    if "resized_shards" in wanted:
+        setting = with_resized_shards(setting, num_photographs)
+    return with_addressable_shards(setting) if "addressable_shards" in wanted else (setting, {})
+
+
 def missing_jpegtran() -> str | None:
     """What addressable JPEGs cannot be made without here, or None."""
     try:
@@ -236,6 +263,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="TEXT", help="contenders with one of these in their name"
     )
+    parser.add_argument("--keep-rates", type=float, nargs="+", default=KEEP_RATES, choices=KEEP_RATES, help="of ours")
+    parser.add_argument("--threads", type=int, nargs="+", default=[], help="of ours, beside as many as cores")
     parser.add_argument("--data-sets", nargs="+", default=DATA_SETS, choices=DATA_SETS, help="(default: both)")
     options = parser.parse_args(argv)
     load_before = os.getloadavg()[0]
@@ -245,20 +274,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("timm").setLevel(logging.ERROR)
     data_sets = settings(options.batch_size, options.cores, options.data, options.photographs, options.data_sets)
     left_out = unable()
+    choice = Choice(tuple(options.only), tuple(options.keep_rates), frozenset(left_out))
     if "photographs" in data_sets:
-        setting = with_resized_shards(data_sets["photographs"], options.photographs)
-        data_sets["photographs"], unmade = with_addressable_shards(setting)
+        data_sets["photographs"], unmade = with_further_shards(data_sets["photographs"], choice, options.photographs)
         left_out |= unmade
     for name, why in left_out.items():
         print(f"left out: {name}, which {why}", file=sys.stderr)
-    found = {}
+    found, fewer = {}, {}
+    timing = (options.seconds, options.repeats, choice)
     for name, setting in data_sets.items():
-        found[name] = compare(setting, options.seconds, options.repeats, options.only, left_out)
-        print(
-            f"{name}, batches of {options.batch_size}, {options.cores} workers\n{describe(found[name])}\n", flush=True
-        )
+        heading = f"{name}, batches of {options.batch_size}"
+        found[name] = compare(setting, *timing)
+        print(f"{heading}, {options.cores} workers\n{describe(found[name])}\n", flush=True)
+        fewer[name] = over_threads(setting, options.threads, *timing)
+        for number in options.threads:
+            lines = [line for line in fewer[name] if line["threads"] == number]
+            print(f"{heading}, {number} threads\n{describe(lines)}\n", flush=True)
     result = {name: getattr(options, name) for name in ("cores", "seconds", "repeats", "batch_size")}
-    result |= {"data_sets": found, "left_out": left_out, "versions": versions()}
+    result |= {"data_sets": found, "over_threads": fewer, "left_out": left_out, "versions": versions()}
     if "photographs" in data_sets:
         targets = ratios(found["photographs"])
         print(describe_ratios(targets))

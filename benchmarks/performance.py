@@ -26,9 +26,11 @@ def machine(result: dict[str, Any]) -> str:
     """What a result was measured on, how, and how busy the machine was with it."""
     hardware = result["hardware"]
     dali = next(hardware[build] for build in DALI_BUILDS if build in hardware)
+    gpus = "".join(f"{gpu}, " for gpu in hardware.get("gpus", []))
+    driver = f"driver {hardware['driver']}, " if gpus and hardware.get("driver") else ""
     return (
-        f"`{result['command']}`, on {hardware['cpu']}, {hardware['cores']} core(s), {hardware['memory_gib']:g} GiB, "
-        f"{result['repeats']} repeats; torch {hardware['torch']}, DALI {dali}, timm "
+        f"`{result['command']}`, on {gpus}{driver}{hardware['cpu']}, {hardware['cores']} core(s), "
+        f"{hardware['memory_gib']:g} GiB, {result['repeats']} repeats; torch {hardware['torch']}, DALI {dali}, timm "
         f"{hardware['timm']}. Load average before: {result['load_average_before']:.1f}."
     )
 
@@ -61,16 +63,11 @@ def loader_section(result: dict[str, Any], title: str = "The loader") -> str:
         "normalise on the device too, so theirs are in uint8; timm's NaFlex patches alone are float32.",
     ]
     for name, lines in result["data_sets"].items():
-        rows = [
-            [
-                line["contender"],
-                extremes(line["images_per_s"], ",.0f"),
-                extremes(line["cpu_ms_per_image"], ".2f"),
-                f"{line['bytes_per_image']:,}" if line["bytes_per_image"] else "",
-            ]
-            for line in lines
-        ]
-        parts.append(f"\n### {TITLES[name]}\n\n" + table(["", "images/s", "CPU ms/image", "bytes/image"], rows))
+        head = ["", "images/s", "CPU ms/image", "bytes/image"]
+        parts.append(f"\n### {TITLES[name]}\n\n" + table(head, [loader_row(line) for line in lines]))
+        if fewer := result.get("over_threads", {}).get(name):
+            rows = [[str(line["threads"]), *loader_row(line)] for line in fewer]
+            parts.append("\nWith other numbers of worker threads:\n\n" + table(["threads", *head], rows))
         if name == "photographs":
             parts.append("\n" + "\n".join(ratio_line("rate_of", "at least", line) for line in result["ratios"]))
             if any(line["contender"] == DECODING_RESIZED for line in lines):
@@ -78,6 +75,15 @@ def loader_section(result: dict[str, Any], title: str = "The loader") -> str:
             if told := what_splicing_saves(lines):
                 parts.append("\n" + told)
     return "\n".join(parts)
+
+
+def loader_row(line: dict[str, Any]) -> list[str]:
+    return [
+        line["contender"],
+        extremes(line["images_per_s"], ",.0f"),
+        extremes(line["cpu_ms_per_image"], ".2f"),
+        f"{line['bytes_per_image']:,}" if line["bytes_per_image"] else "",
+    ]
 
 
 def where_the_time_goes(lines: list[dict[str, Any]], levels: dict[str, float]) -> str:
@@ -114,11 +120,12 @@ def what_splicing_saves(lines: list[dict[str, Any]]) -> str:
 
 
 def step_section(result: dict[str, Any]) -> str:
+    form = ",.1f" if result.get("device") == "cuda" else ",.0f"
     rows = [
         [
             str(line["num_kept"]),
             line["way"],
-            extremes({key: 1000 * line["step_s"][key] for key in ("median", "min", "max")}, ",.0f"),
+            extremes({key: 1000 * line["step_s"][key] for key in ("median", "min", "max")}, form),
             extremes(line["speed_over_timm"], ".2f"),
             extremes(line["speed_of_ours_over_this"], ".2f") if "speed_of_ours_over_this" in line else "",
         ]
@@ -128,7 +135,8 @@ def step_section(result: dict[str, Any]) -> str:
         [
             "## The training step\n",
             machine(result),
-            f"\n`{result['model']}`, {result['precision']}, {result['batch_size']} images that are at hand in uint8: "
+            f"\n`{result['model']}`, {result['precision']}{', compiled' if result.get('compile') else ''}, "
+            f"{result['batch_size']} images that are at hand in uint8: "
             "normalising, forward, backward and the optimizer. `timm` is its model at full patches, `patch_drop_rate` "
             "its patch dropout behind the embedding, `naflex` its NaFlexVit on the kept patches; `paper` embeds all "
             "patches and keeps those of largest norm.\n",
@@ -226,6 +234,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "loader": loader_section,
     "loader_real_photographs": partial(loader_section, title="The loader on real photographs"),
     "step": step_section,
+    "step_s16": step_section,
     "epoch": epoch_section,
     "scale": scale_section,
 }

@@ -266,6 +266,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_to_cores(options.cores)
     torch.set_num_threads(options.cores)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as a run has it unless told otherwise
     print(
         f"{options.model}, {options.precision}, batches of {options.batch_size} on the {device.type}: "
         f"{options.repeats} x {options.steps} steps of each",

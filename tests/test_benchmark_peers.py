@@ -171,15 +171,17 @@ def test_what_cannot_run_here_is_left_out_and_says_what_it_needs(
     left_out = contenders.unable()
     assert set(left_out) == {"hand-written, OpenCV linear", "hand-written, OpenCV area", "SPDL"}
     assert all(".[bench]" in why for why in left_out.values())
-    assert list(contenders.chosen(setting, ["hand-written", "DALI"], left_out)) == ["DALI's own reader"]
+    assert list(contenders.Choice(("hand-written", "DALI"), without=frozenset(left_out)).of(setting)) == [
+        "DALI's own reader"
+    ]
 
 
 def test_contenders_are_chosen_by_parts_of_their_names(setting: Setting) -> None:
-    assert list(contenders.chosen(setting, ["random, keep 0.2", "NaFlex"])) == [
+    assert list(contenders.Choice(("random, keep 0.2", "NaFlex")).of(setting)) == [
         "ours, random, keep 0.2",
         "timm, NaFlex",
     ]
-    assert list(contenders.chosen(setting)) == list(contenders.contenders(setting))
+    assert list(contenders.Choice().of(setting)) == list(contenders.contenders(setting))
 
 
 def test_the_faster_of_two_is_what_we_are_compared_with() -> None:

@@ -5,6 +5,7 @@ import importlib
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from jpeg_files import needs_jpegtran
 from launching import python
 
 from benchmarks import epoch, loader, performance, scale
-from benchmarks.contenders import ADDRESSABLE, FASTEST, TARGETS, chosen, contenders
+from benchmarks.contenders import ADDRESSABLE, FASTEST, TARGETS, Choice, contenders
 from benchmarks.epoch import StepTime
 from benchmarks.faults.victim import PLACES
 from benchmarks.loader_ours import fast_idct_levels
@@ -106,10 +107,33 @@ def test_peers_with_worker_processes_hand_on_whole_images(name: str, shards: Pat
 
 
 def test_the_loaders_result_names_every_contender_once(setting: Setting) -> None:
-    lines = loader.compare(setting, 0.01, 2, only=["contrast, keep 1"])
+    lines = loader.compare(setting, 0.01, 2, Choice(("contrast, keep 1",)))
     assert [line["contender"] for line in lines] == ["ours, contrast, keep 1"]
     assert len(lines[0]["images_per_s"]["values"]) == 2
     assert "ours, contrast, keep 1" in loader.describe(lines)
+
+
+def test_ours_alone_are_measured_with_fewer_threads(setting: Setting) -> None:
+    choice = Choice(("ours, contrast, keep", "decoding alone, fast"), keep_rates=(0.2,))
+    lines = loader.over_threads(replace(setting, workers=2), [1], 0.01, 1, choice)
+    assert [(line["contender"], line["threads"]) for line in lines] == [("ours, contrast, keep 0.2", 1)]
+
+
+def test_keep_rates_are_those_of_ours_and_others_take_part_whatever_they_are(setting: Setting) -> None:
+    choice = Choice(("ours, random, keep", "DALI's"), keep_rates=(0.2, 1.0))
+    assert list(choice.of(setting)) == ["ours, random, keep 0.2", "ours, random, keep 1", "DALI's own reader"]
+
+
+def test_shards_that_nobody_reads_are_not_made(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[str]()
+    for name in ("with_resized_shards", "with_addressable_shards"):
+        monkeypatch.setattr(loader, name, lambda setting, *_, name=name: made.append(name) or (setting, {}))
+    assert loader.with_further_shards(setting, Choice(("ours, random, keep", "timm")), 16) == (setting, {})
+    assert not made
+    loader.with_further_shards(setting, Choice(("addressable",), keep_rates=(0.2,)), 16)
+    assert made == ["with_addressable_shards"]
+    assert Choice(("decoding alone",)).shards() == {"resized_shards"}
+    assert Choice().shards() == {"shards", "resized_shards", "addressable_shards"}
 
 
 def test_every_comparison_is_between_contenders_there_are(setting: Setting) -> None:
@@ -120,13 +144,13 @@ def test_every_comparison_is_between_contenders_there_are(setting: Setting) -> N
 
 def test_addressable_contenders_take_part_at_their_keep_rates_where_there_are_such_shards(setting: Setting) -> None:
     names = {f"ours, {name}, keep {rate:g}" for name, one in ADDRESSABLE.items() for rate in one.keep_rates}
-    assert set(chosen(setting, only=["addressable"])) == names
+    assert set(Choice(("addressable",)).of(setting)) == names
     assert {name.removeprefix("ours, addressable, ") for name in names} == {
         *("random, keep 0.2", "random, keep 0.4", "random, keep 0.6", "random, keep 1", "contrast, keep 0.2"),
         *("recipe, random, keep 0.2", "recipe, random, keep 1", "recipe without mixing, random, keep 0.2"),
         *("map bytes, keep 0.2", "map bytes, keep 0.4"),
     }
-    assert not chosen(replace(setting, addressable_shards=None), only=["addressable"])
+    assert not Choice(("addressable",)).of(replace(setting, addressable_shards=None))
 
 
 def test_what_is_hoped_for_of_an_addressable_contender_stands_in_its_entry() -> None:
@@ -177,6 +201,20 @@ def test_the_page_shows_addressable_contenders_and_does_without_them() -> None:
     assert "of an ordinary JPEG: 0.50 and 0.80 ms at keep rate 0.2, 1.10 and 1.00 ms at keep rate 1." in shown
 
 
+def test_the_page_names_a_gpu_with_its_driver_and_the_threads() -> None:
+    hardware = {"cpu": "a CPU", "cores": 16, "memory_gib": 4, "torch": "2", "nvidia-dali-cuda130": "2", "timm": "1"}
+    hardware |= {"gpus": ["NVIDIA H100"], "driver": "580.65.06"}
+    common = {"command": "run", "hardware": hardware, "repeats": 1, "load_average_before": 0.0}
+    lines = {"photographs": [line("ours, random, keep 0.2", 0.8)]}
+    fewer = {"photographs": [{"threads": 4, **line("ours, random, keep 0.2", 0.7)}]}
+    shown = performance.loader_section({**common, "ratios": [], "data_sets": lines, "over_threads": fewer})
+    assert "on NVIDIA H100, driver 580.65.06, a CPU, 16 core(s)" in shown
+    assert "| 4 | ours, random, keep 0.2 | 1,000 (1,000 to 1,000) | 0.70 (0.70 to 0.70) | 100 |" in shown
+    step = {"way": "timm", "num_kept": 196, "step_s": spread([0.0123]), "speed_over_timm": spread([1.0])}
+    facts = {"model": "vit", "precision": "bf16", "batch_size": 256, "device": "cuda", "steps": [step]}
+    assert "| 196 | timm | 12.3 (12.3 to 12.3) | 1.00 (1.00 to 1.00) |  |" in performance.step_section(common | facts)
+
+
 def test_rates_are_compared_repeat_by_repeat() -> None:
     lines = [
         {"contender": "ours, random, keep 0.2", "images_per_s": spread([10.0, 30.0])},
@@ -199,7 +237,7 @@ def test_the_fast_idct_moves_pixels_by_a_few_levels(setting: Setting) -> None:
 
 
 def options(shards: Path) -> argparse.Namespace:
-    return argparse.Namespace(data=shards, batch_size=2, cores=1, precision="fp32", steps=18)
+    return argparse.Namespace(data=shards, batch_size=2, cores=1, precision="fp32", steps=18, model=epoch.MODEL)
 
 
 def test_an_epoch_of_few_steps_has_the_schedules_stages(shards: Path) -> None:
@@ -221,6 +259,24 @@ def test_timms_model_sees_as_many_patches_as_the_stage_keeps(shards: Path, monke
     times = side.epoch([196], [38, 117])
     assert seen == [196, 38, 117]
     assert [one.num_kept for one in times] == [38, 117]
+
+
+def test_a_step_waits_until_its_batch_is_there_and_lasts_until_it_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("engine.timing.laps.time.perf_counter", lambda: now)
+
+    def batches() -> Iterator[int]:
+        nonlocal now
+        for wait_s in (0.5, 0.0):
+            now += wait_s
+            yield 7
+
+    def train(batch: int, num_kept: int) -> None:
+        nonlocal now
+        now += num_kept / 100
+
+    times = epoch.timed_steps(batches(), train, [200, 100], torch.device("cpu"))
+    assert times == [StepTime(200, 2.5, 0.5), StepTime(100, 1.0, 0.0)]
 
 
 def test_a_stages_time_and_wait_are_those_of_its_steps() -> None:
