@@ -1,10 +1,15 @@
 """Augmentation written out: slow, one image at a time, by Pillow or from the definitions in the papers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from pipeline.operations import OPERATION_NAMES, levels_of
+from pipeline.plan.augmentation import AugmentPlan
+from pipeline.plan.step import StepPlan
 
 # Settings under ``data.augment`` with all on that goes together.
 EVERYTHING: dict[str, Any] = {
@@ -14,6 +19,14 @@ EVERYTHING: dict[str, Any] = {
     "mix_probability": 0.8,
     "erase_probability": 0.5,
     "repeats": 2,
+}
+# In levels, at most and on average, of DALI's operators against the kernels; what differs more is told in DIFFERENCES.
+GPU_DISTANCES = {
+    **dict.fromkeys(("posterize", "solarize", "solarize_add", "invert", "auto_contrast", "identity"), (1, 0.2)),
+    **dict.fromkeys(("brightness", "contrast", "color", "grey"), (2, 1.2)),
+    "sharpness": (255, 4.0),
+    "equalize": (255, 16.0),
+    "blur": (255, 3.0),
 }
 _ENHANCERS = {
     "brightness": ImageEnhance.Brightness,
@@ -106,3 +119,16 @@ def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> tuple[n
     # Differences are taken modulo 256: the sums lie within 0 to 255, so they come out right.
     change = np.rint(step, out=step).astype(np.int16).astype(np.uint8)
     return first + change, second - change
+
+
+def with_operations(plan: StepPlan, ops: list[list[str]], values: list[list[float]]) -> StepPlan:
+    """The same plan with these operations in a row on each of its images."""
+    places = np.array([[OPERATION_NAMES.index(op) for op in row] for row in ops], dtype=np.int32)
+    chosen = AugmentPlan(
+        auto_ops=places, auto_magnitudes=np.zeros(places.shape), auto_values=np.array(values, np.float32)
+    )
+    return replace(plan, augment=chosen)
+
+
+def value_at(kind: str, op: str, share: float) -> float:
+    return float(levels_of(kind)[op].value(np.array([share]))[0])

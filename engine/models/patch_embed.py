@@ -174,6 +174,7 @@ class PatchModel(nn.Module):
         first rows belong to the prefix tokens.
         """
         self._check_input(patches, ids_keep)
+        self._cast_key_biases()
         x = self.patch_embed(normalize_patches(patches, self.mean, self.std))
         prefix, positions = self._prefix_tokens(), self.pos_embed
         if positions is not None:
@@ -192,6 +193,16 @@ class PatchModel(nn.Module):
     def _num_prefix_positions(self) -> int:
         """How many of the position table's first rows belong to prefix tokens."""
         return 0 if getattr(self, "no_embed_class", False) else self.num_prefix_tokens
+
+    def _cast_key_biases(self) -> None:
+        """Bring the zeros that BEiT and EVA have for a bias of the keys to the dtype of their other biases.
+
+        They are a buffer, and of a bf16 model DeepSpeed casts the parameters alone.
+        """
+        for block in self.blocks:
+            zeros = getattr(block.attn, "k_bias", None)
+            if zeros is not None and zeros.dtype != block.attn.q_bias.dtype:
+                block.attn.k_bias = zeros.to(block.attn.q_bias.dtype)
 
     def _check_input(self, patches: Tensor, ids_keep: Tensor) -> None:
         height, width = self.patch_embed.patch_size

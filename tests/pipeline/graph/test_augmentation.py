@@ -7,6 +7,7 @@ import augmenting
 import numpy as np
 import pytest
 import reference
+from augmenting import GPU_DISTANCES, value_at, with_operations
 from hypothesis import given, settings
 from hypothesis import strategies as hyp
 from nvidia.dali import backend_impl, fn, pipeline_def
@@ -21,7 +22,7 @@ from pipeline.graph.inputs import input_names
 from pipeline.graph.rows import mean_color
 from pipeline.graph.settings import GraphSettings
 from pipeline.loader import PatchLoader, train_plans
-from pipeline.operations import OPERATION_NAMES, OPERATIONS, SUITES, levels_of
+from pipeline.operations import OPERATIONS, SUITES, levels_of
 from pipeline.plan.augmentation import AugmentPlan
 from pipeline.plan.erasing import box_noise, noise_tables
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
@@ -77,19 +78,6 @@ DISTANCES = {
     **dict.fromkeys(("brightness", "contrast", "color", "sharpness"), (1, 0.02)),
     "blur": (24, 1.2),
 }
-
-
-def with_operations(plan: StepPlan, ops: list[list[str]], values: list[list[float]]) -> StepPlan:
-    """The same plan with these operations in a row on each of its images."""
-    places = np.array([[OPERATION_NAMES.index(op) for op in row] for row in ops], dtype=np.int32)
-    chosen = AugmentPlan(
-        auto_ops=places, auto_magnitudes=np.zeros(places.shape), auto_values=np.array(values, np.float32)
-    )
-    return replace(plan, augment=chosen)
-
-
-def value_at(kind: str, op: str, share: float) -> float:
-    return float(levels_of(kind)[op].value(np.array([share]))[0])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.23, 0.9, 1.0, -0.7, -1.0])
@@ -397,16 +385,6 @@ def test_a_pair_that_is_torn_apart_to_look_at_one_row_is_not_mixed(photos: Shard
         alone = plan.rows(row, row + 1)
         np.testing.assert_array_equal(full_images(photos, alone, data), before(photos, alone))
         assert augment_arrays(alone, data)["paste_ids"][0].tolist() == [0, 0]
-
-
-# In levels, at most and on average, of DALI's operators against the kernels; what differs more is told in DIFFERENCES.
-GPU_DISTANCES = {
-    **dict.fromkeys(("posterize", "solarize", "solarize_add", "invert", "auto_contrast", "identity"), (1, 0.2)),
-    **dict.fromkeys(("brightness", "contrast", "color", "grey"), (2, 1.2)),
-    "sharpness": (255, 4.0),
-    "equalize": (255, 12.0),
-    "blur": (255, 3.0),
-}
 
 
 @pytest.mark.parametrize("kind", SUITES)

@@ -243,28 +243,26 @@ def test_a_gpu_graph_reads_no_window_because_it_decodes_whole_images(photos: Sha
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.rule}-{rule.temperature:g}")
 @pytest.mark.parametrize("crop", ["resized", "pad"])
-def test_the_gpu_graph_shows_the_images_of_the_cpu_graph(
-    photos: ShardIndex, garments: ShardIndex, rule: SelectionConfig, crop: str
-) -> None:
+def test_the_gpu_graph_shows_the_images_of_the_cpu_graph(photos: ShardIndex, garments: ShardIndex, crop: str) -> None:
     index, data = (photos, photo_data(photos)) if crop == "resized" else (garments, garment_data(garments))
-    plan = train_planner(index, data, selection=rule, global_batch_size=16).plan(0)
-    on_cpu = full_images(index, plan, data, rule).astype(int)
-    num_kept = num_kept_at(0.4, data.num_patches)
-    [(images, ids_keep)] = run_graph(index, [at_keep_rate(plan, num_kept, 0.4)], data, rule, device_id=0)
-    difference = np.abs(images - on_cpu)
-    # JPEG decoders round differently, and here the resize sees the pixels beyond a crop.
-    assert difference.mean() <= 1.0
-    scores = None
-    if rule.rule == "contrast":
-        scores = np.stack([reference.contrast(image, data.patch_size) for image in images]).astype(np.float32)
-    wanted = select(scores, plan.noise, num_kept, data.grid_size, rule)
-    # Sums run in another order on a GPU, so that two patches of nearly the same contrast may change places.
-    assert (ids_keep == wanted).mean() >= 0.98
-    patches = gather_on_device(torch.from_numpy(images), torch.from_numpy(ids_keep), data.patch_size)
-    whole = patchify(images, data.patch_size)
-    np.testing.assert_array_equal(patches.numpy(), np.take_along_axis(whole, ids_keep[..., None], axis=1))
+    plan = train_planner(index, data, global_batch_size=16).plan(0)
+    [(images, _)] = run_graph(index, [plan], data, device_id=0)
+    difference = np.abs(images.astype(int) - full_images(index, plan, data)).mean(axis=(1, 2, 3))
+    # JPEG decoders round differently, and here the resize sees the pixels beyond a crop. PNG is exact everywhere.
+    most = 2.0 if crop == "resized" else 0.0
+    apart = {f"row {row}": float(mean) for row, mean in enumerate(difference) if mean > most}
+    assert apart == {}, f"mean levels apart; {most} are allowed"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+def test_the_gpu_graph_shows_validation_images_of_the_cpu_graph(photos: ShardIndex) -> None:
+    data = photo_data(photos)
+    plan = validation_plan(photos, data, 16)
+    [(images, _)] = run_graph(photos, [plan], data, crop="centre", device_id=0)
+    difference = np.abs(images.astype(int) - full_images(photos, plan, data, crop="centre")).mean(axis=(1, 2, 3))
+    assert {f"row {row}": float(mean) for row, mean in enumerate(difference) if mean > 2.0} == {}
 
 
 # Graphs that end early
