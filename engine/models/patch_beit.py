@@ -10,7 +10,7 @@ mean pooling of the patches.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +26,73 @@ BEIT_OPTIONS = (
     *("global_pool", "use_fc_norm", "head_init_scale"),
     *("pos_drop_rate", "proj_drop_rate", "attn_drop_rate"),
 )
+# Fused attention on a GPU reads a bias whose rows begin at multiples of so many values; any other it copies first.
+COLUMNS = 8
 
 
-def read_bias(table: Tensor, index: Tensor) -> Tensor:
-    """The bias [B, heads, T, T] for rows ``index`` [B, T, T] of ``table`` [distances, heads], in the table's dtype."""
-    # F.embedding, because its backward is much faster on a CPU than that of indexing; in float32, because a row's
-    # gradient sums up over thousands of pairs; contiguous, for fused attention.
-    return F.embedding(index, table.float()).to(table.dtype).permute(0, 3, 1, 2).contiguous()
+class BiasRows(NamedTuple):
+    """The rows of a bias table that attention over kept patches reads: made once a step, for all blocks.
+
+    Attributes:
+        of_pairs: int64 [B or 1, T, T], the row for each pair of tokens, on the model's device.
+        padded: the same [B or 1, T, P], with columns that nobody looks at up to a multiple of ``COLUMNS``.
+        dtype: what attention computes in, and so that of the bias.
+    """
+
+    of_pairs: Tensor
+    padded: Tensor
+    dtype: torch.dtype
+
+
+def bias_rows(index: Tensor, places: Tensor, dtype: torch.dtype) -> BiasRows:
+    """The rows for tokens at ``places`` [B or 1, T] of the full sequence.
+
+    Args:
+        index: timm's row for every pair of places, int64 [N + 1, N + 1].
+        dtype: what attention computes in.
+
+    Raises:
+        IndexError: on a CPU, for a place outside the full sequence.
+    """
+    of_pairs = index[places[:, :, None], places[:, None, :]]
+    return BiasRows(of_pairs, F.pad(of_pairs, (0, -of_pairs.shape[2] % COLUMNS)), dtype)
+
+
+def read_bias(table: Tensor, rows: BiasRows) -> Tensor:
+    """The bias [B or 1, heads, T, T] in ``rows.dtype`` from ``table`` [distances, heads] of any floating type.
+
+    A gradient sums up in float32, whatever the types: one row's comes from thousands of pairs. On a CPU the sum is the
+    same every time; on a GPU its last bits depend on the order in which the pairs arrive.
+    """
+    return _ReadBias.apply(table, *rows)
+
+
+class _ReadBias(torch.autograd.Function):
+    """The backward pass of torch's own ways to index would sort all pairs of a batch, in each block anew."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, of_pairs: Tensor, padded: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(of_pairs)
+        ctx.table_dtype, ctx.num_rows = table.dtype, table.shape[0]
+        (batch_size, num_tokens, num_columns), num_heads = padded.shape, table.shape[1]
+        by_head = table.to(dtype).t().contiguous().expand(batch_size, -1, -1)
+        bias = by_head.gather(2, _for_each_head(padded, num_heads))
+        return bias.view(batch_size, num_heads, num_tokens, num_columns)[..., :num_tokens]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (of_pairs,) = ctx.saved_tensors
+        batch_size, num_heads = grad.shape[:2]
+        pairs = grad.to(torch.float32, memory_format=torch.contiguous_format).flatten(2)
+        # A table for each image first: its rows are few, and a GPU adds up faster the fewer pairs meet in one.
+        tables = pairs.new_zeros(batch_size, num_heads, ctx.num_rows)
+        tables.scatter_add_(2, _for_each_head(of_pairs, num_heads), pairs)
+        return tables.sum(0).t().to(ctx.table_dtype).contiguous(), None, None, None
+
+
+def _for_each_head(rows: Tensor, num_heads: int) -> Tensor:
+    """``rows`` [B, T, C] as [B, heads, T * C], without a copy."""
+    return rows.flatten(1)[:, None].expand(-1, num_heads, -1)
 
 
 class KeptAttention(Attention):
@@ -45,22 +105,23 @@ class KeptAttention(Attention):
     def __init__(self, attention: Attention) -> None:
         adopt(self, attention)
 
-    def forward(self, x: Tensor, shared_rel_pos_bias: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
+    def forward(self, x: Tensor, shared_rel_pos_bias: tuple[BiasRows | None, Tensor | None] | None = None) -> Tensor:
         """timm's attention over tokens [B, T, D].
 
         Args:
-            shared_rel_pos_bias: under timm's name, because its block hands it on by that name: the rows
-                [B, T, T] of the table, and the bias that all blocks share, if there is one.
+            shared_rel_pos_bias: under timm's name, because its block hands it on by that name: the rows of the
+                table, if there are tables, and the bias that all blocks share, if there is one.
         """
         assert shared_rel_pos_bias is not None
-        self._index, shared = shared_rel_pos_bias
+        self._rows, shared = shared_rel_pos_bias
         try:
             return super().forward(x, shared)
         finally:
-            del self._index
+            del self._rows
 
     def _get_rel_pos_bias(self) -> Tensor:
-        return read_bias(self.relative_position_bias_table, self._index)
+        assert self._rows is not None
+        return read_bias(self.relative_position_bias_table, self._rows)
 
 
 class KeptRelativePositionBias(RelativePositionBias):
@@ -69,9 +130,9 @@ class KeptRelativePositionBias(RelativePositionBias):
     def __init__(self, bias: RelativePositionBias) -> None:
         adopt(self, bias)
 
-    def forward(self, index: Tensor) -> Tensor:
-        """The bias [B, heads, T, T] for rows ``index`` [B, T, T] of the table."""
-        return read_bias(self.relative_position_bias_table, index)
+    def forward(self, rows: BiasRows) -> Tensor:
+        """The bias [B or 1, heads, T, T] of these rows of the table."""
+        return read_bias(self.relative_position_bias_table, rows)
 
 
 class PatchBeit(PatchModel, Beit):
@@ -105,20 +166,25 @@ class PatchBeit(PatchModel, Beit):
     def _run_blocks(self, x: Tensor, places: Tensor) -> Tensor:
         """The blocks over tokens [B, T, D] at ``places`` [B or 1, T] of the full sequence."""
         index = self._bias_index()
-        if index is not None:
-            index = index[places[:, :, None], places[:, None, :]]
-        shared = self.rel_pos_bias(index) if self.rel_pos_bias is not None else None
+        rows = bias_rows(index, places, _attention_dtype(x)) if index is not None else None
+        shared = self.rel_pos_bias(rows) if self.rel_pos_bias is not None else None
         for block in self.blocks:
             if self.grad_checkpointing:
-                x = checkpoint(block, x, shared_rel_pos_bias=(index, shared))
+                x = checkpoint(block, x, shared_rel_pos_bias=(rows, shared))
             else:
-                x = block(x, shared_rel_pos_bias=(index, shared))
+                x = block(x, shared_rel_pos_bias=(rows, shared))
         return x
 
     def _bias_index(self) -> Tensor | None:
         """timm's rows of the table for every pair of places [N + 1, N + 1], or None where no bias is used."""
         holder = self.blocks[0].attn if self.rel_pos_bias is None else self.rel_pos_bias
         return holder.relative_position_index
+
+
+def _attention_dtype(x: Tensor) -> torch.dtype:
+    """What attention over tokens ``x`` computes in: autocast's type where it is on, that of the tokens elsewhere."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _reorder(x: Tensor, order: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.models.build import build_model, training_flops_per_image, vit_forward_flops
-from engine.models.patch_beit import read_bias
 from engine.models.patch_embed import normalize_patches
 
 each_model = pytest.mark.parametrize("kind", MODELS)
@@ -354,14 +353,3 @@ def test_a_patch_outside_the_grid_is_an_error(kind: str) -> None:
     values = 3 * model.patch_embed.patch_size[0] ** 2
     with pytest.raises(IndexError):
         model(torch.zeros(1, 1, values, dtype=torch.uint8), torch.tensor([[model.patch_embed.num_patches]]))
-
-
-def test_the_gradient_of_a_bias_table_sums_up_in_float32_even_if_the_table_is_bfloat16() -> None:
-    index = torch.randint(0, 50, (4, 60, 60))
-    gradient = torch.rand(4, 2, 60, 60).bfloat16()
-    table = torch.zeros(50, 2, dtype=torch.bfloat16, requires_grad=True)
-    read_bias(table, index).backward(gradient)
-    rows = gradient.double().permute(0, 2, 3, 1).reshape(-1, 2)
-    expected = torch.zeros(50, 2, dtype=torch.double).index_add(0, index.flatten(), rows)
-    assert table.grad is not None
-    torch.testing.assert_close(table.grad.double(), expected, rtol=0.005, atol=0)
