@@ -1,7 +1,6 @@
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,20 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loaded import content, garment_data
 from nvidia.dali.pipeline import Pipeline
 from pixels import train_planner
 
 from benchmarks.shared.photographs import photograph
-from pipeline.batch import Batch
-from pipeline.config import AugmentConfig, DataConfig
+from pipeline.config import AugmentConfig
 from pipeline.graph.on_device import gather_on_device
 from pipeline.loader import PatchLoader, train_plans, validation_plans
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig
-from pipeline.selection.magnitude import EmbeddingSnapshot
 from pipeline.selection.patches import gather_patches
-from pipeline.selection.snapshots import SnapshotBoard, fixed_board
 from pipeline.shards.index import ShardIndex, StaleIndexError, open_index
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
@@ -30,11 +27,6 @@ pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
 SELECTION = SelectionConfig(rule="contrast", temperature=0.05)
 RISING = ScheduleConfig(kind="linear", keep_rate=[0.2, 1.0])
 NUM_STEPS = 10
-
-
-def garment_data(folder: Path, **settings: object) -> DataConfig:
-    options: dict = {"image_size": 28, "patch_size": 4, "augment": AugmentConfig(crop="pad")} | settings
-    return DataConfig(train=folder, val=folder, num_classes=10, val_crop_fraction=1.0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +67,6 @@ def in_order(index: ShardIndex, batch_size: int) -> Iterator[StepPlan]:
 
 def load_in_order(index: ShardIndex, batch_size: int, **data: Any) -> PatchLoader:
     return load(index, in_order(index, batch_size), batch_size, augment=AugmentConfig(crop="resized"), **data)
-
-
-def content(batches: list[Batch]) -> list[tuple[int, int, bytes, bytes, bytes]]:
-    """All that a batch holds, row by row: step, row of the global batch, patches, ids, label."""
-    return [
-        (
-            batch.plan.step,
-            batch.plan.first_row + row,
-            batch.patches[row].numpy().tobytes(),
-            batch.ids_keep[row].numpy().tobytes(),
-            batch.labels[row].numpy().tobytes(),
-        )
-        for batch in batches
-        for row in range(batch.num_images)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -370,111 +347,3 @@ def test_gathering_on_a_device_gives_the_patches_that_numpy_gathers() -> None:
         gathered = gather_on_device(torch.from_numpy(images), torch.from_numpy(ids), patch_size)
         assert gathered.dtype == torch.uint8
         np.testing.assert_array_equal(gathered.numpy(), expected)
-
-
-# On a GPU
-
-GPU = torch.device("cuda", 0)
-A_SECOND = 2_000_000_000  # of a GPU's clock, or more
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
-# Where images are decoded and patches made: what crosses is pinned patches, or images and plans.
-both_routes = pytest.mark.parametrize("route", ["cpu", "gpu"])
-
-
-def load_for_gpu(
-    planner: TrainPlanner, route: str, *, snapshots: SnapshotBoard | None = None, stop_step: int = NUM_STEPS
-) -> PatchLoader:
-    assert isinstance(planner.samples, ShardIndex)
-    return PatchLoader(
-        replace(planner, data=garment_data(planner.samples.folder, device=route, prefetch_batches=1)),
-        train_plans(planner, first_step=0, stop_step=stop_step, micro_batch_size=8),
-        batch_size=8,
-        num_threads=1,
-        device_id=0 if route == "gpu" else None,
-        device=GPU,
-        snapshots=snapshots,
-    )
-
-
-def content_of_gpu(batches: list[Batch]) -> list[tuple[int, int, bytes, bytes, bytes]]:
-    assert all(batch.patches.is_cuda for batch in batches)
-    return content([batch.to(torch.device("cpu")) for batch in batches])
-
-
-@pytest.fixture(scope="module")
-def steady_planner(garments: ShardIndex) -> TrainPlanner:
-    """Of steps that all keep as many patches, so that after some of them nothing needs new memory."""
-    return train_planner(
-        garments,
-        garment_data(garments.folder),
-        selection=SELECTION,
-        schedule=ScheduleConfig(kind="constant", keep_rate=0.4),
-        global_batch_size=8,
-        total_steps=40,
-    )
-
-
-@pytest.fixture(scope="module")
-def steady_run(garments: ShardIndex, steady_planner: TrainPlanner) -> list[tuple[int, int, bytes, bytes, bytes]]:
-    with load(garments, train_plans(steady_planner, first_step=0, stop_step=30, micro_batch_size=8), 8) as loader:
-        return content(list(loader))
-
-
-@pytest.mark.gpu
-@on_gpu
-@both_routes
-def test_a_loader_for_a_gpu_gives_what_a_cpu_gets(planner: TrainPlanner, whole_run: list, route: str) -> None:
-    for _ in range(2):
-        with load_for_gpu(planner, route) as loader:
-            assert content_of_gpu(list(loader)) == whole_run
-
-
-@pytest.mark.gpu
-@on_gpu
-@both_routes
-def test_a_busy_gpu_changes_no_byte_and_does_not_hold_the_loader_up(
-    steady_planner: TrainPlanner, steady_run: list, route: str
-) -> None:
-    with load_for_gpu(steady_planner, route, stop_step=30) as quiet:
-        assert content_of_gpu(list(quiet)) == steady_run
-    with load_for_gpu(steady_planner, route, stop_step=40) as loader:
-        batches = [next(loader).to(GPU) for _ in range(10)]
-        torch.cuda._sleep(2 * A_SECOND)
-        batches += [next(loader).to(GPU) for _ in range(20)]
-        assert not torch.cuda.current_stream().query(), "somebody has waited for what the trainer had to do"
-        assert content_of_gpu(batches) == steady_run
-
-
-@pytest.mark.gpu
-@on_gpu
-@both_routes
-def test_what_the_loaders_own_stream_does_late_is_read_late(
-    steady_planner: TrainPlanner, steady_run: list, route: str
-) -> None:
-    """No pinned memory is filled again, and no image of DALI's let go of, before the stream has read it."""
-    with load_for_gpu(steady_planner, route, stop_step=30) as loader:
-        batches = [next(loader).to(GPU) for _ in range(10)]
-        with torch.cuda.stream(loader._finisher._crossing.stream):
-            torch.cuda._sleep(A_SECOND)
-        batches += [batch.to(GPU) for batch in loader]
-        assert content_of_gpu(batches) == steady_run
-
-
-@pytest.mark.gpu
-@on_gpu
-@both_routes
-@pytest.mark.parametrize("temperature", [0, 100])
-def test_magnitude_keeps_the_same_patches_for_a_gpu_equal_ones_too(
-    garments: ShardIndex, planner: TrainPlanner, route: str, temperature: float
-) -> None:
-    rng = np.random.default_rng(0)
-    # Whole numbers are added without an error in any order.
-    kernel, offsets = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((12, 48), (1, 12)))
-    board = fixed_board(EmbeddingSnapshot(0, kernel, offsets, np.zeros(48, np.float32)))
-    selection = SelectionConfig(rule="magnitude", temperature=temperature)
-    magnitude = replace(planner, selection=selection)
-    plans = train_plans(magnitude, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8)
-    with PatchLoader(magnitude, plans, batch_size=8, num_threads=1, snapshots=board) as loader:
-        expected = content(list(loader))
-    with load_for_gpu(magnitude, route, snapshots=board) as loader:
-        assert content_of_gpu(list(loader)) == expected
