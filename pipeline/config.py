@@ -292,7 +292,9 @@ class DataConfig(Settings):
     num_threads: int | None = Field(
         None, ge=1, le=MOST_THREADS, description="decoding threads per rank; default: the rank's cores"
     )
-    prefetch_batches: int = Field(4, ge=1, le=10_000, description="batches kept ready ahead of the trainer")
+    prefetch_batches: int = Field(
+        4, ge=1, le=10_000, description="batches kept ready ahead of the trainer, where it trains"
+    )
     on_bad_sample: Literal["fail", "skip"] = Field(
         "fail",
         description="an image that cannot be decoded ends the run (fail), or is replaced by a planned substitute in "

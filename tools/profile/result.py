@@ -81,7 +81,7 @@ class StageProfile:
             its own. It lies within the three parts: under ZeRO 0 in the backward pass.
         loader_parts: of the loader's time for a training step.
         loader_wait_share: of ``end_to_end``'s time, in which a rank waited for its loader; the mean over the ranks.
-        bytes_per_image: that cross to the training device.
+        bytes_per_image: that cross to the training device: see ``Batch.num_bytes``.
         flops_per_image: of a training step, without a decoder's.
         peak_device_memory_bytes: of the GPU that needed most; None on a CPU.
         loader_thread_us_per_image: microseconds of processor time that the loader's own thread takes for an image while
