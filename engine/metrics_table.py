@@ -167,7 +167,8 @@ METRICS = (
         "train",
         "bytes_per_image",
         "bytes",
-        "what crosses to the training device for an image",
+        "what crosses to the training device for an image, of a step's last micro batch: its kept patches, their ids "
+        "and its labels, with `data.device: gpu` the image file and planned numbers in place of the patches",
         lambda facts: facts.batch.num_bytes / facts.batch.num_images,
     ),
     Metric(

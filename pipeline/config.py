@@ -296,7 +296,9 @@ class DataConfig(Settings):
         description="decoding threads per rank; default: the rank's cores, from 8 on two "
         "less, for the thread that trains and the loader's own",
     )
-    prefetch_batches: int = Field(4, ge=1, le=10_000, description="batches kept ready ahead of the trainer")
+    prefetch_batches: int = Field(
+        4, ge=1, le=10_000, description="batches kept ready ahead of the trainer, where it trains"
+    )
     on_bad_sample: Literal["fail", "skip"] = Field(
         "fail",
         description="an image that cannot be decoded ends the run (fail), or is replaced by a planned substitute in "

@@ -18,17 +18,8 @@ MAY_NOT_IMPORT = {
 SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package).rglob("*.py"))
 # The rooms of pipeline from the top down; those of one floor know nothing of one another.
 FLOORS = (
-    *(
-        ("loader",),
-        ("finishing",),
-        ("batch",),
-        ("graph",),
-        ("selection",),
-        ("plan",),
-        ("shards",),
-        ("jpeg",),
-        ("config",),
-    ),
+    *(("loader",), ("finishing",), ("batch",)),
+    *(("graph",), ("selection",), ("plan",), ("shards",), ("jpeg",), ("config",)),
     ("operations", "compiling", "cores", "crossing", "files", "installed", "told", "yaml_file"),
 )
 MOST_FILES, MOST_LINES = 24, 400

@@ -32,7 +32,7 @@ def gather_on_device(images: torch.Tensor, ids_keep: torch.Tensor, patch_size: i
     ids = ids_keep.to(images.device, torch.int64)
     tiles = images.reshape(batch, grid, patch_size, grid, patch_size * 3)
     rows = torch.arange(batch, device=images.device)[:, None]
-    return tiles[rows, ids // grid, :, ids % grid].reshape(batch, ids.shape[1], -1)
+    return tiles[rows, ids // grid, :, ids % grid].reshape(*ids.shape, patch_size * patch_size * 3)
 
 
 def ranked_on_device(scores: torch.Tensor, num_kept: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,7 +114,7 @@ _IN_TORCH = {"contrast": _contrast, "magnitude": _magnitude}
 def magnitude_scores(scorer: MagnitudeScorer, device: torch.device) -> DeviceScores:
     """``scorer.scores`` in torch, the same within rounding, for images that lie on ``device``."""
     kernel, offsets, rest = scorer.arrays()
-    leading = _leading_bits(kernel)
+    leading = leading_bits(kernel)
     parts = [torch.from_numpy(part).to(device).T for part in (leading, kernel - leading)]
     added, left_out = (torch.from_numpy(array).to(device) for array in (offsets, rest))
 
@@ -127,7 +127,7 @@ def magnitude_scores(scorer: MagnitudeScorer, device: torch.device) -> DeviceSco
     return scores
 
 
-def _leading_bits(array: np.ndarray) -> np.ndarray:
+def leading_bits(array: np.ndarray) -> np.ndarray:
     """float32 numbers cut off to the 11 bits that TF32 has.
 
     Pixel values have eight. So a product of pixels with this part, and with what it leaves, is the same whether or not

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import build_index
 
 
-def batch_at_224(folder: Path, keep_rate: float, **augment: float) -> Batch:
+def batch_at_224(folder: Path, keep_rate: float, device: torch.device | None = None, **augment: float) -> Batch:
     members = []
     for number in range(4):
         members += [(f"{number}.jpg", jpeg_bytes(number, 250, 240)), (f"{number}.cls", b"1")]
@@ -24,7 +25,7 @@ def batch_at_224(folder: Path, keep_rate: float, **augment: float) -> Batch:
     selection = SelectionConfig(rule="random")
     planner = train_planner(index, data, selection=selection, global_batch_size=4)
     plan = at_keep_rate(planner.plan(0), num_kept_at(keep_rate, data.num_patches), keep_rate)
-    with PatchLoader(planner, iter([plan]), batch_size=4, num_threads=1) as loader:
+    with PatchLoader(planner, iter([plan]), batch_size=4, num_threads=1, device=device) as loader:
         return next(loader)
 
 
@@ -65,12 +66,45 @@ def test_mixed_labels_cross_and_move_with_the_batch(tmp_path: Path) -> None:
     assert moved.mix_labels.device.type == moved.mix_weights.device.type == "meta"
 
 
+def test_the_bytes_that_cross_are_those_of_the_tensors(tmp_path: Path) -> None:
+    batch = batch_at_224(tmp_path, 0.2, mixup=0.8)
+    crossing = (batch.patches, batch.ids_keep, batch.labels, batch.mix_labels, batch.mix_weights)
+    assert batch.num_bytes == sum(tensor.nbytes for tensor in crossing if tensor is not None)
+    assert batch.to(torch.device("meta")).num_bytes == batch.num_bytes
+
+
+# On a GPU
+
+GPU = torch.device("cuda", 0)
+A_SECOND = 2_000_000_000  # of a GPU's clock, or more
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
-def test_a_batch_crosses_to_a_gpu_without_waiting_for_it(tmp_path: Path) -> None:
-    batch = batch_at_224(tmp_path, 0.2)
-    busy = torch.zeros(1, device="cuda")
-    torch.cuda._sleep(2_000_000_000)
-    moved = batch.to(busy.device)
+def test_a_batch_is_taken_over_on_a_gpu_without_waiting_for_it(tmp_path: Path) -> None:
+    expected = batch_at_224(tmp_path, 0.2, mixup=0.8)
+    batch = batch_at_224(tmp_path, 0.2, GPU, mixup=0.8)
+    assert batch.ready is not None
+    torch.cuda._sleep(A_SECOND)
+    moved = batch.to(GPU)
     assert not torch.cuda.current_stream().query()
-    assert torch.equal(moved.patches.cpu(), batch.patches)
+    assert moved.ready is None
+    for name in ("patches", "ids_keep", "labels", "mix_labels", "mix_weights"):
+        found = getattr(moved, name)
+        assert found.device == GPU
+        assert torch.equal(found.cpu(), getattr(expected, name))
+    assert moved.num_bytes == expected.num_bytes
+    assert moved.to(GPU).patches is moved.patches
+    assert batch.to(torch.device("cuda")).patches is batch.patches
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+def test_a_batch_that_comes_back_from_a_gpu_is_there_when_it_can_be_read(tmp_path: Path) -> None:
+    expected = batch_at_224(tmp_path, 0.2)
+    batch = batch_at_224(tmp_path, 0.2, GPU).to(GPU)
+    torch.cuda._sleep(A_SECOND)
+    late = replace(batch, patches=255 - batch.patches)
+    assert torch.equal(late.to(torch.device("cpu")).patches, 255 - expected.patches)
+    straight_back = batch_at_224(tmp_path, 0.2, GPU).to(torch.device("cpu"))
+    assert torch.equal(straight_back.patches, expected.patches)

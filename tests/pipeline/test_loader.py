@@ -1,7 +1,6 @@
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loaded import content, garment_data
 from nvidia.dali.pipeline import Pipeline
 from pixels import train_planner
 
 from benchmarks.shared.photographs import photograph
-from pipeline.batch import Batch
-from pipeline.config import AugmentConfig, DataConfig
+from pipeline.config import AugmentConfig
 from pipeline.graph.on_device import gather_on_device
 from pipeline.loader import PatchLoader, train_plans, validation_plans
 from pipeline.plan.schedule import ScheduleConfig
@@ -28,11 +27,6 @@ pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
 SELECTION = SelectionConfig(rule="contrast", temperature=0.05)
 RISING = ScheduleConfig(kind="linear", keep_rate=[0.2, 1.0])
 NUM_STEPS = 10
-
-
-def garment_data(folder: Path, **settings: object) -> DataConfig:
-    options: dict = {"image_size": 28, "patch_size": 4, "augment": AugmentConfig(crop="pad")} | settings
-    return DataConfig(train=folder, val=folder, num_classes=10, val_crop_fraction=1.0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -73,21 +67,6 @@ def in_order(index: ShardIndex, batch_size: int) -> Iterator[StepPlan]:
 
 def load_in_order(index: ShardIndex, batch_size: int, **data: Any) -> PatchLoader:
     return load(index, in_order(index, batch_size), batch_size, augment=AugmentConfig(crop="resized"), **data)
-
-
-def content(batches: list[Batch]) -> list[tuple[int, int, bytes, bytes, bytes]]:
-    """All that a batch holds, row by row: step, row of the global batch, patches, ids, label."""
-    return [
-        (
-            batch.plan.step,
-            batch.plan.first_row + row,
-            batch.patches[row].numpy().tobytes(),
-            batch.ids_keep[row].numpy().tobytes(),
-            batch.labels[row].numpy().tobytes(),
-        )
-        for batch in batches
-        for row in range(batch.num_images)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -368,27 +347,3 @@ def test_gathering_on_a_device_gives_the_patches_that_numpy_gathers() -> None:
         gathered = gather_on_device(torch.from_numpy(images), torch.from_numpy(ids), patch_size)
         assert gathered.dtype == torch.uint8
         np.testing.assert_array_equal(gathered.numpy(), expected)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
-def test_a_loader_on_a_gpu_gives_what_the_cpu_gives(
-    garments: ShardIndex, planner: TrainPlanner, whole_run: list
-) -> None:
-    def run() -> list[tuple[int, int, bytes, bytes, bytes]]:
-        loader = PatchLoader(
-            replace(planner, data=garment_data(garments.folder, device="gpu")),
-            train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8),
-            batch_size=8,
-            num_threads=1,
-            device_id=0,
-        )
-        with loader:
-            batches = list(loader)
-        assert all(batch.patches.is_cuda for batch in batches)
-        return content([batch.to(torch.device("cpu")) for batch in batches])
-
-    rows = run()
-    assert rows == run()
-    # PNG decodes exactly everywhere; sums of squares may round otherwise, and turn a few selections.
-    assert sum(a == b for a, b in zip(rows, whole_run, strict=True)) >= 0.95 * len(rows)

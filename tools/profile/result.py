@@ -84,7 +84,7 @@ class StageProfile:
             ranks. A host that runs ahead of its GPU may wait while the GPU works.
         device_idle_share: of ``end_to_end``'s time, in which a rank's training device had no batch to work on: from the
             end of a step to the next batch's being there, by the device's own clock; the mean over the ranks.
-        bytes_per_image: that cross to the training device.
+        bytes_per_image: that cross to the training device: see ``Batch.num_bytes``.
         flops_per_image: of a training step, without a decoder's.
         peak_device_memory_bytes: of the GPU that needed most; None on a CPU.
         loader_thread_us_per_image: microseconds of processor time that the loader's own thread takes for an image while

@@ -125,7 +125,10 @@ class ResultFile:
 
 
 def bytes_per_image(data: DataConfig, num_kept: int) -> int:
-    """What crosses to the model's device for one image: kept patches, their ids (int32) and a label (int64)."""
+    """What the model is given of one image: kept patches, their ids (int32) and a label (int64).
+
+    That much crosses to its device, unless the patches are made there (``data.device: gpu``).
+    """
     return num_kept * (3 * data.patch_size**2 + 4) + 8
 
 

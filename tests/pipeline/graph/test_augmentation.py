@@ -318,6 +318,8 @@ def test_no_operator_draws_anything_and_each_exists_for_its_device(
     for operator in used:
         assert not operator.schema.HasRandomSeedArg(), f"{operator.schema.Name()} draws numbers"
         assert operator.schema.Name() in registered[operator.device], f"{operator.schema.Name()} on {operator.device}"
+    if device_id is not None:
+        assert not [one for one in used if "PythonFunction" in one.schema.Name() or "Numba" in one.schema.Name()]
 
 
 def test_operators_that_draw_numbers_are_known_as_such() -> None:
