@@ -21,7 +21,6 @@ from benchmarks.shared.shard_files import write_tar
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph.graph import define_graph
 from pipeline.graph.inputs import input_names
-from pipeline.graph.on_device import gather_on_device
 from pipeline.graph.settings import GraphSettings
 from pipeline.plan.schedule import num_kept_at
 from pipeline.plan.step import StepPlan, ValidationPlanner
