@@ -8,13 +8,16 @@ rank, deepspeed's launch.py, or the deepspeed command itself. Then the same comm
 digest of the weights, and the loss of every step, are held against those of the run that was left in peace. Writes
 benchmarks/results/kill_and_resume.json. Takes about fifteen minutes on two cores. With --everything the runs have
 planned augmentation, mixing, the magnitude rule, relative positions, averaging and drop path all at once, and the
-result goes into benchmarks/results/kill_and_resume_everything.json.
+result goes into benchmarks/results/kill_and_resume_everything.json. With --bf16 they compute in bfloat16 at ZeRO 0
+(benchmarks/results/kill_and_resume_bf16.json).
 """
 
 import argparse
 import json
 import random
+import shlex
 import signal
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -28,7 +31,7 @@ from engine.metrics import read_metrics
 from engine.ranks.hardware import describe_hardware
 
 RESULT = Path("benchmarks/results/kill_and_resume.json")
-RESULT_OF_EVERYTHING = RESULT.with_name("kill_and_resume_everything.json")
+RESULTS = {"usual": RESULT} | {kind: RESULT.with_stem(f"{RESULT.stem}_{kind}") for kind in ("everything", "bf16")}
 TARGETS = ("everything", "rank 0", "rank 1", "launch.py", "runner")
 MOST_KILLS = 3
 START_UP_SHARE = 0.2
@@ -55,12 +58,16 @@ class Kill:
     ended_after_s: float
 
 
-def overrides(steps: int, with_everything: bool) -> list[str]:
-    """A run of some length, with checkpoints and evaluations in it and weights that no rank holds alone."""
+def overrides(steps: int, kind: str) -> list[str]:
+    """A run of some length and one of the ``RESULTS``' kinds, with checkpoints and evaluations in it."""
     common = settings(train__duration=f"{steps}steps", checkpoint__every="10steps", eval__every="25steps")
-    if with_everything:
-        return [*common, *everything()]
-    return common + settings(engine__zero_stage=1, model__drop_path=0.1, data__augment__flip_probability=0.5)
+    some = settings(model__drop_path=0.1, data__augment__flip_probability=0.5)
+    own = {
+        "usual": [*settings(engine__zero_stage=1), *some],  # weights that no rank holds alone
+        "everything": everything(),
+        "bf16": [*settings(engine__precision="bf16"), *some],
+    }
+    return common + own[kind]
 
 
 def losses(out: Path) -> list[tuple[int, float]]:
@@ -143,8 +150,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--everything", action="store_true", help="with every feature of training switched on")
+    parser.add_argument("--bf16", action="store_true", help="in bfloat16 at ZeRO 0")
     arguments = parser.parse_args()
-    flags = overrides(arguments.steps, arguments.everything)
+    if arguments.everything and arguments.bf16:
+        parser.error("--everything and --bf16 are two kinds of runs; give one of them")
+    kind = "everything" if arguments.everything else "bf16" if arguments.bf16 else "usual"
+    flags = overrides(arguments.steps, kind)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = write_toy_config(folder / "toy.yaml", write_toy_shards(folder / "shards"))
@@ -170,7 +181,7 @@ def main() -> None:
             told = "as in peace" if found["weights_equal"] and found["losses_equal"] else f"DIFFERS: {found}"
             print(f"run {number}: {told}; killed: {hits}", flush=True)
     result = {
-        "command": "python -m benchmarks.kill_and_resume" + (" --everything" if arguments.everything else ""),
+        "command": f"python -m benchmarks.kill_and_resume {shlex.join(sys.argv[1:])}".strip(),
         "hardware": describe_hardware(),
         "ranks": 2,
         "steps": arguments.steps,
@@ -186,7 +197,7 @@ def main() -> None:
         },
         "runs": runs,
     }
-    path = RESULT_OF_EVERYTHING if arguments.everything else RESULT
+    path = RESULTS[kind]
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"{result['num_weights_equal']} of {len(runs)} digests equal that of the run in peace; written to {path}")
 

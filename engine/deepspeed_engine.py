@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 import deepspeed
+import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
 from engine.compiled import compile_blocks
@@ -34,6 +35,8 @@ def build_engine(config: RunConfig, plan: RunPlan, model: Model, *, load_univers
         config=deepspeed_config(config, plan, load_universal=load_universal),
         dist_init_required=False,
     )
+    if config.engine.zero_stage == 0 and dist.get_world_size() == 1:
+        engine.enable_backward_allreduce = False  # it copies every gradient twice, and there is nobody to exchange with
     if config.engine.zero_stage in (1, 2):
         spare_the_host(engine.optimizer)
     if config.engine.compile:

@@ -73,3 +73,17 @@ def test_a_shape_that_was_not_warmed_up_is_noticed() -> None:
     run_once(model, BATCH_SIZE, 3, num_patches, values, torch.device("cpu"))
     with torch.compiler.set_stance("fail_on_recompile"), pytest.raises(RuntimeError, match="recompile"):
         run_once(model, BATCH_SIZE, 4, num_patches, values, torch.device("cpu"))
+
+
+def test_a_warm_up_under_autocast_makes_the_graphs_that_training_under_autocast_takes() -> None:
+    model, _ = make_pair("custom grid")
+    model.train()
+    num_patches, values = patches_of(model)
+    compile_blocks(model, backend="aot_eager")
+    run_once(model, BATCH_SIZE, 3, num_patches, values, torch.device("cpu"), autocast=True)
+    patches = torch.zeros(BATCH_SIZE, 3, values, dtype=torch.uint8)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        with torch.autocast(device_type="cpu", dtype=torch.bfloat16, enabled=True):  # as DeepSpeed enters it
+            logits = model(patches, torch.arange(3).repeat(BATCH_SIZE, 1).int())
+        logits.float().sum().backward()
+    assert logits.dtype == torch.bfloat16

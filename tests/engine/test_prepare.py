@@ -1,6 +1,7 @@
 """What is looked at before a run begins. No other rank is needed for that, and no command line."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,23 @@ def test_what_compiling_needs_is_looked_for_before_a_model_is_built(
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ValueError, match=r"engine.compile needs a C\+\+ compiler"):
         prepared(config_file, "engine.compile=true")
+
+
+@pytest.mark.parametrize(
+    ("device", "override", "said"),
+    [
+        (torch.device("cuda", 0), "engine.tf32=true", ["high"]),
+        (torch.device("cuda", 0), "engine.tf32=false", ["highest"]),
+        (torch.device("cpu"), "engine.tf32=true", []),
+    ],
+)
+def test_tf32_is_for_gpus_and_can_be_switched_off(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, override: str, said: list[str]
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", told.append)
+    prepare(load_config(config_file, [override]), replace(HERE, device=device))
+    assert told == said
 
 
 def test_images_that_are_held_are_told_of_and_only_those(config_file: Path) -> None:

@@ -79,6 +79,8 @@ def two_ranks(toy: Path) -> tuple[dict[str, int], str]:
     for stage in (0, 1, 3):
         bf16 = ["--set", "engine.precision=bf16", "--set", f"engine.zero_stage={stage}"]
         jobs[f"bf16-{stage}"] = arguments(toy, f"bf16-{stage}", *bf16)
+        jobs[f"bf16-stopped{stage}"] = arguments(toy, f"bf16-resumed{stage}", *bf16, "--max-steps", "9")
+        jobs[f"bf16-resumed{stage}"] = arguments(toy, f"bf16-resumed{stage}", *bf16)
     jobs["plain"] = arguments(toy, "world2")
     accumulated = ["--set", "train.micro_batch_size=2", "--set", "engine.checkpoint_activations=true"]
     jobs["accumulated"] = arguments(toy, "accumulated", *accumulated)
@@ -136,17 +138,22 @@ def test_bf16_learns_as_fp32_does(toy: Path, two_ranks: tuple[dict[str, int], st
     np.testing.assert_allclose(losses, [line["loss"] for line in lines(toy, "world2", "train")], rtol=0.05)
 
 
-@pytest.mark.parametrize("stage", ZERO_STAGES)
+# The run left in peace, and what the jobs and the folder of the one that was stopped and resumed begin with.
+STOPPED_RUNS = [*((f"zero{stage}", "", stage) for stage in ZERO_STAGES)]
+STOPPED_RUNS += [(f"bf16-{stage}", "bf16-", stage) for stage in (0, 1, 3)]
+
+
+@pytest.mark.parametrize(("whole", "kind", "stage"), STOPPED_RUNS)
 def test_a_run_stopped_at_a_checkpoint_and_resumed_ends_bit_identical(
-    toy: Path, two_ranks: tuple[dict[str, int], str], stage: int
+    toy: Path, two_ranks: tuple[dict[str, int], str], whole: str, kind: str, stage: int
 ) -> None:
-    assert two_ranks[0][f"stopped{stage}"] == two_ranks[0][f"resumed{stage}"] == 0
-    whole, resumed = summary(toy, f"zero{stage}"), summary(toy, f"resumed{stage}")
-    assert resumed["weights_digest"] == whole["weights_digest"]
-    assert resumed["top1"] == whole["top1"]
-    resumed_lines = lines(toy, f"resumed{stage}", "train")
+    assert two_ranks[0][f"{kind}stopped{stage}"] == two_ranks[0][f"{kind}resumed{stage}"] == 0
+    expected, resumed = summary(toy, whole), summary(toy, f"{kind}resumed{stage}")
+    assert resumed["weights_digest"] == expected["weights_digest"]
+    assert resumed["top1"] == expected["top1"]
+    resumed_lines = lines(toy, f"{kind}resumed{stage}", "train")
     assert [line["step"] for line in resumed_lines] == list(range(24))
-    assert [line["loss"] for line in resumed_lines] == [line["loss"] for line in lines(toy, f"zero{stage}", "train")]
+    assert [line["loss"] for line in resumed_lines] == [line["loss"] for line in lines(toy, whole, "train")]
 
 
 @pytest.mark.parametrize(("name", "stage"), BROKEN_RUNS)

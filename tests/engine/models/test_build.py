@@ -162,6 +162,22 @@ def test_patches_are_normalized_in_float32_even_if_the_model_is_cast_to_bfloat16
     torch.testing.assert_close(seen[0].double(), exact.reshape(2, 12, 48), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_under_autocast_every_family_computes_in_bfloat16_and_learns_in_float32(kind: str) -> None:
+    model, _ = make_pair(kind)
+    images, ids = make_images(model), make_ids(model, 5)
+    patches = cut_patches(images, ids, model.patch_embed.patch_size[0])
+    with torch.no_grad():
+        expected = model.eval()(patches, ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(patches, ids)
+    assert logits.dtype == torch.bfloat16
+    assert float((logits.detach().float() - expected).norm() / expected.norm()) < 0.05
+    logits.float().square().sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert {None if gradient is None else gradient.dtype for gradient in gradients} == {torch.float32}
+
+
 def test_normalizing_leaves_the_patches_as_they_were() -> None:
     patches = torch.randint(0, 256, (2, 3, 48), dtype=torch.uint8)
     before = patches.clone()

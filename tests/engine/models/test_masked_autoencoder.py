@@ -69,6 +69,20 @@ def slow_loss(predicted: np.ndarray, patches: np.ndarray, norm_targets: bool) ->
     return losses
 
 
+@each_kind
+def test_under_autocast_it_computes_in_bfloat16_and_learns_in_float32(kind: str) -> None:
+    model, batch = autoencoder(kind), masked()
+    with torch.no_grad():
+        expected = predict(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = predict(model, batch)
+    assert predicted.dtype == torch.bfloat16
+    assert float((predicted.detach().float() - expected).norm() / expected.norm()) < 0.05
+    predicted.float().square().sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert {None if gradient is None else gradient.dtype for gradient in gradients} == {torch.float32}
+
+
 @pytest.mark.parametrize("norm_targets", [True, False])
 def test_the_loss_is_the_mean_squared_error_over_the_targets(norm_targets: bool) -> None:
     batch = masked()

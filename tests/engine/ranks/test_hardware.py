@@ -1,3 +1,6 @@
+import pytest
+import torch
+
 from engine.ranks.hardware import describe_hardware, processor
 
 
@@ -20,3 +23,15 @@ def test_this_machine_has_a_processor_and_cores() -> None:
     found = describe_hardware()
     assert found["cpu"]
     assert found["cores"] >= 1
+
+
+def test_where_there_is_a_gpu_it_is_told_whether_float32_is_multiplied_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert "tf32" not in describe_hardware()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"GPU {number}")
+    told = []
+    for precision in ("highest", "high"):
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda precision=precision: precision)
+        told.append(describe_hardware()["tf32"])
+    assert told == [False, True]
