@@ -1,4 +1,4 @@
-"""How batches come from host memory to the training device: on a stream of the loader's own, out of pinned memory.
+"""How batches come from host memory to the training device: on a stream of the loaders' own, out of pinned memory.
 
 On a CPU there is nothing to cross: a batch is handed on in the memory in which it was filled.
 """
@@ -6,6 +6,7 @@ On a CPU there is nothing to cross: a batch is handed on in the memory in which 
 import math
 from collections import deque
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -85,6 +86,16 @@ class Ring(Generic[AnySlot]):
         self._idle.append((slot, passing))
 
 
+@cache
+def loaders_stream(device_index: int) -> torch.cuda.Stream:
+    """The stream on which all loaders of this process ask things of a GPU.
+
+    One for all, as PyTorch keeps memory for the stream that has used it: each validation would keep some more. The
+    loaders' kernels are short and go first, and by their priority the stream is none that anybody else is given.
+    """
+    return torch.cuda.Stream(torch.device("cuda", device_index), priority=-1)
+
+
 class Crossing:
     """The way of a loader's batches to the training device. All but its making is for the loader's thread.
 
@@ -92,7 +103,7 @@ class Crossing:
         device: ``cpu`` or ``cuda``.
 
     Attributes:
-        stream: on which everything runs that the loader asks of a GPU; None on a CPU.
+        stream: ``loaders_stream`` of a GPU; None on a CPU.
 
     Raises:
         ValueError: another kind of device.
@@ -104,7 +115,7 @@ class Crossing:
         self.stream: torch.cuda.Stream | None = None
         self._ring: Ring[Slot] | None = None
         if device.type == "cuda":
-            self.stream = torch.cuda.Stream(device)
+            self.stream = loaders_stream(torch.cuda.current_device() if device.index is None else device.index)
             self._ring = Ring([Slot(pinned=True) for _ in range(SLOTS)])
 
     def enter(self) -> None:

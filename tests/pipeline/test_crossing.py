@@ -128,7 +128,7 @@ def test_on_a_gpu_a_slot_and_what_it_keeps_wait_for_the_stream(monkeypatch: pyte
         )
 
     stream = SimpleNamespace(device=torch.device("cpu"), synchronize=lambda: asked.append("wait for the stream"))
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr("pipeline.crossing.loaders_stream", lambda index: stream)
     monkeypatch.setattr(torch.cuda, "Event", event)
     monkeypatch.setattr("pipeline.crossing.Slot", lambda pinned: Slot())
     crossing, slots = Crossing(torch.device("cuda", 0)), []

@@ -169,7 +169,7 @@ def test_a_graph_on_a_gpu_runs_for_the_loaders_stream_and_one_on_a_cpu_for_none(
 ) -> None:
     """With stand-ins for the stream and for the graph."""
     stream, asked = SimpleNamespace(device=torch.device("cpu")), []
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr("pipeline.crossing.loaders_stream", lambda index: stream)
     graph: Any = SimpleNamespace(run=lambda *given: asked.append(given))
     for device_id in (0, None):
         settings, _ = settings_of(garment_shards, SELECTIONS[0], device_id=device_id)
