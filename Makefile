@@ -37,10 +37,6 @@ data: data/fashion-mnist/dataset.json
 data/fashion-mnist/dataset.json: | setup
 	$(BIN)/python -m tools.shards convert --source fashion-mnist --out data/fashion-mnist
 
-ifeq ($(filter $(DEVICE),cpu gpu),)
-$(error DEVICE is "$(DEVICE)"; it is cpu or gpu)
-endif
-
 # What is meant for the CPU sees no GPU, also where there is one. The tests see to that themselves.
 bench test-versions: export CUDA_VISIBLE_DEVICES =
 ifeq ($(DEVICE),cpu)
@@ -49,6 +45,7 @@ endif
 
 # Any free port, so that a second run on the same machine is no obstacle.
 train: setup data
+	@: $(if $(filter cpu gpu,$(DEVICE)),,$(error DEVICE is "$(DEVICE)"; it is cpu or gpu))
 	port=$$($(BIN)/python -c "import socket; s = socket.socket(); s.bind(('', 0)); print(s.getsockname()[1])") && \
 	$(BIN)/deepspeed --quiet --no_local_rank --num_accelerators $(RANKS) --master_port $$port --module engine.train --config $(TRAIN_CONFIG) $(ARGS)
 

@@ -140,11 +140,10 @@ def check_cuda(num_gpus: int, torch_cuda: str | None, driver: int | None, enviro
             f"{DRIVERS[max(DRIVERS)]} or newer; start a container with all of it (docker run --gpus all, and "
             "NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
         )
-    elif visible is not None:
-        reason = f"CUDA_VISIBLE_DEVICES is {visible!r}, which may name none of them: nvidia-smi -L lists them"
     else:
+        named = "" if visible is None else f"does CUDA_VISIBLE_DEVICES ({visible}) name one of them, "
         reason = (
-            f"CUDA does not start ({why_cuda_fails() or 'it does not say why'}): does nvidia-smi work here, are "
+            f"CUDA does not start ({why_cuda_fails() or 'it does not say why'}): {named}does nvidia-smi work here, are "
             "/dev/nvidia* open to this user, and does nvidia-fabricmanager run on a machine with NVSwitch"
         )
     raise ValueError(

@@ -5,13 +5,17 @@ import socket
 import sys
 from pathlib import Path
 
+from engine.ranks.hidden_gpus import hide_as_asked
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment() -> dict[str, str]:
-    """The environment of a shell in which the project's virtual environment is active."""
+    """The environment of a shell in which the project's virtual environment is active. Hidden GPUs stay hidden."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    found = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    hide_as_asked(found, [])
+    return found
 
 
 def free_port() -> int:

@@ -154,7 +154,7 @@ def test_no_gpu_here_or_none_wanted_is_no_word_worth() -> None:
     [
         (None, 13000, {}, "PyTorch is not built for CUDA: install the build for this driver by https://pytorch.org"),
         ("13.0", None, {}, r"libcuda.so.1.* is not found: .*, R580 or newer; .* \(docker run --gpus all"),
-        ("13.0", 13000, {"CUDA_VISIBLE_DEVICES": "9"}, "CUDA_VISIBLE_DEVICES is '9', which may name none of them"),
+        ("13.0", 13000, {"CUDA_VISIBLE_DEVICES": "9"}, r"\(system .*\): does CUDA_VISIBLE_DEVICES \(9\) name one of"),
         ("13.0", 13000, {}, r"CUDA does not start \(system not yet initialized, 802\): .*nvidia-fabricmanager"),
     ],
 )

@@ -10,7 +10,13 @@ from tools.report.mosaic import mosaics, run_rule
 from tools.report.page import Picture, Report, pairs, table, tag
 from tools.report.run_pictures import draw_losses, draw_schedule, draw_speed, draw_sweep, draw_validation
 
-_HARDWARE_WORDS = {"cpu": "processor", "memory_gib": "memory, GiB", "gpus": "GPUs"}
+_HARDWARE_WORDS = {
+    "cpu": "processor",
+    "memory_gib": "memory, GiB",
+    "gpus": "GPUs",
+    "numa_nodes": "NUMA nodes",
+    "cuda": "CUDA",
+}
 
 
 def report_run(run: RunFiles) -> Report:

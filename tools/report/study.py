@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 from engine.config import dump_config
 from tools.report.findings import findings
 from tools.report.mosaic import mosaics
-from tools.report.page import Picture, Report, mean_and_spread, pairs, table, tag
+from tools.report.page import Picture, Report, mean_and_spread, table, tag
 from tools.report.run import MOSAIC_TEXT, hardware_list
 from tools.report.study_files import FULL, Study
 from tools.report.study_pictures import (
@@ -212,7 +212,7 @@ def _add_hardware(study: Study, report: Report) -> None:
     if study.hardware:
         content.append(hardware_list(study.hardware))
     if study.versions:
-        content.append(pairs({name: str(value) for name, value in study.versions.items()}))
+        content.append(hardware_list(study.versions))
     if content:
         report.sections.append(("Hardware and versions", content))
     else:

@@ -19,6 +19,8 @@ def record_of(job: Job, folder: Path) -> dict[str, Any]:
     lines, summary = read_metrics(folder / "metrics.jsonl"), json.loads((folder / "summary.json").read_text())
     hardware = summary.pop("hardware")
     machine = {key: hardware.pop(key) for key in ("cpu", "cores", "memory_gib", "gpus", "system")}
+    if "numa_nodes" in hardware:  # runs of earlier versions tell none
+        machine["numa_nodes"] = hardware.pop("numa_nodes")
     curve, loss = _over_time(lines)
     return {
         "name": job.name,

@@ -7,9 +7,11 @@ import torch
 
 from engine.ranks import devices, numa
 from engine.ranks.devices import check_gpus, check_has_gpu, describe_device, describe_gpus, find_device, take_share
-from engine.ranks.numa import Share
+from engine.ranks.numa import Share, pci_address
 from engine.ranks.rendezvous import Place
 from engine.ranks.world import World
+from pipeline.graph.faults import memory_that_ran_out
+from pipeline.installed import num_gpus_here
 
 GPU = torch.device("cuda", 1)
 
@@ -96,3 +98,23 @@ def test_a_rank_without_a_gpu_is_told_where_others_have_one() -> None:
     check_has_gpu(Place(local_rank=7, local_size=8), 0)  # all of them on the processor
     with pytest.raises(ValueError, match=r"LOCAL_RANK is 1, but this host shows 1 GPU\(s\)"):
         check_has_gpu(Place(local_rank=1, local_size=2), 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+def test_a_real_gpu_tells_its_address_and_all_that_is_said_of_it() -> None:
+    check_gpus()
+    assert pci_address(torch.cuda.get_device_properties(0))
+    found = describe_gpus()
+    assert len(found["gpus"]) == len(found["numa_nodes"]) == torch.cuda.device_count()
+    assert num_gpus_here() >= 1
+    assert found["cuda"] == torch.version.cuda
+    assert str(describe_device(torch.device("cuda", 0), Share(4))).startswith(found["gpus"][0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+def test_a_real_gpu_that_is_too_small_is_known_for_it() -> None:
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        torch.empty(2**46, dtype=torch.uint8, device="cuda")
+    assert memory_that_ran_out(raised.value, on_gpu=True) == "gpu"
