@@ -80,7 +80,7 @@ class _ReadBias(torch.autograd.Function):
         return bias.view(batch_size, num_heads, num_tokens, num_columns)[..., :num_tokens]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (of_pairs,) = ctx.saved_tensors
         batch_size, num_heads = grad.shape[:2]
         pairs = grad.to(torch.float32, memory_format=torch.contiguous_format).flatten(2)
