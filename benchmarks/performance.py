@@ -147,19 +147,18 @@ def attention_bias_section(result: dict[str, Any]) -> str:
         return [what, line["way"], *clocks, *ratios]
 
     rows = [row(line, "step") for line in result["steps"]] + [row(line, "bias alone") for line in result["bias_alone"]]
-    by_index = {line["way"]: line["calls"] for line in result["steps"]}
+    before, ours = (next(line["calls"] for line in result["steps"] if line["way"] == way) for way in ("before", "ours"))
     return "\n".join(
         [
             "## BEiT's bias\n",
             machine(result),
             f"\n`{result['model']}` at {result['num_kept']} of 196 patches, {result['precision']}, "
             f"{result['batch_size']} images that are at hand in uint8, {result['cores']} thread(s): forward and "
-            "backward. `before` looked the table up heads last and in float32, by an operation whose backward pass sorts "
-            f"its indices on a GPU: it called that {by_index['before']['embedding_dense_backward']} times a step, `ours` "
-            f"calls it {by_index['ours']['embedding_dense_backward']} times and `scatter_add_`, which sorts nothing, "
-            f"{by_index['ours']['scatter_add_']} times. `bias alone` is the bias of all blocks and the gradient of "
-            "their tables, without attention between them. Ratios are of elapsed time on a GPU, of processor time "
-            "elsewhere.\n",
+            "backward. `before` looked the table up heads last and in float32, by an operation whose backward pass "
+            f"sorts its indices on a GPU: it called that {before['embedding_dense_backward']} times a step, `ours` calls "
+            f"it {ours['embedding_dense_backward']} times and `scatter_add_`, which sorts nothing, {ours['scatter_add_']} "
+            "times. `bias alone` is the bias of all blocks and the gradient of their tables, without attention between "
+            "them. Ratios are of elapsed time on a GPU, of processor time elsewhere.\n",
             table(["", "", "ms", "ms of the processor", "times ours", "times that without bias"], rows),
         ]
     )
