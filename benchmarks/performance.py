@@ -157,8 +157,8 @@ def attention_bias_section(result: dict[str, Any]) -> str:
             "backward. `before` looked the table up heads last and in float32, by an operation whose backward pass "
             f"sorts its indices on a GPU: it called that {before['embedding_dense_backward']} times a step, `ours` "
             f"calls it {ours['embedding_dense_backward']} times and `scatter_add_`, which sorts nothing, "
-            f"{ours['scatter_add_']} times. `bias alone` is the bias of all blocks and the gradient of their tables, without attention between "
-            "them. Ratios are of elapsed time on a GPU, of processor time elsewhere.\n",
+            f"{ours['scatter_add_']} times. `bias alone` is the bias of all blocks and the gradient of their tables, "
+            "without attention between them. Ratios are of elapsed time on a GPU, of processor time elsewhere.\n",
             table(["", "", "ms", "ms of the processor", "times ours", "times that without bias"], rows),
         ]
     )
