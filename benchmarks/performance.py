@@ -145,6 +145,33 @@ def step_section(result: dict[str, Any]) -> str:
     )
 
 
+def attention_bias_section(result: dict[str, Any]) -> str:
+    def milliseconds(found: dict[str, Any]) -> str:
+        return extremes({key: 1000 * found[key] for key in ("median", "min", "max")}, ",.1f")
+
+    def row(line: dict[str, Any], what: str) -> list[str]:
+        clocks = [milliseconds(line[clock]) for clock in ("step_s", "step_cpu_s")]
+        ratios = [extremes(line[over], ".3f") if over in line else "" for over in ("over_ours", "over_none")]
+        return [what, line["way"], *clocks, *ratios]
+
+    rows = [row(line, "step") for line in result["steps"]] + [row(line, "bias alone") for line in result["bias_alone"]]
+    before, ours = (next(line["calls"] for line in result["steps"] if line["way"] == way) for way in ("before", "ours"))
+    return "\n".join(
+        [
+            "## BEiT's bias\n",
+            machine(result),
+            f"\n`{result['model']}` at {result['num_kept']} of 196 patches, {result['precision']}, "
+            f"{result['batch_size']} images that are at hand in uint8, {result['cores']} thread(s): forward and "
+            "backward. `before` looked the table up heads last and in float32, by an operation whose backward pass "
+            f"sorts its indices on a GPU: it called that {before['embedding_dense_backward']} times a step, `ours` "
+            f"calls it {ours['embedding_dense_backward']} times and `scatter_add_`, which sorts nothing, "
+            f"{ours['scatter_add_']} times. `bias alone` is the bias of all blocks and the gradient of their tables, "
+            "without attention between them. Ratios are of elapsed time on a GPU, of processor time elsewhere.\n",
+            table(["", "", "ms", "ms of the processor", "times ours", "times that without bias"], rows),
+        ]
+    )
+
+
 def epoch_section(result: dict[str, Any]) -> str:
     rows = [
         [
@@ -235,6 +262,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "loader_real_photographs": partial(loader_section, title="The loader on real photographs"),
     "step": step_section,
     "step_s16": step_section,
+    "attention_bias": attention_bias_section,
     "epoch": epoch_section,
     "scale": scale_section,
 }

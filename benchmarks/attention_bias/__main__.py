@@ -4,8 +4,9 @@
 
 Forward and backward, the patches resident in uint8. The ways take turns in one process, several times over; a ratio is
 within a round. On a CPU a ratio is of processor time on one core, which other work on the machine disturbs least; on
-a GPU it is of elapsed time, and flex attention takes part too. Beside the times, how often a step of each calls what
-reads or adds up by index, or sorts. About five minutes. Writes benchmarks/results/attention_bias.json.
+a GPU it is of elapsed time, and flex attention takes part too. Beside the steps, how often each calls what reads or
+adds up by index, or sorts; and the bias and its gradient alone. About five minutes. Writes
+benchmarks/results/attention_bias.json.
 """
 
 import argparse
@@ -23,10 +24,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.attention_bias.ways import WAYS, WAYS_ON_A_GPU
 from benchmarks.measuring import RESULTS, keep_to_cores, spread, write_result
+from engine.models.patch_beit import PatchBeit, bias_rows
 from engine.models.patch_embed import PatchModel
 
 MODEL, NUM_PATCHES, PATCH_VALUES, NUM_CLASSES = "beit_base_patch16_224", 196, 16 * 16 * 3, 1000
-OURS, WITHOUT = "ours", "without bias"
+OURS, BEFORE, WITHOUT = "ours", "before", "without bias"
+MAKING_ONE = (OURS, BEFORE)
 BY_INDEX = ("index", "gather", "scatter_add_", "embedding", "embedding_dense_backward", "index_put_", "sort")
 ELAPSED, PROCESSOR = "step_s", "step_cpu_s"
 
@@ -45,14 +48,35 @@ def training_step(model: PatchModel, patches: Tensor, ids_keep: Tensor, labels: 
     return step
 
 
-def all_steps(name: str, num_kept: int, batch_size: int, precision: str, device: torch.device) -> dict[str, Step]:
-    """A step of every way, on the same patches."""
+def bias_alone(model: PatchModel, ids_keep: Tensor, precision: str) -> Step:
+    """The bias of every block and the gradient of every table, with no attention between them."""
+    assert isinstance(model, PatchBeit)
+    index, places = model.blocks[0].attn.relative_position_index, F.pad(ids_keep.long() + 1, (1, 0))
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    (batch_size, num_tokens), num_heads = places.shape, model.blocks[0].attn.num_heads
+    gradient = torch.randn(batch_size, num_heads, num_tokens, num_tokens, dtype=dtype, device=ids_keep.device)
+
+    def step() -> None:
+        rows = bias_rows(index, places, dtype)
+        for block in model.blocks:
+            block.attn._rows = rows
+            block.attn._get_rel_pos_bias().backward(gradient)
+        model.zero_grad()
+
+    return step
+
+
+def all_steps(options: argparse.Namespace, device: torch.device) -> tuple[dict[str, Step], dict[str, Step]]:
+    """A step of every way, on the same patches; and its bias alone, of the ways that make one."""
     torch.manual_seed(0)
+    batch_size, num_kept, precision = options.batch_size, options.num_kept, options.precision
     ids = torch.rand(batch_size, NUM_PATCHES).argsort(dim=1)[:, :num_kept].sort(dim=1).values.int().to(device)
     patches = torch.randint(0, 256, (batch_size, num_kept, PATCH_VALUES), dtype=torch.uint8).to(device)
     labels = torch.randint(0, NUM_CLASSES, (batch_size,)).to(device)
     ways = WAYS_ON_A_GPU if device.type == "cuda" else WAYS
-    return {way: training_step(build(name).to(device), patches, ids, labels, precision) for way, build in ways.items()}
+    models = {way: build(options.model).to(device) for way, build in ways.items()}
+    steps = {way: training_step(model, patches, ids, labels, precision) for way, model in models.items()}
+    return steps, {way: bias_alone(models[way], ids, precision) for way in MAKING_ONE}
 
 
 def measure(steps: dict[str, Step], repeats: int, device: torch.device) -> dict[str, dict[str, list[float]]]:
@@ -88,7 +112,7 @@ def summarize(times: dict[str, dict[str, list[float]]], device: torch.device) ->
     for way, clocks in times.items():
         row: dict[str, Any] = {"way": way, **{name: spread(seconds) for name, seconds in clocks.items()}}
         for what, other in (("over_ours", OURS), ("over_none", WITHOUT)):
-            if way != other:
+            if other in times and way != other:
                 row[what] = spread([a / b for a, b in zip(clocks[clock], times[other][clock], strict=True)])
         rows.append(row)
     return rows
@@ -109,14 +133,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_to_cores(options.cores)
     torch.set_num_threads(options.cores)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    steps = all_steps(options.model, options.num_kept, options.batch_size, options.precision, device)
-    rows = summarize(measure(steps, options.repeats, device), device)
-    rows = [row | {"calls": calls(steps[row["way"]])} for row in rows]
-    print(describe(rows))
+    steps, alone = all_steps(options, device)
+    found = {
+        "steps": summarize(measure(steps, options.repeats, device), device),
+        "bias_alone": summarize(measure(alone, options.repeats, device), device),
+    }
+    for row in found["steps"]:
+        row["calls"] = calls(steps[row["way"]])
+    print("\n".join(f"{what}\n{describe(rows)}" for what, rows in found.items()))
     facts = {
         name: getattr(options, name) for name in ("model", "num_kept", "precision", "batch_size", "repeats", "cores")
     }
-    write_result(options.out, "benchmarks.attention_bias", argv, {**facts, "steps": rows}, load_before)
+    write_result(options.out, "benchmarks.attention_bias", argv, {**facts, **found}, load_before)
 
 
 def describe(rows: list[dict[str, Any]]) -> str:

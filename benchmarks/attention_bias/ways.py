@@ -42,7 +42,10 @@ class FlexBias(KeptAttention):
         def biased(score: Tensor, image: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return score + by_head[head, of_pairs[image, query, key]]
 
-        return self.proj(type(self).compiled(q, k, v, score_mod=biased).transpose(1, 2).flatten(2))
+        # Without the option, fewer than 128 queries are taken for a step of decoding text.
+        options: Any = {"FORCE_USE_FLEX_ATTENTION": True}
+        attended = type(self).compiled(q, k, v, score_mod=biased, kernel_options=options)
+        return self.proj(attended.transpose(1, 2).flatten(2))
 
 
 def build(name: str, **options: Any) -> PatchModel:

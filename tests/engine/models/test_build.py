@@ -254,8 +254,10 @@ def test_every_family_drops_whole_paths_in_training_and_none_in_evaluation(kind:
     patches = torch.randint(0, 256, (8, 6, patch_size**2 * 3), dtype=torch.uint8)[:1].expand(8, -1, -1)
     ids = torch.arange(6).repeat(8, 1)
     torch.manual_seed(0)
-    alike = [len(model.train(training).forward_features(patches, ids).unique(dim=0)) for training in (False, True)]
-    assert alike[0] == 1 < alike[1]
+    tokens = {training: model.train(training).forward_features(patches, ids) for training in (False, True)}
+    # Not to the last bit: a product of many matrices may round one of them otherwise than another.
+    torch.testing.assert_close(tokens[False], tokens[False][:1].expand_as(tokens[False]))
+    assert not torch.allclose(tokens[True], tokens[True][:1])
 
 
 @pytest.mark.parametrize(
