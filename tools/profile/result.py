@@ -80,10 +80,7 @@ class StageProfile:
             another to do so, and no computation hides it; the mean over the ranks, seen by torch's profiler in steps of
             its own. It lies within the three parts: under ZeRO 0 in the backward pass.
         loader_parts: of the loader's time for a training step.
-        loader_wait_share: of ``end_to_end``'s time, in which a rank's host waited for its loader; the mean over the
-            ranks. A host that runs ahead of its GPU may wait while the GPU works.
-        device_idle_share: of ``end_to_end``'s time, in which a rank's training device had no batch to work on: from the
-            end of a step to the next batch's being there, by the device's own clock; the mean over the ranks.
+        loader_wait_share: of ``end_to_end``'s time, in which a rank waited for its loader; the mean over the ranks.
         bytes_per_image: that cross to the training device.
         flops_per_image: of a training step, without a decoder's.
         peak_device_memory_bytes: of the GPU that needed most; None on a CPU.
@@ -95,6 +92,9 @@ class StageProfile:
             mean over the ranks. Where the graph resizes the whole image, that is part of its decoding.
         bytes_read_per_image, pages_read_per_image: taken out of the shards and the files of units beside them, and the
             pages of 4,096 bytes of a disk that hold them; see ``Batch.bytes_read``. Means over the ranks.
+        device_idle_share: of ``end_to_end``'s time, in which a rank's training device had no batch to work on: from the
+            end of a step to the next batch's being there, by the device's own clock; the mean over the ranks. A host that
+            runs ahead of its GPU may wait for the loader while the GPU works.
     """
 
     keep_rate: float
