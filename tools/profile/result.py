@@ -93,8 +93,8 @@ class StageProfile:
         bytes_read_per_image, pages_read_per_image: taken out of the shards and the files of units beside them, and the
             pages of 4,096 bytes of a disk that hold them; see ``Batch.bytes_read``. Means over the ranks.
         device_idle_share: of ``end_to_end``'s time, in which a rank's training device had no batch to work on: from the
-            end of a step to the next batch's being there, by the device's own clock; the mean over the ranks. A host that
-            runs ahead of its GPU may wait for the loader while the GPU works.
+            end of a step to the next batch's being there, by the device's own clock; the mean over the ranks. A host
+            that runs ahead of its GPU may wait for the loader while the GPU works.
     """
 
     keep_rate: float
