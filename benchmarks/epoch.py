@@ -79,7 +79,12 @@ class StepTime:
 def config_values(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "name": "epoch",
-        "data": {"train": str(options.data), "val": str(options.data), "num_classes": NUM_CLASSES},
+        "data": {
+            "train": str(options.data),
+            "val": str(options.data),
+            "num_classes": NUM_CLASSES,
+            "num_threads": options.cores,
+        },
         "selection": {"rule": "random"},
         "model": {"name": options.model},
         "train": {"duration": "1epochs", "global_batch_size": options.batch_size, "label_smoothing": 0.1},

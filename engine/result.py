@@ -92,7 +92,10 @@ def table(summary: dict[str, Any]) -> str:
     """The end of a run for people."""
     of_pretraining = "reconstruction_loss" in summary
     measure, measured = ("loss", summary["reconstruction_loss"]) if of_pretraining else ("top-1", summary["top1"])
-    rows = ["", f"{'keep rate':>9}  {measure:>7}  {'patches':>7}  {'steps':>6}  {'images/s':>8}  {'loader wait':>11}"]
+    # A host that runs ahead of a GPU may wait for the loader while the GPU works.
+    on_gpu = bool(summary.get("hardware", {}).get("gpus"))
+    head = f"{'keep rate':>9}  {measure:>7}  {'patches':>7}  {'steps':>6}  {'images/s':>8}  {'loader wait':>11}"
+    rows = ["", head + (f"  {'idle':>5}" if on_gpu else "")]
     stages = {stage["keep_rate"]: stage for stage in summary["stages"]}
     rates = sorted({*stages, *map(float, measured)}, reverse=True)
     for rate in rates:
@@ -100,7 +103,7 @@ def table(summary: dict[str, Any]) -> str:
         result = " " * 7 if value is None else f"{value:7.4f}" if of_pretraining else f"{value:7.2%}"
         speed = (
             f"{stage['num_kept']:7d}  {stage['num_steps']:6d}  {stage['images_per_s']:8.0f}  "
-            f"{stage['loader_wait_share']:11.0%}"
+            f"{stage['loader_wait_share']:11.0%}{_idle(stage) if on_gpu else ''}"
             if stage
             else f"{'not trained at this rate':>38}"
         )
@@ -119,3 +122,8 @@ def table(summary: dict[str, Any]) -> str:
     elif not of_pretraining:
         rows.append("no step of this run was at full patches, so there is nothing to compare with")
     return "\n".join(rows)
+
+
+def _idle(stage: dict[str, Any]) -> str:
+    idle_s = stage["device_idle_s"]
+    return f"  {'-':>5}" if idle_s is None else f"  {idle_s / stage['step_s']:5.0%}"

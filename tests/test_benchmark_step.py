@@ -80,3 +80,16 @@ def test_a_result_names_what_took_part_and_in_what_precision(
     assert (result["precision"], result["device"], result["repeats"], result["steps_in_a_row"]) == ("bf16", "cpu", 2, 2)
     assert all(len(line["step_s"]["values"]) == 2 for line in result["steps"])
     assert "bf16, batches of 1 on the cpu: 2 x 2 steps of each" in capsys.readouterr().out
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+@pytest.mark.parametrize("name", WAYS)
+def test_every_way_is_measured_on_a_gpu(name: str) -> None:
+    device = torch.device("cuda")
+    way = WAYS[name](TINY, device)
+    inputs = draw_inputs(4, (0.2,), device)[NUM_PATCHES if name == "timm" else 38]
+    train = training_step(way, in_bf16=True)
+    times = step.measure({(name, inputs.num_kept): lambda: train(inputs)}, 2, 3, device)
+    assert {parameter.device.type for parameter in way.model.parameters()} == {"cuda"}
+    assert all(taken_s > 0 for taken_s in times[name, inputs.num_kept])

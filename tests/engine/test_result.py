@@ -58,3 +58,13 @@ def test_pretraining_is_told_by_its_reconstruction_loss() -> None:
     text = table(summary)
     assert "0.5123" in text
     assert "top-1" not in text
+
+
+def test_the_table_of_a_run_on_a_gpu_tells_how_long_it_was_idle() -> None:
+    first = {**LINES[0], "device_busy_s": 0.2, "device_idle_s": 0.05}
+    summary = summarise([first, LINES[1]], ACCURACIES, steps=20, global_batch_size=100, digest="abc")
+    assert "idle" not in table(summary)
+    head, *rows = table(summary | {"hardware": {"gpus": ["NVIDIA H100"]}}).splitlines()[1:]
+    assert head.endswith("loader wait   idle")
+    told = {row.split()[0]: row.split()[-1] for row in rows[:3]}
+    assert told == {"1": "-", "0.6": "rate", "0.2": "20%"}  # the first and the last were trained

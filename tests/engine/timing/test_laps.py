@@ -1,5 +1,7 @@
 """Clocks of the host and of a device that lags behind it, told by marks that pass when a test says so."""
 
+import time
+
 import pytest
 import torch
 
@@ -104,13 +106,46 @@ def test_a_device_without_a_clock_is_refused() -> None:
         Laps.on(torch.device("meta"))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
-def test_events_tell_how_long_a_kernel_took_though_the_host_did_not_wait() -> None:
-    torch.cuda._sleep(1)  # so that nothing is loaded while the clocks run
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+LONG = 200_000_000  # cycles of a GPU's clock: about a tenth of a second
+
+
+@pytest.fixture
+def laps() -> Laps:
+    """Events, on a GPU that has loaded its kernel and done it."""
+    torch.cuda._sleep(1)
     torch.cuda.synchronize()
-    events, host = Laps(EventMark), Laps(HostMark)
-    torch.cuda._sleep(200_000_000)  # cycles: about a tenth of a second
-    events.end("kernel")
+    return Laps(EventMark)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_events_tell_how_long_a_kernel_took_though_the_host_did_not_wait(laps: Laps) -> None:
+    host = Laps(HostMark)
+    torch.cuda._sleep(LONG)
+    laps.end("kernel")
     host.end("kernel")
-    assert events.seconds()["kernel"] > 10 * host.seconds()["kernel"]
+    assert laps.seconds()["kernel"] > 10 * host.seconds()["kernel"]
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_host_that_waits_while_the_gpu_works_leaves_it_no_idle_time(laps: Laps) -> None:
+    for _ in range(3):
+        laps.end("idle")
+        torch.cuda._sleep(LONG)
+        laps.end("busy")
+        time.sleep(0.02)  # for a batch, which comes before the kernel has ended
+    found = laps.seconds()
+    assert found["busy"] > 20 * found["idle"]
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_is_idle_while_the_host_waits_with_nothing_given(laps: Laps) -> None:
+    torch.cuda._sleep(1)
+    laps.end("busy")
+    time.sleep(0.2)
+    laps.end("idle")
+    found = laps.seconds()
+    assert found["idle"] > 20 * found["busy"]
