@@ -55,19 +55,19 @@ export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=fals
 
 DRAWN=$OUT-photographs  # outside of what is kept
 PROFILE=(--config configs/imagenet_vit_b16_linear.yaml --set data.num_train_samples=null)
-STEP=(--precision bf16 --batch-size 128 --cores 8)
+STEP=(--model vit_base_patch16_224 --precision bf16 --batch-size 128 --steps 5 --cores "$(nproc)")
 # LIMITS: seconds, in the order of STAGES.
 case "$SIZE" in
     full)
         NUM_DRAWN=2000 LIMITS=(240 240 420 240 300 420 240) DEVICES=(cpu gpu)
         PROFILE+=(--seconds 1 --repeats 3 --set train.global_batch_size=128)
-        STEP+=(--repeats 9)
+        STEP+=(--repeats 7)
         ;;
     quick)
         NUM_DRAWN=512 LIMITS=(150 150 180 100 90 150 90) DEVICES=(gpu)
         PROFILE+=(--seconds 0.3 --repeats 3 --set train.global_batch_size=128)
         PROFILE+=(--set schedule.kind=steps --set "schedule.keep_rate=[[0, 0.2], [0.5, 0.6]]")
-        STEP+=(--repeats 3)
+        STEP+=(--repeats 3 --keep-rates 0.2 0.6 1 --ways ours patch_drop_rate)
         ;;
     dry-run)
         export CUDA_VISIBLE_DEVICES=''

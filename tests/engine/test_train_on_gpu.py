@@ -5,6 +5,7 @@ import shutil
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 from unittest.mock import patch
 
 import pytest
@@ -27,9 +28,14 @@ CAN_COMPILE = (
 DEVICES = ("cpu", "gpu")  # of the data
 
 
+def not_ended(code: int) -> NoReturn:
+    raise AssertionError(f"the run ended with exit code {code}: what it said is above")
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with patch.dict(os.environ):
+    """This process as a run of one rank. A run that fails ends no process here, but its test."""
+    with patch.dict(os.environ), patch("engine.ranks.watch.os._exit", not_ended):
         joined = join_world()
         yield joined
         leave_world()

@@ -15,7 +15,9 @@ from typing import Any
 from engine.command_line import Parser, leave
 from pipeline.files import user_path
 from tools.acceptance.page import write_page
+from tools.acceptance.runs import ALL_TASKS
 from tools.acceptance.sizes import SIZES, Size
+from tools.acceptance.smoke import smoke
 from tools.command import told
 
 WORTHLESS_EXIT_CODE = 3
@@ -36,10 +38,17 @@ def _kernels(options: argparse.Namespace, size: Size) -> dict[str, Any]:
 
 
 def _smoke(options: argparse.Namespace, size: Size) -> dict[str, Any]:
-    from engine.ranks.world import join_world
-    from tools.acceptance.smoke import smoke
+    return smoke(options.size, options.photographs, options.out.parent, on_gpu=options.size != "dry-run")
 
-    return smoke(size, options.photographs, join_world())
+
+def _lane(options: argparse.Namespace, size: Size) -> None:
+    from engine.deepspeed_engine import quiet
+    from engine.ranks.world import join_world
+    from tools.acceptance.lane import make_runs
+
+    quiet()
+    names = options.runs.split(",")
+    make_runs([task for task in ALL_TASKS if task.name in names], size, options.photographs, join_world(), options.out)
 
 
 def _update(options: argparse.Namespace, size: Size) -> dict[str, Any]:
@@ -69,10 +78,15 @@ STAGES: dict[str, Stage] = {
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser.of("tools.acceptance", __doc__)
-    parser.add_argument("stage", choices=[*STAGES, "page"], help="page: gather what lies in the folder --out")
+    parser.add_argument(
+        "stage",
+        choices=[*STAGES, "lane", "page"],
+        help="lane: runs of smoke; page: gather what lies in the folder --out",
+    )
     parser.add_argument("--size", choices=list(SIZES), default="full", help="how much of it")
     parser.add_argument("--photographs", type=user_path, metavar="DIR", help="shards, with val and train")
     parser.add_argument("--way", default="random", help="of kernels: random, contrast or recipe")
+    parser.add_argument("--runs", default="", metavar="A,B", help="of lane: their names")
     parser.add_argument("--out", type=user_path, required=True, help="the file to write; of page the folder to read")
     options = parser.parse_args(arguments)
     if options.stage not in ("environment", "page") and options.photographs is None:
@@ -86,6 +100,9 @@ def _run(options: argparse.Namespace) -> int:
         text, all_holds = write_page(options.out)
         print(text, flush=True)
         return 0 if all_holds else 1
+    if options.stage == "lane":
+        _lane(options, SIZES[options.size])
+        return 0
     found = STAGES[options.stage](options, SIZES[options.size])
     options.out.write_text(json.dumps({"size": options.size, **found}, indent=1) + "\n")
     for problem in found["problems"]:

@@ -140,16 +140,17 @@ def _smoke(folder: Path) -> Found:
         return Found([])
     lines = []
     for run in found["runs"]:
-        losses = run["losses"] or [float("nan")]
-        lines.append(f"{run['run']:28} {run['seconds']:6.1f} s  loss {losses[0]:.4f} to {losses[-1]:.4f}")
+        if run["losses"]:
+            first, last = run["losses"][0], run["losses"][-1]
+            lines.append(f"{run['run']:28} {run['seconds']:6.1f} s  loss {first:.4f} to {last:.4f}")
     for one in found["precisions"]:
         lines.append(
             f"{one['run']} beside {one['beside']}: mean losses {one['mean_apart']:.2%} apart, "
             f"of a step up to {one['most_apart']:.2%}"
         )
     for one in found["resumed"]:
-        how = "the same bits" if one["exact"] else f"up to {one['most_apart'] or 0:.3%} apart"
-        lines.append(f"{one['run']} stopped and gone on: {how}")
+        how = "the same losses to the bit" if one["exact"] else f"losses up to {one['most_apart']:.3%} apart"
+        lines.append(f"{one['run']}: stopped and gone on, {how}")
     return Found([*lines, *_left_out(found)], found["problems"])
 
 

@@ -61,10 +61,31 @@ RESUMED = (
 )
 
 
-def possible(runs: Sequence[SmokeRun], *, on_gpu: bool, most: int | None) -> tuple[list[SmokeRun], list[SmokeRun]]:
-    """The runs to make here, the first ``most`` of those that can be, and those that need a GPU which is not here."""
-    able = [run for run in runs if on_gpu or run.device == "cpu"]
-    return able[:most], [run for run in runs if run not in able]
+class Task(NamedTuple):
+    """One run through all of its steps; ``in_two``: and beside it one that is stopped half-way and goes on."""
+
+    run: SmokeRun
+    in_two: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.name}-in-two" if self.in_two else self.run.name
+
+
+ALL_TASKS = (*(Task(run) for run in RUNS), *(Task(run, in_two=True) for run in RESUMED))
+
+
+def tasks_of(size: Size, *, on_gpu: bool) -> tuple[list[Task], list[Task]]:
+    """What is to be run here, and what needs a GPU that is not here."""
+    able = [task for task in ALL_TASKS if on_gpu or task.run.device == "cpu"]
+    through = [task for task in able if not task.in_two][: size.num_runs]
+    in_two = [task for task in able if task.in_two][: size.num_resumed]
+    return [*through, *in_two], [task for task in ALL_TASKS if task not in able]
+
+
+def lanes_of(tasks: Sequence[Task], num_lanes: int) -> list[list[Task]]:
+    """Tasks dealt out to processes that work side by side; those that take longest, the last ones, to different."""
+    return [list(lane) for number in range(num_lanes) if (lane := tasks[number::num_lanes])]
 
 
 def thread_counts(wanted: Sequence[int], cores: int) -> list[int]:

@@ -12,8 +12,9 @@ class Size:
         data: of the smoke runs, keys below ``data``: the side of an image and of a patch, in pixels.
         model: of the smoke runs, timm's own arguments of ``vit_tiny_patch16_224``.
         batch_size, num_steps: of a smoke run.
-        num_runs: how many of ``runs.RUNS`` that this machine can do; None: all.
+        num_runs: how many of ``runs.RUNS`` that this machine can make; None: all.
         num_resumed: how many of ``runs.RESUMED`` likewise.
+        num_lanes: processes that make smoke runs side by side.
         update_model: timm's name and arguments of the model whose update is counted.
         update_batch_size: images of its batches.
         loader_threads: numbers of decoding threads; those beyond the machine's cores are left out.
@@ -28,6 +29,7 @@ class Size:
     num_steps: int
     num_runs: int | None
     num_resumed: int | None
+    num_lanes: int
     update_model: tuple[str, dict[str, Any]]
     update_batch_size: int
     loader_threads: tuple[int, ...]
@@ -45,6 +47,7 @@ SIZES = {
         num_steps=30,
         num_runs=None,
         num_resumed=None,
+        num_lanes=3,
         update_model=("vit_base_patch16_224", {}),
         update_batch_size=32,
         loader_threads=(2, 4, 8, 16),
@@ -60,6 +63,7 @@ SIZES = {
         num_steps=20,
         num_runs=None,
         num_resumed=1,
+        num_lanes=3,
         update_model=("vit_base_patch16_224", {}),
         update_batch_size=32,
         loader_threads=(4, 16),
@@ -75,6 +79,7 @@ SIZES = {
         num_steps=20,
         num_runs=2,
         num_resumed=1,
+        num_lanes=1,
         update_model=("vit_tiny_patch16_224", {"embed_dim": 48, "depth": 1, "num_heads": 3}),
         update_batch_size=4,
         loader_threads=(1,),

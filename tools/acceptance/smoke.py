@@ -1,110 +1,96 @@
-"""The smoke runs: whole runs, one after another in this process, with their losses."""
+"""The smoke runs, in processes side by side, and what their losses say. Loads nothing that is slow."""
 
-import os
+import json
+import subprocess
 import sys
-import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
-from engine.metrics import read_metrics
-from engine.ranks.world import World
-from engine.train import train_run
 from tools.acceptance import judging
-from tools.acceptance.runs import RESUMED, RUNS, SmokeRun, possible, smoke_config, write_config
-from tools.acceptance.sizes import Size
+from tools.acceptance.runs import SmokeRun, Task, lanes_of, tasks_of
+from tools.acceptance.sizes import SIZES, Size
 
-Losses = dict[SmokeRun, list[float]]
+Made = dict[str, dict[str, Any]]  # what ``lane.make_runs`` writes of a task, by its name
+_LONGEST_REMARK = 300
 
 
-def smoke(size: Size, photographs: Path, world: World) -> dict[str, Any]:
+def smoke(size_name: str, photographs: Path, folder: Path, *, on_gpu: bool) -> dict[str, Any]:
     """Make all runs that this machine can, and judge them.
+
+    Args:
+        folder: where processes write what they print.
 
     Returns:
         ``runs``, ``precisions``, ``resumed``, ``left_out`` (names) and ``problems``; ``is_worthless`` where no run at
         all came to its end.
     """
-    on_gpu = world.device.type == "cuda"
-    runs, unable = possible(RUNS, on_gpu=on_gpu, most=size.num_runs)
-    pairs, unable_pairs = possible(RESUMED, on_gpu=on_gpu, most=size.num_resumed)
-    with TemporaryDirectory() as folder:
-        config = write_config(smoke_config(photographs, size), Path(folder) / "smoke.yaml")
-        made = {run: _made(run, config, Path(folder) / run.name, size, world) for run in runs}
-        with deterministic():
-            went_on = [_resumed(run, config, Path(folder), size, world) for run in pairs]
-    losses = {run: one["losses"] for run, one in made.items() if one["problem"] is None}
-    compared = judging.precisions(losses)
-    found = [*made.values(), *compared, *went_on]
+    size = SIZES[size_name]
+    tasks, unable = tasks_of(size, on_gpu=on_gpu)
+    lanes = lanes_of(tasks, size.num_lanes)
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        jobs = [
+            pool.submit(_lane, lane, size_name, photographs, folder / f"lane-{number}")
+            for number, lane in enumerate(lanes)
+        ]
+    made: Made = {name: one for job in jobs for name, one in job.result().items()}
+    return judged(tasks, made, size) | {"left_out": [task.name for task in unable]}
+
+
+def judged(tasks: Sequence[Task], made: Made, size: Size) -> dict[str, Any]:
+    """What ``smoke`` returns, but for ``left_out``."""
+    runs, went_on, losses = [], [], dict[SmokeRun, list[float]]()
+    for task in tasks:
+        one = made[task.name]
+        problem = one.get("problem")
+        if problem is None and task.in_two:
+            went_on.append(judging.resumed(task.name, one["losses"], one["losses_in_two"]))
+            continue
+        if problem is None:
+            problem = judging.problem_of_losses(one["losses"], size.num_steps)
+        if problem is None:
+            losses[task.run] = one["losses"]
+        runs.append(
+            {
+                "run": task.name,
+                "seconds": one.get("seconds"),
+                "losses": one.get("losses", []),
+                "problem": None if problem is None else f"{task.name}: {problem}",
+            }
+        )
+    precisions = judging.precisions(losses)
     return {
-        "runs": list(made.values()),
-        "precisions": compared,
+        "runs": runs,
+        "precisions": precisions,
         "resumed": went_on,
-        "left_out": sorted({run.name for run in (*unable, *unable_pairs)}),
-        "problems": [one["problem"] for one in found if one["problem"] is not None],
+        "problems": [one["problem"] for one in (*runs, *precisions, *went_on) if one["problem"] is not None],
         "is_worthless": not losses,
     }
 
 
-def _made(run: SmokeRun, config: Path, folder: Path, size: Size, world: World) -> dict[str, Any]:
-    """One run through all of its steps."""
-    start = time.perf_counter()
-    problem = _trained(run, config, folder, world)
-    losses = _losses(folder)
-    if problem is None:
-        problem = judging.problem_of_losses(losses, size.num_steps)
-    return {
-        "run": run.name,
-        "seconds": round(time.perf_counter() - start, 2),
-        "losses": losses,
-        "problem": None if problem is None else f"{run.name}: {problem}",
-    }
+def _lane(tasks: Sequence[Task], size_name: str, photographs: Path, stem: Path) -> Made:
+    """Runs in a process of their own; behind one that ends it, the others are made in another."""
+    out, log = stem.with_suffix(".jsonl"), stem.with_suffix(".txt")
+    out.unlink(missing_ok=True)
+    made: Made = {}
+    remaining = list(tasks)
+    while remaining:
+        names = ",".join(task.name for task in remaining)
+        command = [sys.executable, "-m", "tools.acceptance", "lane", "--runs", names, "--out", str(out)]
+        command += ["--size", size_name, "--photographs", str(photographs)]
+        with log.open("a") as printed:
+            code = subprocess.run(command, stdout=printed, stderr=subprocess.STDOUT, check=False).returncode
+        lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+        made |= {line["task"]: line for line in lines}
+        remaining = [task for task in remaining if task.name not in made]
+        if remaining:
+            failed = remaining.pop(0)
+            made[failed.name] = {"problem": f"its process ended with code {code}: {last_words(log.read_text())}"}
+    return made
 
 
-def _resumed(run: SmokeRun, config: Path, parent: Path, size: Size, world: World) -> dict[str, Any]:
-    """One run that is stopped half-way and goes on, beside one that runs through."""
-    through, in_two = parent / f"{run.name}-through", parent / f"{run.name}-in-two"
-    problem = (
-        _trained(run, config, through, world)
-        or _trained(run, config, in_two, world, "--max-steps", str(size.num_steps // 2))
-        or _trained(run, config, in_two, world)
-    )
-    if problem is not None:
-        return {"run": run.name, "exact": False, "most_apart": None, "problem": f"{run.name}, to go on: {problem}"}
-    return judging.resumed(run.name, _losses(through), _losses(in_two))
-
-
-def _trained(run: SmokeRun, config: Path, folder: Path, world: World, *more: str) -> str | None:
-    """Train as ``engine.train`` does; returns what went wrong, and leaves its traceback on stderr."""
-    settings = [word for setting in run.settings for word in ("--set", setting)]
-    print(f"-- {run.name} {' '.join(more)}", flush=True)
-    try:
-        code = train_run(["--config", str(config), "--out", str(folder), *settings, *more], world)
-    except SystemExit as ending:
-        return f"ended with code {ending.code}"
-    except Exception as error:  # whatever it is, the other runs are tried as well
-        traceback.print_exc(file=sys.stderr)
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return f"ended with code {code}" if code else None
-
-
-def _losses(folder: Path) -> list[float]:
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    return [float(line["loss"]) for line in read_metrics(path) if line["event"] == "train"]
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """Inside, torch takes algorithms that repeat bit for bit, where it has them. cuBLAS wants to hear of it too."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
+def last_words(printed: str) -> str:
+    """The last line that a process printed, cut where it is long."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    return lines[-1][:_LONGEST_REMARK] if lines else "it printed nothing"
