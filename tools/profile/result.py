@@ -70,31 +70,31 @@ class LoaderParts:
 class StageProfile:
     """One stage of the schedule. What was not measured is None.
 
-        Attributes:
-            share: of the run's steps; 0 for full patches that were measured for comparison only.
-            loader: the loader alone.
-            step: the training step alone, on a batch that lies on the device.
-            end_to_end: the loader feeding training steps.
-            forward_ms, backward_ms, optimizer_ms: parts of a training step, on the first rank; medians of the repeats.
-            communication_ms: of a training step, the time in which ranks exchange gradients or weights, or wait for one
-                another to do so, and no computation hides it; the mean over the ranks, seen by torch's profiler in steps of
-                its own. It lies within the three parts: under ZeRO 0 in the backward pass.
-            loader_parts: of the loader's time for a training step.
-                loader_wait_share: of ``end_to_end``'s time, in which a rank waited for its loader; the mean over the ranks.
-            bytes_per_image: that cross to the training device: see ``Batch.num_bytes``.
-                flops_per_image: of a training step, without a decoder's.
-            peak_device_memory_bytes: of the GPU that needed most; None on a CPU.
-            loader_thread_us_per_image: microseconds of processor time that the loader's own thread takes for an image while
-                nothing holds it up, the mean over the ranks. However many cores there are, a rank's loader makes no more
-                than 1e6 over this images per second.
-            behind_decode_cpu_ms_per_image: milliseconds of processor time for an image, of all threads of the process while
-                nothing but the loader runs in it, less those of a loader that decodes the same crops and ends there; the
-                mean over the ranks. Where the graph resizes the whole image, that is part of its decoding.
-            bytes_read_per_image, pages_read_per_image: taken out of the shards and the files of units beside them, and the
-                pages of 4,096 bytes of a disk that hold them; see ``Batch.bytes_read``. Means over the ranks.
-            device_idle_share: of ``end_to_end``'s time, in which a rank's training device had no batch to work on: from the
-                end of a step to the next batch's being there, by the device's own clock; the mean over the ranks. A host
-                that runs ahead of its GPU may wait for the loader while the GPU works.
+    Attributes:
+        share: of the run's steps; 0 for full patches that were measured for comparison only.
+        loader: the loader alone.
+        step: the training step alone, on a batch that lies on the device.
+        end_to_end: the loader feeding training steps.
+        forward_ms, backward_ms, optimizer_ms: parts of a training step, on the first rank; medians of the repeats.
+        communication_ms: of a training step, the time in which ranks exchange gradients or weights, or wait for one
+            another to do so, and no computation hides it; the mean over the ranks, seen by torch's profiler in steps of
+            its own. It lies within the three parts: under ZeRO 0 in the backward pass.
+        loader_parts: of the loader's time for a training step.
+        loader_wait_share: of ``end_to_end``'s time, in which a rank waited for its loader; the mean over the ranks.
+        bytes_per_image: that cross to the training device: see ``Batch.num_bytes``.
+        flops_per_image: of a training step, without a decoder's.
+        peak_device_memory_bytes: of the GPU that needed most; None on a CPU.
+        loader_thread_us_per_image: microseconds of processor time that the loader's own thread takes for an image while
+            nothing holds it up, the mean over the ranks. However many cores there are, a rank's loader makes no more
+            than 1e6 over this images per second.
+        behind_decode_cpu_ms_per_image: milliseconds of processor time for an image, of all threads of the process while
+            nothing but the loader runs in it, less those of a loader that decodes the same crops and ends there; the
+            mean over the ranks. Where the graph resizes the whole image, that is part of its decoding.
+        bytes_read_per_image, pages_read_per_image: taken out of the shards and the files of units beside them, and the
+            pages of 4,096 bytes of a disk that hold them; see ``Batch.bytes_read``. Means over the ranks.
+        device_idle_share: of ``end_to_end``'s time, in which a rank's training device had no batch to work on: from the
+            end of a step to the next batch's being there, by the device's own clock; the mean over the ranks. A host
+            that runs ahead of its GPU may wait for the loader while the GPU works.
     """
 
     keep_rate: float
