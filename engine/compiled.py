@@ -8,6 +8,7 @@ import time
 from contextlib import nullcontext
 
 import torch
+import torch._dynamo.config
 from torch import Tensor
 
 from engine.run_plan import RunPlan
@@ -17,9 +18,12 @@ from engine.task import Model
 def compile_blocks(model: Model, *, backend: str = "inductor") -> None:
     """Compile each block of the model (of encoder and decoder) for every shape that it is going to see. In place."""
     blocks = [block for name, block in model.named_modules() if _is_block(name)]
+    # A schedule has as many shapes as stages, which is more than the few after which torch gives up.
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 64 * len(blocks))
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 64 * len(blocks))
     for block in blocks:
-        # A schedule has as many shapes as stages, which is more than the few after which torch gives up.
-        block.compile(dynamic=False, backend=backend, recompile_limit=64 * len(blocks))
+        block.compile(dynamic=False, backend=backend)
 
 
 def _is_block(name: str) -> bool:

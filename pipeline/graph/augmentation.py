@@ -33,11 +33,9 @@ INPUTS = {
     "paste_ids": (types.INT32, 1),
     "paste_anchors": (types.INT32, 2),
     "paste_shapes": (types.INT32, 2),
-    "erase_noise": (types.UINT8, 3),  # what fills the erased box; a single pixel where there is none
+    "erase_noise": (types.UINT8, 3),  # what fills the erased box; a single black pixel where there is none
     "erase_start": (types.FLOAT, 1),
     "erase_shape": (types.FLOAT, 1),
-    "noise_anchors": (types.INT32, 2),
-    "erased": (types.INT32, 0),
 }
 
 
@@ -52,14 +50,13 @@ def input_names(augment: AugmentConfig) -> set[str]:
         names |= {"partner", "blend_weight"} if augment.mixup > 0 else set()
         names |= {"paste_ids", "paste_anchors", "paste_shapes"} if augment.cutmix > 0 else set()
     if augment.erase_probability > 0:
-        noisy = augment.erase_mode == "pixel"
-        names |= {"erase_noise", "noise_anchors", "erased"} if noisy else {"erase_start", "erase_shape"}
+        names |= {"erase_start", "erase_shape"} | ({"erase_noise"} if augment.erase_mode == "pixel" else set())
     return names
 
 
 def needs_conditionals(augment: AugmentConfig) -> bool:
     """Whether images of one batch take different ways through the operators."""
-    return augment.auto is not None or (augment.erase_probability > 0 and augment.erase_mode == "pixel")
+    return augment.auto is not None
 
 
 def augment_arrays(plan: StepPlan, data: DataConfig) -> dict[str, list[np.ndarray] | np.ndarray]:
@@ -86,8 +83,6 @@ def augment_arrays(plan: StepPlan, data: DataConfig) -> dict[str, list[np.ndarra
     if planned.erase_boxes is not None:
         start, shape = planned.erase_boxes[:, :2], planned.erase_boxes[:, 2:] - planned.erase_boxes[:, :2]
         arrays["erase_start"], arrays["erase_shape"] = start.astype(np.float32), shape.astype(np.float32)
-        arrays["noise_anchors"] = np.stack([np.zeros_like(start), start], axis=1)
-        arrays["erased"] = (shape[:, 0] > 0).astype(np.int32)
         if planned.erase_keys is not None:
             tables, nothing = noise_tables(data.mean, data.std), np.zeros((1, 1, 3), dtype=np.uint8)
             arrays["erase_noise"] = [
@@ -126,8 +121,9 @@ def augmented(images: Node, inputs: Mapping[str, Node], data: DataConfig) -> Nod
     if settings.mixes and settings.cutmix > 0:
         ids, anchors, shapes = inputs["paste_ids"], inputs["paste_anchors"], inputs["paste_shapes"]
         images = nodes.paste_boxes(images, ids, anchors, shapes, size)
-    if settings.erase_probability > 0 and settings.erase_mode == "pixel":
-        images = nodes.paste_noise(images, inputs["erase_noise"], inputs["noise_anchors"], inputs["erased"], size)
-    elif settings.erase_probability > 0:
-        images = nodes.fill_boxes(images, inputs["erase_start"], inputs["erase_shape"], mean_color(data).tolist())
+    if settings.erase_probability > 0:
+        start, shape = inputs["erase_start"], inputs["erase_shape"]
+        if settings.erase_mode == "pixel":
+            return nodes.fill_boxes_with_noise(images, inputs["erase_noise"], start, shape, size)
+        return nodes.fill_boxes(images, start, shape, mean_color(data).tolist())
     return images

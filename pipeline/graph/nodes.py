@@ -209,17 +209,21 @@ def paste_boxes(images: Node, ids: Node, anchors: Node, shapes: Node, image_size
     )
 
 
-def paste_noise(images: Node, noise: Node, anchors: Node, erased: Node, image_size: int) -> Node:
-    """Erasing on a GPU, with noise. Needs a graph with ``enable_conditionals``.
+def fill_boxes_with_noise(images: Node, noise: Node, start: Node, shape: Node, image_size: int) -> Node:
+    """Erasing on a GPU, with noise.
+
+    The noise is laid on a black image, and that is added where the image itself was made black. ``multi_paste`` of two
+    batches puts other pixels there on a GPU (DALI 2.4.0), not the same ones each time.
 
     Args:
-        noise: uint8 [height, width, 3]; anchors: int32 [2, 2], of the whole image and of the noise; erased: int32
-            scalar, 0 where the image stays as it is.
+        noise: uint8 [height, width, 3], of the box; black where there is none.
+        start, shape: float32 [2], (row, column) and (height, width) of the box.
     """
     noise = noise.gpu() if images.device == "gpu" else noise
-    if erased > 0:
-        images = fn.multi_paste(images, noise, out_anchors=anchors, output_size=[image_size, image_size])
-    return images
+    place = fn.cast(0.0 - start, dtype=types.INT32)
+    window = {"start": place, "shape": [image_size, image_size], "axes": [0, 1]}
+    laid = fn.slice(noise, **window, out_of_bounds_policy="pad", fill_values=[0.0])
+    return fill_boxes(images, start, shape, [0.0]) + laid
 
 
 def fill_boxes(images: Node, start: Node, shape: Node, color: list[float]) -> Node:

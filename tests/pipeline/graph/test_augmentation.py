@@ -369,11 +369,10 @@ def test_the_gpus_operators_mix_and_erase_as_numpy_does(photos: ShardIndex, mode
         images = nodes.paste_boxes(
             images, inputs["paste_ids"], inputs["paste_anchors"], inputs["paste_shapes"], data.image_size
         )
+        start, shape = inputs["erase_start"], inputs["erase_shape"]
         if mode == "mean":
-            return nodes.fill_boxes(images, inputs["erase_start"], inputs["erase_shape"], color)
-        return nodes.paste_noise(
-            images, inputs["erase_noise"], inputs["noise_anchors"], inputs["erased"], data.image_size
-        )
+            return nodes.fill_boxes(images, start, shape, color)
+        return nodes.fill_boxes_with_noise(images, inputs["erase_noise"], start, shape, data.image_size)
 
     got = run_nodes(before(photos, plan), arrays, operators)
     difference = np.abs(got.astype(int) - full_images(photos, plan, data))
