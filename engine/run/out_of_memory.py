@@ -23,8 +23,9 @@ _KEYS: dict[Memory, tuple[str, ...]] = {
 }
 _REMEDIES: dict[Memory, str] = {
     "gpu": "lower train.micro_batch_size first (or eval.micro_batch_size, if it was in validation): the result stays "
-    "the same, and so it does under engine.checkpoint_activations: true and data.device: cpu; for a new run "
-    "engine.precision: bf16 helps too, and on several ranks engine.zero_stage 1 to 3",
+    "the same, and so it does under engine.checkpoint_activations: true. data.device: cpu helps too (with "
+    "--allow-change data.device where the run goes on), and in a new run engine.precision: bf16, and on several ranks "
+    "engine.zero_stage 1 to 3",
     "host": "lower data.prefetch_batches or train.micro_batch_size (or eval.micro_batch_size, if it was in "
     "validation): the result stays the same; or start fewer ranks on this host",
 }

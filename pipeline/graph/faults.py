@@ -19,8 +19,9 @@ _WORDS: dict[Memory, re.Pattern[str]] = {
 }
 _WHOSE: dict[Memory, str] = {"gpu": "the GPU's memory", "host": "this host's memory"}
 _REMEDIES: dict[Memory, str] = {
-    "gpu": "set data.device: cpu, which leaves all of it to the model, or lower train.micro_batch_size (or "
-    "train.tokens_per_micro_batch; in validation eval.micro_batch_size) or data.prefetch_batches",
+    "gpu": "set data.device: cpu, which leaves all of it to the model (with --allow-change data.device where a run "
+    "goes on), or lower train.micro_batch_size (or train.tokens_per_micro_batch; in validation eval.micro_batch_size) "
+    "or data.prefetch_batches",
     "host": "lower data.prefetch_batches, train.micro_batch_size (in validation eval.micro_batch_size), "
     "data.num_threads, data.cache.max_bytes or data.echo_gap, or start fewer ranks on this host",
 }

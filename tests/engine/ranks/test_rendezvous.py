@@ -205,3 +205,13 @@ def test_a_process_without_a_launcher_is_the_first_of_one(monkeypatch: pytest.Mo
     assert look_first(seen.append) is None
     assert seen == [Place(0, 1, rank=0, size=1)]
     assert seen[0].is_first
+
+
+def test_a_rank_that_is_meant_for_the_processor_sees_no_gpu_from_its_first_look_on(
+    at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at()
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")  # deepspeed's numbers for the ranks of this host
+    assert look_first(lambda place: None) is None
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
