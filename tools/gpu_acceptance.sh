@@ -71,7 +71,7 @@ case "$SIZE" in
         ;;
     dry-run)
         export CUDA_VISIBLE_DEVICES=''
-        NUM_DRAWN=64 LIMITS=(180 180 180 180 180 180 180) DEVICES=(cpu)
+        NUM_DRAWN=64 LIMITS=(600 600 600 600 600 600 600) DEVICES=(cpu)
         PROFILE+=(--seconds 0.01 --repeats 1 --set train.global_batch_size=4 --set train.micro_batch_size=4)
         PROFILE+=(--set schedule.kind=constant --set schedule.keep_rate=0.4 --set engine.precision=fp32)
         PROFILE+=(--set "model.options={embed_dim: 48, depth: 1, num_heads: 3}")
