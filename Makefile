@@ -61,6 +61,7 @@ test-versions: setup data
 bench: setup data
 	$(BIN)/python -m benchmarks.loader
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.attention_bias
 	$(BIN)/python -m benchmarks.epoch
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.performance

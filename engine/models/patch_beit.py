@@ -84,7 +84,7 @@ class _ReadBias(torch.autograd.Function):
         (of_pairs,) = ctx.saved_tensors
         batch_size, num_heads = grad.shape[:2]
         pairs = grad.to(torch.float32, memory_format=torch.contiguous_format).flatten(2)
-        # A table for each image first: its rows are few, and a GPU adds up faster the fewer pairs meet in one.
+        # A table for each image first: on a GPU, pairs that add to the same value wait for each other.
         tables = pairs.new_zeros(batch_size, num_heads, ctx.num_rows)
         tables.scatter_add_(2, _for_each_head(of_pairs, num_heads), pairs)
         return tables.sum(0).t().to(ctx.table_dtype).contiguous(), None, None, None
