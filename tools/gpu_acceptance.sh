@@ -64,7 +64,7 @@ case "$SIZE" in
         STEP+=(--repeats 7)
         ;;
     quick)
-        NUM_DRAWN=512 LIMITS=(150 150 180 100 90 150 90) DEVICES=(gpu)
+        NUM_DRAWN=512 LIMITS=(150 150 180 100 90 150 90) DEVICES=(cpu)
         PROFILE+=(--seconds 0.3 --repeats 3 --set train.global_batch_size=128)
         PROFILE+=(--set schedule.kind=steps --set "schedule.keep_rate=[[0, 0.2], [0.5, 0.6]]")
         STEP+=(--repeats 3 --keep-rates 0.2 0.6 1 --ways ours patch_drop_rate)
@@ -121,7 +121,8 @@ stage_profile() {
         "$PHOTOGRAPHS/dataset.json") || return
     for device in "${DEVICES[@]}"; do
         python -m tools.profile "${PROFILE[@]}" --set "data.train=$PHOTOGRAPHS" --set "data.val=$PHOTOGRAPHS" \
-            --set "data.num_classes=$classes" --set "data.device=$device" --json "$1/decoded-on-$device.json" || code=$?
+            --set "data.num_classes=$classes" --set "data.device=$device" --json "$1/decoded-on-$device.json" |
+            tee "$1/decoded-on-$device.txt" || code=$?
     done
     return "$code"
 }

@@ -184,16 +184,11 @@ def _loader(folder: Path) -> Found:
 
 
 def _profile(folder: Path) -> Found:
+    """What tools.profile has printed, but for what libraries say."""
     lines = []
-    for path in sorted(folder.glob("*.json")):
-        found = _read(path) or {}
-        if "stages" not in found:
-            continue
-        lines.append(f"{path.stem} ({found['name']})")
-        for stage in found["stages"]:
-            rates = (stage["loader_images_per_s"], stage["step_images_per_s"], stage["end_to_end_images_per_s"])
-            shown = "  ".join("       -" if rate is None else f"{rate:8,.0f}" for rate in rates)
-            lines.append(f"  keep {stage['keep_rate']:<5g} loader, step, both: {shown}  limits: {stage['limited_by']}")
+    for path in sorted(folder.glob("decoded-on-*.txt")):
+        printed = [line for line in path.read_text().splitlines() if not line.startswith("[")]
+        lines += [path.stem, *printed] if printed else []
     return Found(lines)
 
 

@@ -91,9 +91,8 @@ def test_figures_of_every_other_stage_are_shown(tmp_path: Path) -> None:
     left(tmp_path, "update", update={**updates, "problems": []})
     rate = {"device": "gpu", "threads": 8, "keep_rate": 0.2, "images_per_s": 12345.6}
     left(tmp_path, "loader", loader={"loader": [rate], "left_out": ["gpu"], "problems": []})
-    stage = {"keep_rate": 0.2, "loader_images_per_s": 9000.0, "step_images_per_s": 4000.0}
-    stages = [{**stage, "end_to_end_images_per_s": None, "limited_by": "step"}]
-    left(tmp_path, "profile", **{"decoded-on-gpu": {"name": "linear", "stages": stages}})
+    left(tmp_path, "profile")
+    (tmp_path / "profile" / "decoded-on-gpu.txt").write_text("[date] [INFO] of a library\nit pays down to 0.4\n")
     step = {"num_kept": 38, "way": "ours", "step_s": {"median": 0.0125}, "speed_over_timm": {"median": 5.5}}
     left(tmp_path, "step", step={"model": "vit", "precision": "bf16", "batch_size": 128, "steps": [step]})
     run = {"run": "bf16-zero0-cpu-random", "seconds": 3.0, "losses": [2.5, 1.5]}
@@ -107,7 +106,7 @@ def test_figures_of_every_other_stage_are_shown(tmp_path: Path) -> None:
         "14        9     2     0.50      0.25",
         "data.device gpu,  8 threads, keep rate 0.2:    12,346 images/s",
         "skipped, needs a GPU: gpu",
-        "keep 0.2   loader, step, both:    9,000     4,000         -  limits: step",
+        "decoded-on-gpu\nit pays down to 0.4\n",
         "38 patches  ours                 12.5 ms   5.50 x timm",
         "loss 2.5000 to 1.5000",
         "bf16 beside fp32: mean losses 0.10% apart, of a step up to 1.00%",
