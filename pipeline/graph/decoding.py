@@ -35,5 +35,10 @@ def decode_whole(encoded: Node, device: str) -> Node:
     On a GPU whole images are decoded and cropped in the resize: nvImageCodec's window decoding is not dependable there.
     Left to itself it also spreads the colours of a JPEG by another rule than the CPU's decoder.
     """
-    same = {"jpeg_fancy_upsampling": True} if device == "mixed" else {}
-    return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False, **same)
+    return fn.decoders.image(
+        encoded,
+        device=device,
+        output_type=types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=device == "mixed",
+    )

@@ -9,8 +9,9 @@ what makes the stages behind it worthless.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from engine.command_line import Parser, leave
 from pipeline.files import user_path
@@ -20,8 +21,19 @@ from tools.acceptance.sizes import SIZES, Size
 from tools.acceptance.smoke import smoke
 from tools.command import told
 
+if TYPE_CHECKING:
+    from engine.ranks.world import World
+
 WORTHLESS_EXIT_CODE = 3
 Stage = Callable[[argparse.Namespace, Size], dict[str, Any]]
+
+
+@contextmanager
+def _joined() -> "Iterator[World]":
+    from engine.ranks.world import join_world, leave_world
+
+    yield join_world()
+    leave_world()
 
 
 def _environment(options: argparse.Namespace, size: Size) -> dict[str, Any]:
@@ -31,10 +43,10 @@ def _environment(options: argparse.Namespace, size: Size) -> dict[str, Any]:
 
 
 def _kernels(options: argparse.Namespace, size: Size) -> dict[str, Any]:
-    from engine.ranks.world import join_world
     from tools.acceptance.kernels import compile_kernels
 
-    return compile_kernels(options.way, size, options.photographs, join_world())
+    with _joined() as world:
+        return compile_kernels(options.way, size, options.photographs, world)
 
 
 def _smoke(options: argparse.Namespace, size: Size) -> dict[str, Any]:
@@ -43,28 +55,29 @@ def _smoke(options: argparse.Namespace, size: Size) -> dict[str, Any]:
 
 def _lane(options: argparse.Namespace, size: Size) -> None:
     from engine.deepspeed_engine import quiet
-    from engine.ranks.world import join_world
     from tools.acceptance.lane import make_runs
 
     quiet()
     names = options.runs.split(",")
-    make_runs([task for task in ALL_TASKS if task.name in names], size, options.photographs, join_world(), options.out)
+    tasks = [task for task in ALL_TASKS if task.name in names]
+    with _joined() as world:
+        make_runs(tasks, size, options.photographs, world, options.out)
 
 
 def _update(options: argparse.Namespace, size: Size) -> dict[str, Any]:
-    from engine.ranks.world import join_world
     from tools.acceptance.update import count_updates
 
-    return count_updates(size, options.photographs, join_world())
+    with _joined() as world:
+        return count_updates(size, options.photographs, world)
 
 
 def _loader(options: argparse.Namespace, size: Size) -> dict[str, Any]:
-    from engine.ranks.world import join_world
     from pipeline.shards.classes import read_class_names
     from tools.acceptance.loading import measure_loader
 
     num_classes = len(read_class_names(options.photographs) or [])
-    return measure_loader(size, options.photographs, num_classes, join_world())
+    with _joined() as world:
+        return measure_loader(size, options.photographs, num_classes, world)
 
 
 STAGES: dict[str, Stage] = {
