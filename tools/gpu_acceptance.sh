@@ -16,7 +16,8 @@
 #
 # PYTHON names the interpreter (default: .venv/bin/python where it exists, else python3). What a stage left is replaced
 # when it is run again; the page is made from all that lies in the folder. Exit codes: 0 all that was run holds; 1
-# something does not, or the environment or every smoke run failed, and the rest was not tried; 2 an unusable argument.
+# something does not, or the GPU cannot be used or every smoke run failed, and the rest was not tried; 2 an unusable
+# argument.
 set -uo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -99,7 +100,7 @@ stage_environment() {
         if [ "$SIZE" = dry-run ]; then wait "$!" || code=1; break; fi
     done
     acceptance environment "$1/environment.json" || code=$?
-    if [ "$SIZE" != dry-run ]; then for way in "${compiling[@]}"; do wait "$way" || code=$WORTHLESS; done; fi
+    if [ "$SIZE" != dry-run ]; then for way in "${compiling[@]}"; do wait "$way" || [ "$code" != 0 ] || code=1; done; fi
     return "$code"
 }
 

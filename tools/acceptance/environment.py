@@ -33,10 +33,11 @@ def look_around(*, on_gpu: bool) -> dict[str, Any]:
         on_gpu: whether a GPU is to be used; else what needs one is left out.
 
     Returns:
-        Facts by the name of the check; ``left_out`` and ``problems``; ``is_worthless`` where anything is wrong.
+        Facts by the name of the check; ``left_out`` and ``problems``; ``is_worthless`` where one of ``NEEDED`` is
+        wrong.
     """
     found: dict[str, Any] = {}
-    problems, left_out = list[str](), list[str]()
+    problems, failed, left_out = list[str](), set[str](), list[str]()
     for name, (check, needs_gpu) in CHECKS.items():
         if needs_gpu and not on_gpu:
             left_out.append(name)
@@ -45,8 +46,9 @@ def look_around(*, on_gpu: bool) -> dict[str, Any]:
             found[name] = check()
         except Exception as error:  # whatever it is, the other checks tell more
             traceback.print_exc(file=sys.stderr)
+            failed.add(name)
             problems.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    return {**found, "left_out": left_out, "problems": problems, "is_worthless": bool(problems)}
+    return {**found, "left_out": left_out, "problems": problems, "is_worthless": bool(failed & NEEDED)}
 
 
 def check_branch(driver: str, torch_cuda: str | None) -> None:
@@ -154,3 +156,5 @@ CHECKS: dict[str, tuple[Callable[[], dict[str, Any]], bool]] = {
     "dali": (_dali, True),
     "deepspeed": (_deepspeed, True),
 }
+# Without these nothing would run on the GPU. Without the others some still does.
+NEEDED = {"torch", "deepspeed"}

@@ -41,3 +41,13 @@ def test_a_check_that_fails_is_a_problem_and_the_others_are_made(monkeypatch: py
     assert found["problems"] == ["torch: RuntimeError: torch sees no GPU"]
     assert found["machine"] == {}
     assert found["is_worthless"]
+
+
+def test_what_the_other_stages_can_do_without_stops_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> dict:
+        raise FileNotFoundError("no nvidia-smi")
+
+    monkeypatch.setattr("tools.acceptance.environment.CHECKS", {"driver": (broken, True)})
+    found = look_around(on_gpu=True)
+    assert found["problems"] == ["driver: FileNotFoundError: no nvidia-smi"]
+    assert not found["is_worthless"]
