@@ -65,7 +65,10 @@ case "$SIZE" in
         STEP+=(--repeats 7)
         ;;
     quick)
-        NUM_DRAWN=512 LIMITS=(150 150 180 100 90 150 90) DEVICES=(cpu)
+        NUM_DRAWN=512 LIMITS=(150 150 180 150 90 150 90) DEVICES=(gpu cpu)
+        # Crop and flip alone: a graph with a recipe's operations takes long to build, for every measurement anew.
+        PROFILE=(--config configs/photographs_vit_s16.yaml --set data.num_train_samples=null)
+        PROFILE+=(--set model.name=vit_base_patch16_224 --set engine.precision=bf16)
         PROFILE+=(--seconds 0.3 --repeats 3 --set train.global_batch_size=128)
         PROFILE+=(--set schedule.kind=steps --set "schedule.keep_rate=[[0, 0.2], [0.5, 0.6]]")
         STEP+=(--repeats 3 --keep-rates 0.2 0.6 1 --ways ours patch_drop_rate)
