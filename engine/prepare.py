@@ -51,19 +51,24 @@ class Prepared:
         return {"data.train": self.train_index, "data.val": self.val_index}
 
 
+def set_up_torch(config: RunConfig, world: World) -> None:
+    """Set how many threads torch computes with in this process, and on a GPU how it multiplies float32 matrices."""
+    torch.set_num_threads(config.engine.num_threads or world.trainer_threads)
+    if world.device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if config.engine.tf32 else "highest")  # high is TF32
+
+
 def prepare(config: RunConfig, world: World) -> Prepared:
     """Open and check every input of the run, and build its model. Nothing collective, nothing written.
 
-    It also sets the number of threads that torch computes with, and on a GPU how it multiplies float32 matrices.
+    It also sets up torch: see ``set_up_torch``.
 
     Raises:
         ValueError, OSError: an input that cannot be used.
     """
     if world.is_first:
         check_monitors(config.monitor)
-    torch.set_num_threads(config.engine.num_threads or world.trainer_threads)
-    if world.device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if config.engine.tf32 else "highest")  # high is TF32
+    set_up_torch(config, world)
     inputs = open_inputs(config, world.size, world.local_size)
     if config.data.device == "gpu" and world.device.type != "cuda":
         raise ValueError("data.device is gpu, but no GPU is visible here; set data.device to cpu")

@@ -229,6 +229,7 @@ class PatchLoader:
                     # A graph that has failed loses batches: a new one starts again with all that the old one had.
                     self._again = deque(issued.plan for issued in self._issued) + self._again
                     self._issued.clear()
+                    graph = None  # its memory is free before another one takes as much
                     graph = self._build_graph()
                     continue
                 with record_function("loader: copy"):

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
@@ -22,6 +21,7 @@ from engine.evaluation.inference import load_classifier_run
 from engine.evaluation.trained import Trained
 from engine.metrics import read_metrics
 from engine.models.build import training_flops_per_image
+from engine.prepare import set_up_torch
 from engine.ranks.world import World, on_first_rank, one_clear_error
 from engine.run.inputs import check_labels
 from engine.run.out_of_memory import clear_out_of_memory
@@ -170,7 +170,7 @@ def run_job(job: Job, world: World, bar: Any) -> dict[str, Any]:
 
     dist.barrier()
     start = time.perf_counter()
-    torch.set_num_threads(config.engine.num_threads or world.trainer_threads)
+    set_up_torch(config, world)
     with clear_out_of_memory(world, config):
         accuracy, _ = evaluate(model, job.subject.index, config, job.keep_rate, world, advance)
     wall_s = time.perf_counter() - start
