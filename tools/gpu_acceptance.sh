@@ -67,7 +67,7 @@ case "$SIZE" in
     quick)
         NUM_DRAWN=512 LIMITS=(150 150 180 150 90 150 90) DEVICES=(gpu cpu)
         # Crop and flip alone: a graph with a recipe's operations takes long to build, for every measurement anew.
-        PROFILE=(--config configs/photographs_vit_s16.yaml --set data.num_train_samples=null)
+        PROFILE=(--config configs/photographs_vit_s16.yaml --set data.num_train_samples=null --set optim.warmup=1steps)
         PROFILE+=(--set model.name=vit_base_patch16_224 --set engine.precision=bf16)
         PROFILE+=(--seconds 0.3 --repeats 3 --set train.global_batch_size=128)
         PROFILE+=(--set schedule.kind=steps --set "schedule.keep_rate=[[0, 0.2], [0.5, 0.6]]")
