@@ -73,10 +73,9 @@ def all_steps(options: argparse.Namespace, device: torch.device) -> tuple[dict[s
     ids = torch.rand(batch_size, NUM_PATCHES).argsort(dim=1)[:, :num_kept].sort(dim=1).values.int().to(device)
     patches = torch.randint(0, 256, (batch_size, num_kept, PATCH_VALUES), dtype=torch.uint8).to(device)
     labels = torch.randint(0, NUM_CLASSES, (batch_size,)).to(device)
-    ways = WAYS_ON_A_GPU if device.type == "cuda" else WAYS
-    models = {way: build(options.model).to(device) for way, build in ways.items()}
+    models = {way: WAYS_ON_A_GPU[way](options.model).to(device) for way in options.only}
     steps = {way: training_step(model, patches, ids, labels, precision) for way, model in models.items()}
-    return steps, {way: bias_alone(models[way], ids, precision) for way in MAKING_ONE}
+    return steps, {way: bias_alone(models[way], ids, precision) for way in MAKING_ONE if way in models}
 
 
 def measure(steps: dict[str, Step], repeats: int, device: torch.device) -> dict[str, dict[str, list[float]]]:
@@ -127,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=9, help="of each step (default: %(default)s)")
     parser.add_argument("--cores", type=int, default=1, help="cores, and threads (default: %(default)s)")
+    ways = list(WAYS_ON_A_GPU if torch.cuda.is_available() else WAYS)
+    parser.add_argument("--only", nargs="+", choices=ways, default=ways, help="ways to measure (default: all)")
     parser.add_argument("--out", type=Path, default=RESULTS / "attention_bias.json", help="(default: %(default)s)")
     options = parser.parse_args(argv)
     load_before = os.getloadavg()[0]

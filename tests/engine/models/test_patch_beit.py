@@ -204,7 +204,7 @@ def assert_same_on_a_gpu(model: PatchModel, num_kept: int, share_in_bfloat16: fl
     """
     inputs = kept_patches(model, num_kept)
     expected = step(model, *inputs)
-    for autocast, share in ((None, 0.01), (torch.bfloat16, share_in_bfloat16)):
+    for autocast, share in ((None, 0.02), (torch.bfloat16, share_in_bfloat16)):
         assert_near(step(model, *inputs, device="cuda", autocast=autocast), expected, share)
         with torch.no_grad(), torch.autocast("cuda", autocast, enabled=autocast is not None):
             logits = model(*(tensor.cuda() for tensor in inputs)).float().cpu()
@@ -222,6 +222,6 @@ def test_on_a_gpu_nothing_is_sorted_and_fused_attention_takes_the_bias_as_it_is(
         step(model, patches, ids, device="cuda", autocast=autocast)
     calls = {event.key: event.count for event in profiled.key_averages()}
     assert not [name for name in calls if "sort" in name.lower() or name.removeprefix("aten::") in SORTING]
-    assert calls["aten::_scaled_dot_product_efficient_attention_backward"] == len(model.blocks)
+    assert calls.get("aten::_scaled_dot_product_efficient_attention_backward") == len(model.blocks)
     # A bias whose rows began elsewhere would be padded in each block; these are the pairs' and the class token's.
-    assert calls["aten::constant_pad_nd"] == 2
+    assert calls.get("aten::constant_pad_nd") == 2
