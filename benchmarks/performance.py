@@ -3,6 +3,7 @@
 python -m benchmarks.performance
 """
 
+import ast
 import json
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from benchmarks.measuring import RESULTS
 from pipeline.installed import DALI_BUILDS
 
 PAGE, TEXT = Path("docs/performance.md"), Path(__file__).with_suffix(".md")
+_ACCEPTED = ("update", "loader", "step")
 DECODING_RESIZED = "ours, decoding alone, shards of 256 pixels"
 TITLES = {"photographs": "Photographs, 224 pixels, patches of 16", "fashion_mnist": "Fashion-MNIST, patches of 4"}
 
@@ -278,11 +280,26 @@ def section(name: str) -> str | None:
     return SECTIONS[name.removesuffix("_gpu")](json.loads(path.read_text())) if path.exists() else None
 
 
+def acceptance_section(folder: Path) -> str:
+    """What tools/gpu_acceptance.sh measured on one card: its own lines of the stages that measure speed."""
+    found = json.loads((folder / "summary.json").read_text())
+    machine_line = next(stage for stage in found["stages"] if stage["stage"] == "environment")["figures"][0]
+    facts = ast.literal_eval(machine_line.removeprefix("machine: "))
+    lines = [line for stage in found["stages"] if stage["stage"] in _ACCEPTED for line in (*stage["figures"], "")]
+    return (
+        f"### {found['card']}\n\n`bash tools/gpu_acceptance.sh --quick`, {facts['cores']} cores of {facts['cpu']}, "
+        f"driver {facts['driver']}, torch {facts['torch']}; raw: "
+        f"[`{folder.name}`](../benchmarks/results/{folder.name}/summary.md), where [the page on GPUs](gpu.md) says "
+        "what else was run.\n\n```text\n" + "\n".join(lines).rstrip() + "\n```"
+    )
+
+
 def main() -> None:
     text = TEXT.read_text()
     for name in SECTIONS:
         text = text.replace(f"{{{name}}}", section(name) or f"(`{COMMANDS[name]}`: not run yet)")
-    measured = [found for name in SECTIONS if (found := section(f"{name}_gpu")) is not None]
+    measured = [acceptance_section(folder) for folder in sorted(RESULTS.glob("gpu_acceptance_*"))]
+    measured += [found for name in SECTIONS if (found := section(f"{name}_gpu")) is not None]
     PAGE.write_text(text.replace("{gpu}", "\n\n".join(measured) or "Nothing has been measured on a GPU yet."))
     print(f"written to {PAGE}")
 
