@@ -74,6 +74,7 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.loader --cores $(CORES) --data-sets photographs $(GPU_PHOTOGRAPHS) --batch-size 128 --seconds 2 --repeats 2 --keep-rates 0.2 0.6 1 --threads 4 8 --only "ours, random, keep" "ours, contrast, keep" "decoded on the GPU" "timm, WebDataset" "webdataset and torchvision" "DALI's own" hand-written SPDL --out benchmarks/results/loader_gpu.json
 	$(GPU_STEP) --model vit_base_patch16_224 --out benchmarks/results/step_gpu.json
 	$(GPU_STEP) --model vit_small_patch16_224 --out benchmarks/results/step_s16_gpu.json
+	$(BIN)/python -m benchmarks.attention_bias --batch-size 128 --precision bf16 --cores $(CORES) --out benchmarks/results/attention_bias_gpu.json
 	$(BIN)/python -m benchmarks.epoch --cores $(CORES) --model vit_base_patch16_224 --precision bf16 $(GPU_PHOTOGRAPHS) --batch-size 256 --steps 72 --repeats 3 --out benchmarks/results/epoch_gpu.json
 
 check: setup
