@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from engine.command_line import Parser, leave
+from engine.command_line import Parser, interruptible, leave
 from pipeline.files import user_path
-from tools.acceptance.page import write_page
-from tools.acceptance.runs import ALL_TASKS
-from tools.acceptance.sizes import SIZES, Size
-from tools.acceptance.smoke import smoke
 from tools.command import told
+
+with interruptible():
+    from tools.acceptance.page import write_page
+    from tools.acceptance.runs import ALL_TASKS
+    from tools.acceptance.sizes import SIZES, Size
+    from tools.acceptance.smoke import smoke
 
 if TYPE_CHECKING:
     from engine.ranks.world import World

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from engine.ranks import hardware
 from engine.ranks.hardware import describe_hardware, processor
 
 
@@ -26,10 +27,9 @@ def test_this_machine_has_a_processor_and_cores() -> None:
 
 
 def test_where_there_is_a_gpu_it_is_told_whether_float32_is_multiplied_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(hardware, "describe_gpus", lambda: {"gpus": []})
     assert "tf32" not in describe_hardware()
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"GPU {number}")
+    monkeypatch.setattr(hardware, "describe_gpus", lambda: {"gpus": ["NVIDIA H200"]})
     told = []
     for precision in ("highest", "high"):
         monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda precision=precision: precision)
