@@ -8,11 +8,23 @@ from typing import Any
 _COLUMNS = (
     *("run", "rule", "keep_rate", "num_kept", "top1", "top5", "loss", "num_samples", "bad_samples"),
     *("images_per_s", "wall_s", "forward_flops_per_image", "bytes_per_image", "ranks"),
+    *("image_size", "patch_size"),
 )
+
+
+def with_sizes(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines for people: where images or patches have several sizes, ``rule`` says which ones it was measured at."""
+    told = {"image_size": "images of {} pixels", "patch_size": "patches of {} pixels"}
+    several = [key for key in told if len({line[key] for line in lines if key in line}) > 1]
+    return [
+        {**line, "rule": ", ".join([line["rule"], *(told[key].format(line[key]) for key in several if key in line)])}
+        for line in lines
+    ]
 
 
 def describe(lines: list[dict[str, Any]]) -> str:
     """The results as a table for people."""
+    lines = with_sizes(lines)
     widths = {key: max(len(key), *(len(line[key]) for line in lines)) for key in ("run", "rule")}
     head = f"{'run':{widths['run']}}  {'rule':{widths['rule']}}"
     rows = [
