@@ -183,12 +183,8 @@ class Classifier:
         ) as loader:
             for batch in loader:
                 counted = batch.plan.counted
-                logits = (
-                    self.logits(batch, image_size=image_size, patch_size=patch_size)
-                    .float()
-                    .cpu()[torch.from_numpy(counted)]
-                )
-                yield Answers(batch.plan.sample_ids[counted], logits, batch.bad)
+                logits = self.logits(batch, image_size=image_size, patch_size=patch_size).float().cpu()
+                yield Answers(batch.plan.sample_ids[counted], logits[torch.from_numpy(counted)], batch.bad)
 
     def _known_data(self) -> DataConfig:
         if self.data is None:
