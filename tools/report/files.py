@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.config import RunConfig, load_config
 from engine.metrics import read_metrics
-from tools.sweep.tables import with_sizes
+from tools.sweep.labels import with_sizes
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tools.colours import COLOURS, MARKERS
-from tools.sweep.tables import with_sizes
+from tools.sweep.labels import with_sizes
 
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:

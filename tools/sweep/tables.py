@@ -5,21 +5,13 @@ import io
 from pathlib import Path
 from typing import Any
 
+from tools.sweep.labels import with_sizes
+
 _COLUMNS = (
     *("run", "rule", "keep_rate", "num_kept", "top1", "top5", "loss", "num_samples", "bad_samples"),
     *("images_per_s", "wall_s", "forward_flops_per_image", "bytes_per_image", "ranks"),
     *("image_size", "patch_size"),
 )
-
-
-def with_sizes(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines for people: where images or patches have several sizes, ``rule`` says which ones it was measured at."""
-    told = {"image_size": "images of {} pixels", "patch_size": "patches of {} pixels"}
-    several = [key for key in told if len({line[key] for line in lines if key in line}) > 1]
-    return [
-        {**line, "rule": ", ".join([line["rule"], *(told[key].format(line[key]) for key in several if key in line)])}
-        for line in lines
-    ]
 
 
 def describe(lines: list[dict[str, Any]]) -> str:
