@@ -11,6 +11,7 @@ import torch
 import torch._dynamo.config
 from torch import Tensor
 
+from engine.models.patch_embed import PatchModel
 from engine.run_plan import RunPlan
 from engine.task import Model
 
@@ -59,16 +60,24 @@ def run_once(
     device: torch.device,
     *,
     autocast: bool = False,
+    image_size: int | None = None,
+    patch_size: int | None = None,
 ) -> None:
-    """One forward and backward pass on black patches, which leaves no gradient behind."""
+    """One forward and backward pass on black patches, which leaves no gradient behind.
+
+    Args:
+        num_patches, patch_values: of whole images at these sizes, P*P*3.
+        image_size, patch_size: as for ``PatchModel.forward``; an autoencoder has no other sizes than its own.
+    """
     patches = torch.zeros(batch_size, num_kept, patch_values, dtype=torch.uint8, device=device)
     ids = torch.arange(num_patches, dtype=torch.int32, device=device).expand(batch_size, -1)
     inputs: list[Tensor] = [patches, ids[:, :num_kept].contiguous()]
     if hasattr(model, "decoder_blocks"):
         inputs.append(ids[:, num_kept:].contiguous())
+    sizes = {"image_size": image_size, "patch_size": patch_size} if isinstance(model, PatchModel) else {}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Nothing around it without autocast: one that is switched off has another data type, so its graphs are others too.
     with torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext():
-        output = model(*inputs)
+        output = model(*inputs, **sizes)
     # Not backward(): that would leave gradients, and start DeepSpeed's own work on them.
     torch.autograd.grad(output.float().sum(), parameters, allow_unused=True)

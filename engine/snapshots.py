@@ -17,12 +17,19 @@ SNAPSHOT_FILE = "embedding_snapshot.pt"  # in a checkpoint
 _ARRAYS = ("kernel", "offsets", "mean_patch")
 
 
-def take_snapshot(model: PatchModel, step: int) -> EmbeddingSnapshot:
-    """The model's embedding as it is now, as float32 on the CPU. Collective under ZeRO-3."""
+def take_snapshot(
+    model: PatchModel, step: int, *, image_size: int | None = None, patch_size: int | None = None
+) -> EmbeddingSnapshot:
+    """The model's embedding as it is now, as float32 on the CPU. Collective under ZeRO-3.
+
+    Args:
+        image_size, patch_size: what it embeds, as for ``PatchModel.forward``.
+    """
     gathered = [*model.patch_embed.parameters(), *([model.pos_embed] if model.pos_embed is not None else [])]
     with deepspeed.zero.GatheredParameters(gathered), torch.no_grad():
         kernel, bias, positions = (
-            None if part is None else part.detach().float().cpu().numpy().copy() for part in model.patch_embedding()
+            None if part is None else part.detach().float().cpu().numpy().copy()
+            for part in model.patch_embedding(image_size=image_size, patch_size=patch_size)
         )
     assert kernel is not None
     assert bias is not None

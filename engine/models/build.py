@@ -199,24 +199,27 @@ def vit_forward_flops(
     return 2 * (num_kept * patch_dim * embed_dim + depth * block + embed_dim * num_classes)
 
 
-def training_flops_per_image(model: PatchModel, num_kept: int) -> int:
+def training_flops_per_image(model: PatchModel, num_kept: int, patch_size: int | None = None) -> int:
     """Floating-point operations of one training step, for one image with ``num_kept`` patches.
 
     Three forward passes, by the usual estimate that the backward pass costs two. Works on a model without
     weights (meta device). Attention pooling before the head, where a model has it, is not counted, nor is
-    reading positions or attention biases.
+    reading positions or attention biases, or resampling parameters for other sizes, which is done once for a batch.
+
+    Args:
+        patch_size: of the patches, in pixels; None: the configured.
     """
     dim, depth = model.embed_dim, len(model.blocks)
     linears = [layer for layer in model.blocks.modules() if isinstance(layer, nn.Linear)]
     # From layer sizes, not parameters (ZeRO-3 empties those). A gated MLP counts as its equivalent ratio.
     block_weights = sum(layer.in_features * layer.out_features for layer in linears) / depth
-    height, width = model.patch_embed.patch_size
+    side = patch_size or model.patch_embed.patch_size[0]
     return 3 * vit_forward_flops(
         num_kept=num_kept,
         num_prefix=model.num_prefix_tokens,
         embed_dim=dim,
         depth=depth,
         mlp_ratio=(block_weights - 4 * dim**2) / (2 * dim**2),
-        patch_dim=height * width * 3,
+        patch_dim=side**2 * 3,
         num_classes=model.num_classes * len(classifiers(model)),
     )

@@ -2,23 +2,25 @@
 
 BEiT (arXiv 2106.08254) adds to the attention scores a bias that depends on how far two patches lie apart, read
 from a small table. With patches dropped the distances stay what they are in the full grid, so the table is read
-for the kept patches' places, for each image its own.
+for the kept patches' places, for each image its own. For another grid the table is resized like an image of distances.
 
 SimMIM's ViT-B (arXiv 2111.09886) at 224 is ``beit_base_patch16_224`` as timm builds it, without further options:
 16-pixel patches, one table a block, no absolute positions, layer scale from 0.1, biases on queries and values,
 mean pooling of the patches.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from timm.models._manipulate import checkpoint
-from timm.models.beit import Attention, Beit, RelativePositionBias
+from timm.models.beit import Attention, Beit, RelativePositionBias, gen_relative_position_index
 from torch import Tensor
 
-from engine.models.patch_embed import PatchModel, adopt
+from engine.models.patch_embed import PatchModel, Sizes, adopt
+from engine.models.resampling import apply_matrix, grid_matrix
 
 BEIT_OPTIONS = (
     *("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values", "swiglu_mlp", "scale_mlp"),
@@ -28,6 +30,8 @@ BEIT_OPTIONS = (
 )
 # Fused attention on a GPU reads a bias whose rows begin at multiples of so many values; any other it copies first.
 COLUMNS = 8
+# timm's last rows of a table are no distances: from the class token, to it, and between it and itself.
+CLASS_ROWS = 3
 
 
 class BiasRows(NamedTuple):
@@ -37,25 +41,39 @@ class BiasRows(NamedTuple):
         of_pairs: int64 [B or 1, T, T], the row for each pair of tokens, on the model's device.
         padded: the same [B or 1, T, P], with columns that nobody looks at up to a multiple of ``COLUMNS``.
         dtype: what attention computes in, and so that of the bias.
+        resize: float32 [new distances, distances], which brings the table to the step's grid first; None: it fits.
     """
 
     of_pairs: Tensor
     padded: Tensor
     dtype: torch.dtype
+    resize: Tensor | None = None
 
 
-def bias_rows(index: Tensor, places: Tensor, dtype: torch.dtype) -> BiasRows:
+def bias_rows(index: Tensor, places: Tensor, dtype: torch.dtype, resize: Tensor | None = None) -> BiasRows:
     """The rows for tokens at ``places`` [B or 1, T] of the full sequence.
 
     Args:
         index: timm's row for every pair of places, int64 [N + 1, N + 1].
         dtype: what attention computes in.
+        resize: as in ``BiasRows``.
 
     Raises:
         IndexError: on a CPU, for a place outside the full sequence.
     """
     of_pairs = index[places[:, :, None], places[:, None, :]]
-    return BiasRows(of_pairs, F.pad(of_pairs, (0, -of_pairs.shape[2] % COLUMNS)), dtype)
+    return BiasRows(of_pairs, F.pad(of_pairs, (0, -of_pairs.shape[2] % COLUMNS)), dtype, resize)
+
+
+@functools.cache
+def grid_index(grid_size: int, device: torch.device) -> Tensor:
+    """timm's row of a table for every pair of places in a grid and the class token: int64 [N + 1, N + 1]."""
+    return gen_relative_position_index((grid_size, grid_size), device=device)
+
+
+def resized_table(table: Tensor, resize: Tensor) -> Tensor:
+    """A table [distances + 3, heads] for another grid, in its dtype. The class token's rows stay what they are."""
+    return torch.cat([apply_matrix(resize, table[:-CLASS_ROWS]), table[-CLASS_ROWS:]])
 
 
 def read_bias(table: Tensor, rows: BiasRows) -> Tensor:
@@ -64,7 +82,9 @@ def read_bias(table: Tensor, rows: BiasRows) -> Tensor:
     A gradient sums up in float32, whatever the types: one row's comes from thousands of pairs. On a CPU the sum is the
     same every time; on a GPU its last bits depend on the order in which the pairs arrive.
     """
-    return _ReadBias.apply(table, *rows)
+    if rows.resize is not None:
+        table = resized_table(table, rows.resize)
+    return _ReadBias.apply(table, rows.of_pairs, rows.padded, rows.dtype)
 
 
 class _ReadBias(torch.autograd.Function):
@@ -147,26 +167,28 @@ class PatchBeit(PatchModel, Beit):
         if self.rel_pos_bias is not None:
             self.rel_pos_bias = KeptRelativePositionBias(self.rel_pos_bias)
 
-    def forward_features(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
+    def forward_features(
+        self, patches: Tensor, ids_keep: Tensor, *, image_size: int | None = None, patch_size: int | None = None
+    ) -> Tensor:
         """The final tokens [B, 1 + K, D] of kept patches; arguments as for ``forward``."""
-        x = self.pos_drop(self._embed(patches, ids_keep))
+        sizes = self.patch_embed.sizes(image_size, patch_size)
+        x = self.pos_drop(self._embed(patches, ids_keep, sizes))
         # In the full sequence the class token comes first.
         places = F.pad(ids_keep.long() + 1, (1, 0))
         order = None
-        if ids_keep.shape[1] == self.patch_embed.num_patches:
+        if ids_keep.shape[1] == sizes.num_patches:
             # Nothing is dropped: in raster order all images share one bias, which saves its copy for each of them.
             order = places.argsort(dim=1)
             x = _reorder(x, order)
             places = torch.arange(places.shape[1], device=places.device)[None]
-        x = self._run_blocks(x, places)
+        x = self._run_blocks(x, places, sizes)
         if order is not None:
             x = _reorder(x, order.argsort(dim=1))
         return self.norm(x)
 
-    def _run_blocks(self, x: Tensor, places: Tensor) -> Tensor:
+    def _run_blocks(self, x: Tensor, places: Tensor, sizes: Sizes) -> Tensor:
         """The blocks over tokens [B, T, D] at ``places`` [B or 1, T] of the full sequence."""
-        index = self._bias_index()
-        rows = bias_rows(index, places, _attention_dtype(x)) if index is not None else None
+        rows = self._bias_rows(places, _attention_dtype(x), sizes)
         shared = self.rel_pos_bias(rows) if self.rel_pos_bias is not None else None
         for block in self.blocks:
             if self.grad_checkpointing:
@@ -175,10 +197,17 @@ class PatchBeit(PatchModel, Beit):
                 x = block(x, shared_rel_pos_bias=(rows, shared))
         return x
 
-    def _bias_index(self) -> Tensor | None:
-        """timm's rows of the table for every pair of places [N + 1, N + 1], or None where no bias is used."""
+    def _bias_rows(self, places: Tensor, dtype: torch.dtype, sizes: Sizes) -> BiasRows | None:
+        """The rows that attention reads for tokens at ``places`` of this grid, or None where no bias is used."""
         holder = self.blocks[0].attn if self.rel_pos_bias is None else self.rel_pos_bias
-        return holder.relative_position_index
+        if holder.relative_position_index is None:
+            return None
+        own, new = self.patch_embed.grid_size[0], sizes.grid_size
+        if new == own:
+            return bias_rows(holder.relative_position_index, places, dtype)
+        # As far as two patches of a grid lie apart, in both directions.
+        resize = grid_matrix(2 * own - 1, 2 * new - 1, places.device)
+        return bias_rows(grid_index(new, places.device), places, dtype, resize)
 
 
 def _attention_dtype(x: Tensor) -> torch.dtype:

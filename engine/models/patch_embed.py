@@ -5,19 +5,39 @@ take the kept patches themselves, place each one by its raster index in the full
 blocks on a shorter sequence, with no mask and no padding. With every patch kept the logits are timm's on the
 full image.
 
+A step may show the model images and patches of other sizes than it was configured for (``Sizes``): positions and kernel
+are then resampled inside the graph, see ``engine/models/resampling.py``. At the configured sizes nothing is.
+
 Parameters, their names and shapes are timm's, so the state dict of a patch model is an ordinary timm checkpoint.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
+from engine.models.resampling import resample_kernel, resample_positions
 from engine.models.weights import LoadReport
+
+
+class Sizes(NamedTuple):
+    """What the patches of a step are cut from: images of ``image_size`` pixels a side, patches of ``patch_size``."""
+
+    image_size: int
+    patch_size: int
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side of the image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid_size**2
 
 
 class PatchProjection(nn.Module):
@@ -32,16 +52,17 @@ class PatchProjection(nn.Module):
         self.weight = conv.weight
         self.bias = cast(nn.Parameter | None, conv.bias)
 
-    def kernel(self) -> Tensor:
-        """The weight as [D, P*P*3], a patch's values in (row, column, channel) order."""
-        return self.weight.permute(0, 2, 3, 1).flatten(1)
+    def kernel(self, patch_size: int | None = None) -> Tensor:
+        """The weight as [D, P*P*3] in (row, column, channel) order; ``patch_size`` is P, None where it is its own."""
+        own_size = self.weight.shape[-1]
+        return resample_kernel(self.weight.permute(0, 2, 3, 1).flatten(1), own_size, patch_size or own_size)
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def forward(self, patches: Tensor, patch_size: int | None = None) -> Tensor:
         """Embed patches [B, K, P*P*3] in (row, column, channel) order as [B, K, D] in the weight's dtype.
 
-        Under autocast the result is in autocast's.
+        Under autocast the result is in autocast's. ``patch_size`` is P, None where it is the weight's own.
         """
-        return F.linear(patches.to(self.weight.dtype), self.kernel(), self.bias)
+        return F.linear(patches.to(self.weight.dtype), self.kernel(patch_size), self.bias)
 
 
 class KeptPatchEmbed(nn.Module):
@@ -56,9 +77,26 @@ class KeptPatchEmbed(nn.Module):
         self.proj = PatchProjection(embed.proj)
         self.norm = embed.norm
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Embed normalised patches [B, K, P*P*3] as [B, K, D]."""
-        return self.norm(self.proj(patches))
+    def forward(self, patches: Tensor, patch_size: int | None = None) -> Tensor:
+        """Embed normalised patches [B, K, P*P*3] as [B, K, D]; ``patch_size`` is P, None where it is the configured."""
+        return self.norm(self.proj(patches, patch_size))
+
+    def sizes(self, image_size: int | None = None, patch_size: int | None = None) -> Sizes:
+        """The sizes of a step, each the configured one where None.
+
+        Raises:
+            ValueError: the patch does not divide the image.
+        """
+        sizes = Sizes(
+            self.img_size[0] if image_size is None else image_size,
+            self.patch_size[0] if patch_size is None else patch_size,
+        )
+        if min(sizes) < 1 or sizes.image_size % sizes.patch_size:
+            raise ValueError(
+                f"a patch of {sizes.patch_size} pixels does not divide an image of {sizes.image_size} pixels: choose "
+                "an image_size that is a multiple of patch_size"
+            )
+        return sizes
 
 
 def normalize_patches(patches: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -130,28 +168,38 @@ class PatchModel(nn.Module):
         self.std = tuple(float(s) for s in std)
         self.timm_name, self.timm_args, self.load_report = "", {}, None
 
-    def forward(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
+    def forward(
+        self, patches: Tensor, ids_keep: Tensor, *, image_size: int | None = None, patch_size: int | None = None
+    ) -> Tensor:
         """Classify images from their kept patches.
 
         Args:
             patches: uint8 [B, K, P*P*3], a patch's values in (row, column, channel) order, RGB.
             ids_keep: int32 or int64 [B, K], the raster index of each patch in the full grid. Ascending by
                 custom; the logits do not depend on the order.
+            image_size, patch_size: of the images that the patches are cut from and P, in pixels; None: as configured.
+                The grid of ``ids_keep`` follows from them.
 
         Returns:
             Logits [B, num_classes] in the dtype of the parameters, or of autocast.
 
         Raises:
-            ValueError: for another dtype or another shape.
+            ValueError: for another dtype or another shape, or sizes that do not fit one another.
         """
-        return self.forward_head(self.forward_features(patches, ids_keep))
+        return self.forward_head(self.forward_features(patches, ids_keep, image_size=image_size, patch_size=patch_size))
 
-    def forward_features(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
+    def forward_features(
+        self, patches: Tensor, ids_keep: Tensor, *, image_size: int | None = None, patch_size: int | None = None
+    ) -> Tensor:
         """The final tokens [B, num_prefix_tokens + K, D] of kept patches; arguments as for ``forward``."""
         raise NotImplementedError
 
-    def patch_embedding(self) -> tuple[Tensor, Tensor, Tensor | None]:
+    def patch_embedding(
+        self, *, image_size: int | None = None, patch_size: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the embedding of one patch is made of: kernel, bias and positions, attached to the parameters.
+
+        Sizes as for ``forward``.
 
         Under ZeRO-3 the caller gathers ``patch_embed.proj.weight``, ``patch_embed.proj.bias`` and ``pos_embed`` before.
 
@@ -161,26 +209,30 @@ class PatchModel(nn.Module):
             where nothing is added (relative bias, or rotary positions only). Where the embedding has a norm of
             its own (AIMv2), the kernel and bias are those before that norm.
         """
-        projection = self.patch_embed.proj
-        kernel, bias, positions = projection.kernel(), projection.bias, self.pos_embed
-        if positions is not None:
-            positions = positions[0, self._num_prefix_positions() :]
+        sizes, projection = self.patch_embed.sizes(image_size, patch_size), self.patch_embed.proj
+        kernel, bias = projection.kernel(sizes.patch_size), projection.bias
+        positions = None if self.pos_embed is None else self._patch_positions(sizes)
         return kernel, kernel.new_zeros(kernel.shape[0]) if bias is None else bias, positions
 
-    def _embed(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
+    def _patch_positions(self, sizes: Sizes) -> Tensor:
+        """The rows [N, D] of the position table that belong to patches, for the grid of these sizes."""
+        rows = cast(Tensor, self.pos_embed)[0, self._num_prefix_positions() :]
+        return resample_positions(rows, self.patch_embed.grid_size[0], sizes.grid_size)
+
+    def _embed(self, patches: Tensor, ids_keep: Tensor, sizes: Sizes) -> Tensor:
         """Prefix tokens and embedded patches [B, num_prefix_tokens + K, D], with their absolute positions if any.
 
         As timm does it: with ``no_embed_class`` the position table has rows for patches only, otherwise its
         first rows belong to the prefix tokens.
         """
-        self._check_input(patches, ids_keep)
+        self._check_input(patches, ids_keep, sizes.patch_size)
         self._cast_key_biases()
-        x = self.patch_embed(normalize_patches(patches, self.mean, self.std))
+        x = self.patch_embed(normalize_patches(patches, self.mean, self.std), sizes.patch_size)
         prefix, positions = self._prefix_tokens(), self.pos_embed
         if positions is not None:
             num_prefix_positions = self._num_prefix_positions()
             # F.embedding, because its backward is much faster on a CPU than that of indexing or gather.
-            x = x + F.embedding(ids_keep, positions[0, num_prefix_positions:])
+            x = x + F.embedding(ids_keep, self._patch_positions(sizes))
             if num_prefix_positions:
                 prefix = [torch.cat(prefix, dim=1) + positions[:, :num_prefix_positions]]
         return torch.cat([token.expand(x.shape[0], -1, -1) for token in prefix] + [x], dim=1)
@@ -204,12 +256,11 @@ class PatchModel(nn.Module):
             if zeros is not None and zeros.dtype != block.attn.q_bias.dtype:
                 block.attn.k_bias = zeros.to(block.attn.q_bias.dtype)
 
-    def _check_input(self, patches: Tensor, ids_keep: Tensor) -> None:
-        height, width = self.patch_embed.patch_size
-        values = height * width * 3
+    def _check_input(self, patches: Tensor, ids_keep: Tensor, patch_size: int) -> None:
+        values = patch_size**2 * 3
         if patches.dtype != torch.uint8 or patches.ndim != 3 or patches.shape[2] != values:
             raise ValueError(
-                f"patches must be uint8 [batch, kept, {values}] ({height} x {width} pixels x 3 channels), "
+                f"patches must be uint8 [batch, kept, {values}] ({patch_size} x {patch_size} pixels x 3 channels), "
                 f"but came as {patches.dtype} {list(patches.shape)}"
             )
         if ids_keep.dtype not in (torch.int32, torch.int64) or ids_keep.shape != patches.shape[:2]:

@@ -1,9 +1,11 @@
 """The EVA family from kept patches: EVA, EVA-02, DINOv3, Perception Encoder, ViTs with rotary positions.
 
 Rotary positions (arXiv 2104.09864) turn queries and keys by angles that depend on the patch's place. timm makes
-the table of angles for the whole grid; here the rows of the kept patches are read from it.
+the table of angles for the whole grid; here the rows of the kept patches are read from it. For another grid the table
+is the one that timm makes for a model of that grid: nothing is resampled.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ from timm.models._manipulate import checkpoint
 from timm.models.eva import Eva
 from torch import Tensor
 
-from engine.models.patch_embed import PatchModel, adopt
+from engine.models.patch_embed import PatchModel, Sizes, adopt
 
 EVA_OPTIONS = (
     *("embed_dim", "depth", "num_heads", "num_kv_heads", "mlp_ratio", "qkv_bias", "qkv_fused", "qk_norm"),
@@ -39,7 +41,7 @@ class MixedRotary(RotaryEmbeddingMixed):
         adopt(self, rope)
 
     def forward(self, grid_size: tuple[int, int] | None) -> Tensor:
-        """timm's tables [depth, heads, N, 2 * head_dim] of the grid; None: of the grid it was made for."""
+        """timm's tables [depth, heads, N, 2 * head_dim] of a grid; None: of the one it was made for."""
         return self.get_embed(grid_size)
 
 
@@ -65,34 +67,49 @@ class PatchEva(PatchModel, Eva):
         super().__init__(vit, mean=mean, std=std)
         if isinstance(self.rope, RotaryEmbeddingMixed):
             self.rope = MixedRotary(self.rope)
-        self._fixed_tables: dict[torch.device, Tensor] = {}
+        self._fixed_tables: dict[tuple[torch.device, int], Tensor] = {}
+        self._ropes: dict[tuple[torch.device, int], Any] = {}
 
-    def forward_features(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
+    def forward_features(
+        self, patches: Tensor, ids_keep: Tensor, *, image_size: int | None = None, patch_size: int | None = None
+    ) -> Tensor:
         """The final tokens [B, num_prefix_tokens + K, D] of kept patches; arguments as for ``forward``."""
-        x = self.norm_pre(self.pos_drop(self._embed(patches, ids_keep)))
-        for block, rope in zip(self.blocks, self._rotary_of_blocks(ids_keep), strict=True):
+        sizes = self.patch_embed.sizes(image_size, patch_size)
+        x = self.norm_pre(self.pos_drop(self._embed(patches, ids_keep, sizes)))
+        for block, rope in zip(self.blocks, self._rotary_of_blocks(ids_keep, sizes), strict=True):
             x = checkpoint(block, x, rope=rope) if self.grad_checkpointing else block(x, rope=rope)
         return self.norm(x)
 
-    def _rotary_of_blocks(self, ids_keep: Tensor) -> Iterator[Tensor | None]:
+    def _rotary_of_blocks(self, ids_keep: Tensor, sizes: Sizes) -> Iterator[Tensor | None]:
         """For each block the angles of the kept patches, [B, 1 or heads, K, 2 * head_dim], if it uses any."""
         if self.rope is None:
             yield from [None] * len(self.blocks)
         elif isinstance(self.rope, MixedRotary):
-            grid = None if self.rope.feat_shape is not None else self.patch_embed.grid_size
-            for table in self.rope(grid):
+            made_for = self.rope.feat_shape is not None and sizes.grid_size == self.patch_embed.grid_size[0]
+            for table in self.rope(None if made_for else (sizes.grid_size, sizes.grid_size)):
                 yield read_rotary(table, ids_keep)
         else:
-            yield from [read_rotary(self._fixed_table(), ids_keep)] * len(self.blocks)
+            yield from [read_rotary(self._fixed_table(sizes), ids_keep)] * len(self.blocks)
 
-    def _fixed_table(self) -> Tensor:
+    def _fixed_table(self, sizes: Sizes) -> Tensor:
         """timm's table [N, 2 * head_dim] of the grid, where nothing in it is learned."""
-        if getattr(self.rope, "feat_shape", None) is not None:
-            return self.rope.get_embed()
-        if self.training and self.rope.aug_active:
-            return self.rope.get_embed(shape=self.patch_embed.grid_size)
+        grid, rope = (sizes.grid_size, sizes.grid_size), self._rope_of(sizes)
+        if getattr(rope, "feat_shape", None) is not None:
+            return rope.get_embed()
+        if self.training and rope.aug_active:
+            return rope.get_embed(shape=grid)
         # Kept once made, for timm makes it on the CPU, and a copy in every step would make the host wait for the GPU.
-        device = next(self.rope.buffers()).device
-        if device not in self._fixed_tables:
-            self._fixed_tables[device] = self.rope.get_embed(shape=self.patch_embed.grid_size)
-        return self._fixed_tables[device]
+        place = (next(rope.buffers()).device, sizes.grid_size)
+        if place not in self._fixed_tables:
+            self._fixed_tables[place] = rope.get_embed(shape=grid)
+        return self._fixed_tables[place]
+
+    def _rope_of(self, sizes: Sizes) -> Any:
+        """The rotary positions made for the grid of these sizes: timm's, or a copy that is kept for the next step."""
+        if sizes.grid_size == self.patch_embed.grid_size[0] or not hasattr(self.rope, "update_feat_shape"):
+            return self.rope
+        place = (next(self.rope.buffers()).device, sizes.grid_size)
+        if place not in self._ropes:
+            self._ropes[place] = copy.deepcopy(self.rope)
+            self._ropes[place].update_feat_shape((sizes.grid_size, sizes.grid_size))
+        return self._ropes[place].train(self.training)

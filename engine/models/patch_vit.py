@@ -27,9 +27,11 @@ class PatchViT(PatchModel, VisionTransformer):
     norm_pre: Any
     patch_drop: Any
 
-    def forward_features(self, patches: Tensor, ids_keep: Tensor) -> Tensor:
+    def forward_features(
+        self, patches: Tensor, ids_keep: Tensor, *, image_size: int | None = None, patch_size: int | None = None
+    ) -> Tensor:
         """The final tokens [B, num_prefix_tokens + K, D] of kept patches; arguments as for ``forward``."""
-        x = self._embed(patches, ids_keep)
+        x = self._embed(patches, ids_keep, self.patch_embed.sizes(image_size, patch_size))
         if self.pos_embed is not None:  # in timm, too, no positions means no dropout behind them
             x = self.pos_drop(x)
         x = self.norm_pre(self.patch_drop(x))
