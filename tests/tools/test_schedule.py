@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from saved_profiles import write_profile
 
+from engine.config import load_config
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from tools.schedule.__main__ import main
 
@@ -178,3 +180,54 @@ def test_a_faulty_command_line_is_one_line_and_exit_code_2(
         ["--config", str(config), "--png", str(folder / "a.png")], capsys
     )
     assert "cannot read the configuration" in error_of(["--config", str(tmp_path / "no.yaml")], capsys)
+
+
+@pytest.fixture
+def profile(config: Path, tmp_path: Path) -> Path:
+    measured = load_config(config)
+    return write_profile(tmp_path / "profile.json", measured, (38, 117, 196), step_s=lambda kept: 1e-3 * (kept + 1))
+
+
+def test_a_profile_tells_the_time_of_any_schedule_of_the_same_run(
+    config: Path, profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    override = ("schedule.kind=constant", "schedule.keep_rate=0.6")
+    shown = previewed(config, capsys, *override)
+    arguments = ["--config", str(config), "--set", override[0], "--set", override[1], "--profile", str(profile)]
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {key: told[key] for key in shown} == shown  # what was there stays as it was
+    assert told["predicted_s"] == pytest.approx(2700 * 0.118)
+    assert told["predicted_s_range"] == pytest.approx([2700 * 0.118] * 2)
+    assert told["share_of_full"] == pytest.approx(118 / 197)
+    (stage,) = told["predicted_stages"]
+    assert (stage["num_kept"], stage["limited_by"], stage["measured"]) == (117, "step", True)
+    assert main(arguments) == 0
+    assert "predicted: 318.6 s of training steps (318.6 to 318.6), 59.9% of full patches' 531.9 s" in (
+        capsys.readouterr().out
+    )
+
+
+def test_hosts_and_their_line_are_told_together_with_a_profile_of_one_host(
+    config: Path, profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["--config", str(config), "--profile", str(profile)]
+    line = ["--link-gbit-per-s", "10"]
+    assert "share: profile what you want predicted" in error_of([*base, "--hosts", "2", *line], capsys)
+    assert "--hosts above 1 and --link-gbit-per-s are given together" in error_of([*base, "--hosts", "2"], capsys)
+    assert "--hosts is at least 1, got 0" in error_of([*base, "--hosts", "0"], capsys)
+    assert "--link-gbit-per-s is above 0, got 0" in error_of([*base, "--hosts", "2", "--link-gbit-per-s", "0"], capsys)
+    assert "for which --profile is needed" in error_of([*base[:2], "--hosts", "2", *line], capsys)
+    batch = ["--set", "train.global_batch_size=200", "--hosts", "2", *line]
+    assert main([*base, *batch, "--json"]) == 0
+    alone_s = 1e-3 * 39
+    stage = json.loads(capsys.readouterr().out)["predicted_stages"][0]
+    assert stage["step_s"] == pytest.approx(alone_s + stage["exchange_s"])
+    assert stage["exchange_s"] > 0
+
+
+def test_a_profile_of_another_model_is_refused_by_name(
+    config: Path, profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config", str(config), "--profile", str(profile), "--set", "model.name=vit_small_patch16_224"]
+    assert "with model.name vit_tiny_patch16_224, and this run has vit_small_patch16_224" in error_of(arguments, capsys)

@@ -50,6 +50,6 @@ def profile(parse: Callable[[], argparse.Namespace], argv: Sequence[str], world:
             traces=options.trace is not None,
         )
     with one_clear_error(world):
-        on_first_rank(world, lambda: write(found, traces, options, argv, world))
+        on_first_rank(world, lambda: write(found, traces, options, argv, world, prepared.config))
     if world.is_first:
         say(describe(found))

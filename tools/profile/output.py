@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from engine.config import RunConfig
 from engine.ranks.hardware import describe_hardware
 from engine.ranks.world import World
 from tools.profile.plot import draw
@@ -29,11 +30,17 @@ def progress(bar: tqdm, world: World) -> Callable[[str], None]:
 
 
 def write(
-    profile: Profile, traces: list[dict[str, Any]], options: argparse.Namespace, argv: Sequence[str], world: World
+    profile: Profile,
+    traces: list[dict[str, Any]],
+    options: argparse.Namespace,
+    argv: Sequence[str],
+    world: World,
+    config: RunConfig,
 ) -> None:
     """The files that the command line asks for.
 
     Args:
+        config: what was profiled, which a prediction from ``--json`` is held against.
         traces: events for ``--trace``, of every rank.
     """
     if options.trace is not None:
@@ -47,6 +54,7 @@ def write(
         "hardware": describe_hardware(),
         "seconds": options.seconds,
         "repeats": options.repeats,
+        "config": config.model_dump(mode="json"),
         **profile.as_json(),
     }
     options.json.write_text(json.dumps(result, indent=2) + "\n")

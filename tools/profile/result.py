@@ -232,6 +232,7 @@ class Profile:
             rate: Rate | None = getattr(stage, name)
             rates[f"{name}_images_per_s"] = None if rate is None else rate.median
             rates[f"{name}_images_per_s_range"] = None if rate is None else [rate.low, rate.high]
+            rates[f"{name}_images_per_s_repeats"] = None if rate is None else list(rate.repeats)
         names = (
             "forward_ms",
             "backward_ms",

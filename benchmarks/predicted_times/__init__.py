@@ -1,0 +1,1 @@
+"""Times that a profile predicts, held against runs."""

@@ -1,0 +1,1 @@
+"""Schedules that fit a budget of time."""
