@@ -19,6 +19,7 @@ from engine.values.autos import Weights, numbers_of, without_autos
 from engine.values.text import apply_override, cut, explain
 from pipeline.config import MOST_IMAGES, MOST_STEPS, MOST_THREADS, DataConfig, Duration, DurationField, Settings
 from pipeline.graph.route import Route, check_route, route_of
+from pipeline.plan.examples import check_fits
 from pipeline.plan.schedule import ScheduleConfig, num_kept_at
 from pipeline.selection.config import SelectionConfig
 from pipeline.yaml_file import ConfigError, read_yaml
@@ -306,6 +307,13 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _allows_its_route(self) -> "RunConfig":
         check_route(self.data, self.selection)
+        return self
+
+    @model_validator(mode="after")
+    def _sees_its_examples_once(self) -> "RunConfig":
+        if self.schedule.examples is not None:
+            echo, repeats = self.data.echo, self.data.augment.repeats
+            check_fits(self.schedule.examples, echo=echo, repeats=repeats, task=self.task)
         return self
 
     @model_validator(mode="after")

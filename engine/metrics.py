@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from engine.metrics_table import Interval, check_line
+from engine.metrics_table import BEFORE_A_STEP, Interval, check_line
 from pipeline.files import write_atomically
 
 if TYPE_CHECKING:  # whoever only reads metrics needs no torch
@@ -76,7 +76,7 @@ class MetricsFile:
 def done_before(line: dict[str, Any], first_step: int) -> bool:
     """Whether a line speaks of what a run that starts at ``first_step`` has behind it."""
     # A train line is about step `step`; eval and checkpoint lines are about the weights after `step` steps.
-    return line["step"] < first_step if line["event"] == "train" else line["step"] <= first_step
+    return line["step"] < first_step if line["event"] in BEFORE_A_STEP else line["step"] <= first_step
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,10 @@ EVENTS = {
     "what comes before its first step.",
     "eval": "One validation at one keep rate, over the whole validation set.",
     "checkpoint": "One checkpoint that has come to count; written when the training loop learns of it.",
+    "examples": "One epoch that leaves examples out by their scores (`schedule.examples`), written where it begins: "
+    "what is known of the samples there.",
 }
+BEFORE_A_STEP = ("train", "examples")  # the others are about the weights after ``step`` steps
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,14 @@ METRICS = (
     Metric("train", "event", "", "`train`", lambda facts: "train"),
     Metric("train", "step", "", "the step, counted from 0 over the whole run", lambda facts: facts.step),
     Metric("train", "epoch", "", "the epoch that the step is in, from 0", lambda facts: facts.batch.plan.epoch),
-    Metric("train", "loss", "", "mean training loss of the step's global batch", lambda facts: facts.loss),
+    Metric(
+        "train",
+        "loss",
+        "",
+        "mean training loss of the step's global batch, as it is trained on: with `schedule.examples` by rule `loss`, "
+        "of losses that are weighted",
+        lambda facts: facts.loss,
+    ),
     Metric(
         "train",
         "lr",
@@ -222,6 +232,17 @@ METRICS = (
     Metric("checkpoint", "stall_s", "s", "how long training waited, for an earlier save under way too"),
     Metric("checkpoint", "total_s", "s", "from the beginning of the save until the checkpoint counted"),
     Metric("checkpoint", "num_bytes", "bytes", "size of all its files, of all ranks"),
+    Metric("examples", "event", "", "`examples`"),
+    Metric("examples", "step", "", "the epoch's first step"),
+    Metric("examples", "epoch", "", "the epoch, from 0"),
+    Metric("examples", "num_known", "samples", "samples whose score is known; the others are taken before them"),
+    Metric(
+        "examples",
+        "mean_score",
+        "",
+        "mean of the known scores: losses at the last visit, or how often a sample was forgotten; null where none is",
+    ),
+    Metric("examples", "num_above_mean", "samples", "samples whose known score is above that"),
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.metrics import Monitor
+from engine.metrics_table import BEFORE_A_STEP
 from engine.progress import say
 from engine.ranks.world import World
 from pipeline.files import write_atomically
@@ -46,7 +47,7 @@ def scalars(line: dict[str, Any]) -> tuple[int, dict[str, float]]:
     """
     event = line["event"]
     # A train line is about step ``step``, counted from 0; the others are about the weights after ``step`` steps.
-    step = line["step"] + 1 if event == "train" else line["step"]
+    step = line["step"] + 1 if event in BEFORE_A_STEP else line["step"]
     suffix = f"_keep_{line['keep_rate']:g}" if event == "eval" else ""
     left_out = {"step", "event"} | ({"keep_rate"} if event == "eval" else set())
     values = {

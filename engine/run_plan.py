@@ -7,6 +7,7 @@ from typing import Any
 from engine.config import RunConfig
 from pipeline.config import MOST_STEPS, Duration
 from pipeline.plan.augmentation import check_pairs
+from pipeline.plan.epochs import run_steps
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import rank_rows, steps_per_epoch
 
@@ -82,7 +83,8 @@ def build_schedule(config: RunConfig, num_train_samples: int) -> PatchSchedule:
     """
     batch = config.train.global_batch_size
     per_epoch = steps_per_epoch(num_train_samples, batch)
-    total_steps = config.train.duration.steps(per_epoch, batch)
+    examples = config.schedule.examples
+    total_steps = run_steps(config.train.duration, per_epoch, batch, None if examples is None else examples.keep)
     if total_steps > MOST_STEPS:
         raise ValueError(
             f"train.duration {config.train.duration} comes to {total_steps:,} steps of {batch:,} images; a run has at "

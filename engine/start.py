@@ -20,12 +20,14 @@ from engine.ranks.preflight import (
 )
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, on_first_rank, one_clear_error
+from engine.run.example_scores import ScoreRecord, open_scores
 from engine.run.request import Request
 from engine.run_folder import prepare_folder
 from engine.run_plan import trains_under_autocast
 from engine.snapshots import open_board, restore_snapshot
 from engine.trainer import Run
 from pipeline.graph.route import why_not_select_first
+from pipeline.plan.examples import describe as describe_examples
 from pipeline.selection.snapshots import SnapshotBoard
 
 
@@ -81,14 +83,15 @@ def open_run(request: Request, prepared: Prepared, start: Start, world: World, w
     trains = start.step < request.stop_step(prepared.plan)
     average = None if config.train.ema_decay is None else WeightAverage(model, config.train.ema_decay)
     board = open_board(config, prepared.plan.schedule)
+    scores = open_scores(prepared.planner, prepared.plan.rows_per_rank, world)
     engine = build_engine(config, prepared.plan, model, load_universal=start.is_universal)
     _load(start, engine, average)
     _check_loaded(start, engine, average, world)
     if trains:  # a run that only has to finish selects no more patches for training
-        _load_snapshot(start, board, world)
+        _load_snapshots(start, board, scores, world)
     with one_clear_error(world):
         monitors = open_monitors(config, request.folder, start.step, world)
-    run = Run(prepared, request.folder, world, engine, watch, average, board, monitors)
+    run = Run(prepared, request.folder, world, engine, watch, average, board, scores, monitors)
     if config.engine.compile and trains:
         _compile(run, start)
     return run
@@ -115,10 +118,12 @@ def _check_loaded(start: Start, engine: DeepSpeedEngine, average: WeightAverage 
             )
 
 
-def _load_snapshot(start: Start, board: SnapshotBoard | None, world: World) -> None:
+def _load_snapshots(start: Start, board: SnapshotBoard | None, scores: ScoreRecord | None, world: World) -> None:
     if start.source is not None:
         with one_clear_error(world):
             restore_snapshot(board, start.source, start.step)
+            if scores is not None:
+                scores.restore(start.source, start.step)
 
 
 def _compile(run: Run, start: Start) -> None:
@@ -141,6 +146,7 @@ def announcement(run: Run, start: Start) -> str:
         *describe_devices(run.world),
         f"schedule {config.schedule.kind}, rule {config.selection.rule}{_which_map(config)}: keep rates {stages}, "
         f"mean {plan.schedule.mean_keep_rate:.3f}",
+        *describe_examples(config.schedule.examples, plan.schedule.epochs, plan.total_steps),
         f"data.route {config.route}{_why_this_route(config)}",
     ]
     lines += prepared.notes

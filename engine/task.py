@@ -1,5 +1,7 @@
 """What a run does with a batch: classify its images, or reconstruct what it does not see of them."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -12,18 +14,41 @@ from pipeline.batch import Batch
 Model = PatchModel | MaskedAutoencoder
 
 
-def training_loss(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:
-    """The mean loss of a batch, float32 scalar with its graph. ``model`` is a ``Model``, or DeepSpeed around it."""
+class Outcome(NamedTuple):
+    """What training a batch comes to.
+
+    Attributes:
+        losses: float32 [B] with their graph, of each row by itself; of images mixed in pairs, that of the mixed target.
+        logits: [B, num_classes], with their graph; None under ``task: pretrain``.
+    """
+
+    losses: Tensor
+    logits: Tensor | None
+
+    def mean_loss(self, batch: Batch) -> Tensor:
+        """The loss that is trained on: the rows' weighted mean, where ``batch`` weighs them. Float32 scalar."""
+        return (self.losses if batch.weights is None else self.losses * batch.weights).mean()
+
+
+def training_outcome(model: nn.Module, batch: Batch, config: RunConfig) -> Outcome:
+    """Losses and logits of a batch. ``model`` is a ``Model``, or DeepSpeed around it."""
     if config.task == "pretrain":
-        return _reconstruction_losses(model, batch, config).mean()
-    return classification_loss(
+        return Outcome(_reconstruction_losses(model, batch, config), None)
+    logits = model(batch.patches, batch.ids_keep)
+    losses = classification_loss(
         config.train.loss,
-        model(batch.patches, batch.ids_keep),
+        logits,
         batch.labels,
         label_smoothing=config.train.label_smoothing,
         mix_labels=batch.mix_labels,
         mix_weights=batch.mix_weights,
-    ).mean()
+    )
+    return Outcome(losses, logits)
+
+
+def training_loss(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:
+    """The loss that a batch is trained on, float32 scalar with its graph. ``model`` as for ``training_outcome``."""
+    return training_outcome(model, batch, config).mean_loss(batch)
 
 
 def validation_sums(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:

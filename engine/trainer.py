@@ -27,9 +27,10 @@ from engine.prepare import Prepared
 from engine.progress import Progress
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, agree
+from engine.run.example_scores import SCORES_FILE, ScoreRecord
 from engine.run_plan import RunPlan
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, snapshot_state
-from engine.task import training_loss
+from engine.task import training_loss, training_outcome
 from engine.timing.laps import Laps
 from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
@@ -52,6 +53,7 @@ class Run:
     watch: Watch
     average: WeightAverage | None = None
     snapshots: SnapshotBoard | None = None
+    scores: ScoreRecord | None = None
     monitors: Sequence[Monitor] = ()
 
     @property
@@ -88,9 +90,10 @@ class Run:
         return self.engine if self.average is None else self.average.in_precision(self.config.engine.precision)
 
     def extra_states(self) -> dict[str, Any]:
-        """What a checkpoint holds beside DeepSpeed's state, by file name."""
+        """What a checkpoint holds beside DeepSpeed's state, by file name. Collective."""
         average = None if self.average is None else self.average.state()
-        states = {AVERAGE_FILE: average, SNAPSHOT_FILE: snapshot_state(self.snapshots)}
+        scores = None if self.scores is None else self.scores.state()
+        states = {AVERAGE_FILE: average, SNAPSHOT_FILE: snapshot_state(self.snapshots), SCORES_FILE: scores}
         return {name: state for name, state in states.items() if state is not None}
 
 
@@ -113,6 +116,8 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
                 break
             logged = _is_logged(run, step, stop_step)
             publish_if_due(run.snapshots, run.engine.module, step)
+            if run.scores is not None:
+                run.scores.publish_if_due(step, metrics)
             loss, grad_norm, batch = train_step(run, step, batches, clock, measure=logged)
             if run.average is not None:
                 run.average.update(trained_weights(run.engine))
@@ -171,6 +176,7 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
         micro_batch_size=plan.micro_batches.size,
         rank=world.rank,
         world_size=world.size,
+        scores=None if run.scores is None else run.scores.board,
     )
     return open_loader(
         run.planner,
@@ -212,7 +218,10 @@ def train_step(
         run.watch.enter("step", step)
         assert batch.plan.step == step
         begin_pass(engine, is_last=done == num_passes - 1)
-        loss = training_loss(engine, batch, config)
+        outcome = training_outcome(engine, batch, config)
+        loss = outcome.mean_loss(batch)
+        if run.scores is not None:
+            run.scores.observe(batch, outcome)
         backward_pass(engine, loss, num_passes)
         step_loss += loss.detach() / num_passes
     grad_norm = update_weights(engine, config, measure=measure)

@@ -35,6 +35,7 @@ class Batch:
         ids_target: int32 [B, N-K], their raster indices, ascending; None without target_patches.
         mix_labels: int64 [B], label of the image that each row is mixed with; None where no images are mixed.
         mix_weights: float32 [B], share of the row's own label, 1 where it is not mixed; None with ``mix_labels``.
+        weights: float32 [B], the factor of each row's loss, where some examples stand for others; None where all are 1.
         bytes_read, pages_read: taken out of the shards and the files of units beside them for the batch, and the pages
             of 4,096 bytes of a disk that hold them, counted for each image; 0 for images that ``data.echo`` or
             ``data.cache`` hold. What is looked at to find bad samples and their substitutes is not counted.
@@ -54,6 +55,7 @@ class Batch:
     ids_target: torch.Tensor | None = None
     mix_labels: torch.Tensor | None = None
     mix_weights: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
     bytes_read: int = 0
     pages_read: int = 0
     num_bytes: int = 0

@@ -78,6 +78,8 @@ class Finisher:
         slot.hold("labels", plan.labels)
         if not self._settings.training:
             slot.hold("counted", plan.counted)
+        if plan.weights is not None:
+            slot.hold("weights", plan.weights)
         if plan.augment is not None and plan.augment.mix_labels is not None:
             assert plan.augment.mix_weights is not None
             slot.hold("mix_labels", plan.augment.mix_labels)

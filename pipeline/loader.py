@@ -29,10 +29,11 @@ from pipeline.graph.settings import GraphSettings
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.magnitude import EmbeddingSnapshot
-from pipeline.selection.snapshots import SnapshotBoard
+from pipeline.selection.snapshots import ScoreBoard, SnapshotBoard
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
 from pipeline.told import tell_once
+from pipeline.train_plans import NotYetError, TrainPlans
 
 _END = object()
 _CLOSE_TIMEOUT_S = 10.0
@@ -46,16 +47,18 @@ def train_plans(
     micro_batch_size: int | Callable[[int], int],
     rank: int = 0,
     world_size: int = 1,
+    scores: ScoreBoard | None = None,
 ) -> Iterator[StepPlan]:
-    """A rank's micro batches of the steps ``first_step`` to ``stop_step - 1``, in order.
-
-    Args:
-        micro_batch_size: rows in each, or their number by the number of patches that a step keeps.
-    """
-    for step in range(first_step, stop_step):
-        plan = planner.plan(step, rank, world_size)
-        size = micro_batch_size if isinstance(micro_batch_size, int) else micro_batch_size(plan.stage.num_kept)
-        yield from plan.micro_batches(size)
+    """A rank's micro batches of the steps ``first_step`` to ``stop_step - 1``, in order: see ``TrainPlans``."""
+    return TrainPlans(
+        planner,
+        first_step=first_step,
+        stop_step=stop_step,
+        micro_batch_size=micro_batch_size,
+        rank=rank,
+        world_size=world_size,
+        scores=scores,
+    )
 
 
 def validation_plans(planner: ValidationPlanner, *, rank: int = 0, world_size: int = 1) -> Iterator[StepPlan]:
@@ -102,7 +105,7 @@ class PatchLoader:
     Args:
         planner: whose plans they are. What it plans with holds here too: data set, configuration, seed. Under
             ``data.on_bad_sample: skip`` it names the substitutes of samples that cannot be used.
-        plans: micro batches, whose sizes may differ.
+        plans: micro batches, whose sizes may differ. Where they cannot be made yet (``TrainPlans``), the loader waits.
         batch_size: rows of the largest of them.
         num_threads: DALI's worker threads.
         device_id: the GPU that decodes under ``data.device: gpu``, else None.
@@ -148,6 +151,7 @@ class PatchLoader:
         # Plans that DALI has, with their rows as read, whose outputs it has not given back.
         self._issued: deque[Issued] = deque()
         self._again: deque[StepPlan] = deque()  # plans to read anew: after a failure, or once a snapshot is there
+        self._awaited: int | None = None  # the step of the scores that the next plan needs
         self._source_error: Exception | None = None
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=data.prefetch_batches)
         self._closing = threading.Event()
@@ -194,6 +198,9 @@ class PatchLoader:
                 rows = self._rows.read(plan)
         except StopIteration:
             raise
+        except NotYetError as error:
+            self._awaited = error.moment  # once all that was planned is made, which may be what they come of
+            raise StopIteration from error
         except Exception as error:
             # DALI reads ahead, and drops what it has read if the source raises: end here, and raise after the rest.
             self._source_error = error
@@ -220,7 +227,7 @@ class PatchLoader:
                         outputs = self._finisher.run(graph)
                 except StopIteration:
                     # Run dry, at the end or before a snapshot: nothing in the graph was scored by another one.
-                    if not self._again or not self._take_snapshot():
+                    if not self._goes_on():
                         break
                     graph.reset()
                     continue
@@ -246,20 +253,35 @@ class PatchLoader:
     def _found_bad(self) -> bool:
         return any(self._rows.examine(issued.rows) for issued in self._issued)
 
-    def _take_snapshot(self) -> bool:
-        """Wait for the snapshot that the next plan needs, if the rule needs any; False if there is no next plan."""
-        if self._snapshots is None:
-            self._finisher.open_scores(self._snapshot)
-            return True
-        if not self._again:
-            plan = next(self._plans, None)
-            if plan is None:
-                return False
-            self._again.append(plan)
-        moment = self._snapshots.moment_of(self._again[0].step)
-        self._snapshot = self._snapshots.wait_for(moment, self._closing.is_set)
-        if self._snapshot is None:
+    def _goes_on(self) -> bool:
+        """Wait for whatever made the graph run dry; False if that is the end."""
+        if self._awaited is None and not self._again:
             return False
+        return self._take_snapshot()
+
+    def _find_plan(self) -> bool:
+        """Wait until the next plan can be made; False if there is none."""
+        while not self._again:
+            try:
+                self._again.append(next(self._plans))
+            except StopIteration:
+                return False
+            except NotYetError as error:
+                assert isinstance(self._plans, TrainPlans)
+                if not self._plans.wait(error.moment, self._closing.is_set):
+                    return False
+        self._awaited = None
+        return True
+
+    def _take_snapshot(self) -> bool:
+        """Wait for what the next plan needs, scores or a snapshot; False if there is no next plan."""
+        if not self._find_plan():
+            return False
+        if self._snapshots is not None:
+            moment = self._snapshots.moment_of(self._again[0].step)
+            self._snapshot = self._snapshots.wait_for(moment, self._closing.is_set)
+            if self._snapshot is None:
+                return False
         self._finisher.open_scores(self._snapshot)
         return True
 

@@ -18,7 +18,7 @@ MAY_NOT_IMPORT = {
 SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package).rglob("*.py"))
 # The rooms of pipeline from the top down; those of one floor know nothing of one another.
 FLOORS = (
-    *(("loader",), ("finishing",), ("batch",)),
+    *(("loader",), ("train_plans", "finishing"), ("batch",)),
     *(("graph",), ("selection",), ("plan",), ("shards",), ("jpeg",), ("config",)),
     ("operations", "compiling", "cores", "crossing", "files", "installed", "told", "yaml_file"),
 )
@@ -41,6 +41,8 @@ LIGHT_MODULES = (
     "operations",
     "plan.crops",
     "plan.echo",
+    "plan.epochs",
+    "plan.examples",
     "plan.erasing",
     "shards.exclusion",
     "plan.keyed",
@@ -53,6 +55,7 @@ LIGHT_MODULES = (
     "graph.route",
     "installed",
     "plan.schedule",
+    "plan.short_epochs",
     "selection.rules",
     "shards.index",
     "selection.snapshots",

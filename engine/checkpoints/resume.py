@@ -91,6 +91,8 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
             values[name] = value
     if config.selection.map is None:
         del values["selection"]["map"]  # no map is what checkpoints from before there were maps have recorded
+    if config.schedule.examples is None:
+        del values["schedule"]["examples"]  # likewise
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
     drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     return {

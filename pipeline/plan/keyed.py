@@ -33,6 +33,7 @@ class Stream(IntEnum):
     MIX = 14
     ERASE = 15
     ERASE_NOISE = 16
+    EXAMPLES = 17
 
 
 def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np.random.Philox:

@@ -5,12 +5,15 @@ What each kind of schedule does stands in ``pipeline/plan/ramps.py``.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.config import Duration, DurationField, Settings, one_of
+from pipeline.plan.epochs import Epochs
+from pipeline.plan.examples import ExamplesConfig
 from pipeline.plan.ramps import KINDS, Kind, Laid
 
 _FORMS = "; ".join(f"{name}: {kind.form.text}, {kind.about}" for name, kind in KINDS.items())
@@ -30,6 +33,9 @@ class ScheduleConfig(Settings):
     )
     cooldown: DurationField = Field(
         Duration.parse("0epochs"), description="length at the end of the run at full patches"
+    )
+    examples: ExamplesConfig | None = Field(
+        None, description="epochs leave some of the examples out, until the last eighth of them; null: they see all"
     )
 
     @model_validator(mode="after")
@@ -116,7 +122,7 @@ class PatchSchedule:
         config: kind, rates, rounding, cooldown.
         num_patches: patches of the full image (N).
         total_steps: optimizer steps of the whole run.
-        steps_per_epoch: length of a cycle of ``cyclic``, and of an epoch of cooldown.
+        steps_per_epoch: of an epoch of all examples: length of a cycle of ``cyclic``, and of an epoch of cooldown.
         global_batch_size: samples per step, for a cooldown given in samples.
         seed: key of ``choice``.
 
@@ -140,6 +146,12 @@ class PatchSchedule:
             )
         for rate in self.config.rates():
             num_kept_at(rate, self.num_patches)
+
+    @cached_property
+    def epochs(self) -> Epochs:
+        """How the steps are cut into epochs, some of which ``config.examples`` makes short."""
+        examples = self.config.examples
+        return Epochs.of(self.total_steps, self.steps_per_epoch, None if examples is None else examples.keep)
 
     @property
     def ramp_steps(self) -> int:

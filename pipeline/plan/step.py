@@ -6,6 +6,7 @@ number of ranks; a rank plans just its own rows.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -15,26 +16,22 @@ from pipeline.plan import keyed
 from pipeline.plan.augmentation import AugmentPlan, check_repeats, order_positions, plan_augment
 from pipeline.plan.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
 from pipeline.plan.echo import plain_steps, views_left
+from pipeline.plan.examples import SampleScores
 from pipeline.plan.keyed import KeyedRows, Stream
 from pipeline.plan.order import SampleOrder
 from pipeline.plan.schedule import PatchSchedule, Stage, num_kept_at
+from pipeline.plan.short_epochs import SampleIds, ShortEpochs
 
 
-class Samples(Protocol):
+class Samples(SampleIds, Protocol):
     """What a plan needs to know of a data set; a ``ShardIndex`` is one."""
 
-    @property
-    def num_samples(self) -> int: ...
-    @property
-    def shard_sizes(self) -> np.ndarray: ...
     @property
     def label(self) -> np.ndarray: ...
     @property
     def width(self) -> np.ndarray: ...
     @property
     def height(self) -> np.ndarray: ...
-    def sample_ids(self, positions: np.ndarray) -> np.ndarray:
-        """Ids (rows of ``label``, ``width``, ``height``) of the samples at these places, 0 to num_samples - 1."""
 
 
 class Selection(Protocol):
@@ -65,6 +62,7 @@ class StepPlan:
         counted: bool [B], False for rows that only fill up a validation batch.
         augment: what is done to the images beyond crop and flip; None where nothing is.
         views_left: int64 [B], in how many more steps the same image will stand in the row; None without echo.
+        weights: float32 [B], the factor of each row's loss where some examples stand for others; None where all are 1.
     """
 
     step: int
@@ -79,6 +77,7 @@ class StepPlan:
     counted: np.ndarray
     augment: AugmentPlan | None = None
     views_left: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     @property
     def num_rows(self) -> int:
@@ -126,7 +125,8 @@ class TrainPlanner:
         training: images are augmented beyond crop and flip, where the configuration says so.
 
     Raises:
-        ValueError: the global batch is larger than the data set, or holds too few samples for its repeats.
+        ValueError: the global batch is larger than the data set, or holds too few samples for its repeats; or an epoch
+            is to see a single example.
     """
 
     samples: Samples
@@ -141,6 +141,7 @@ class TrainPlanner:
         check_repeats(self.data.augment.repeats, self.global_batch_size)
         order = SampleOrder(self.samples.shard_sizes, self.seed, self.data.shuffle, self.data.window_shards)
         object.__setattr__(self, "_order", order)
+        self.short_epochs  # noqa: B018 - it checks its numbers
 
     @property
     def crop(self) -> CropKind:
@@ -154,23 +155,44 @@ class TrainPlanner:
     def steps_per_epoch(self) -> int:
         return steps_per_epoch(self.samples.num_samples, self.global_batch_size)
 
-    def plan(self, step: int, rank: int = 0, world_size: int = 1) -> StepPlan:
+    @cached_property
+    def short_epochs(self) -> ShortEpochs | None:
+        """What the epochs see that leave examples out; None where none does."""
+        examples, batch, data = self.schedule.config.examples, self.global_batch_size, self.data
+        if examples is None:
+            return None
+        epochs = self.schedule.epochs
+        return ShortEpochs(examples, epochs, self.samples, batch, self.seed, data.shuffle, data.window_shards)
+
+    def needs_scores(self, step: int) -> bool:
+        """Whether a step's samples follow from scores: see ``ShortEpochs``."""
+        return self.short_epochs is not None and self.short_epochs.needs_scores(step)
+
+    def plan(self, step: int, rank: int = 0, world_size: int = 1, scores: SampleScores | None = None) -> StepPlan:
         """The rows of ``rank`` in the global batch of ``step``.
 
+        Args:
+            scores: those in force in the step's epoch, where it ``needs_scores``; else they are not looked at.
+
         Raises:
-            ValueError: a step outside the schedule's run, ranks that do not divide the batch, or images to be mixed in
-                pairs that the ranks do not divide.
+            ValueError: a step outside the schedule's run, ranks that do not divide the batch, images to be mixed in
+                pairs that the ranks do not divide, or a step that needs scores without those of its epoch.
         """
         stage = self.schedule.stage(step)
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
         rows, echo, echo_gap = first_row + np.arange(num_rows), self.data.echo, self.data.echo_gap
         keyed_rows = KeyedRows(self.seed, step, first_row, num_rows)
-        ids = self._sample_ids(plain_steps(step, rows, echo, echo_gap), rows)
+        epoch, weights = self.schedule.epochs.split(step)[0], None
+        if self.short_epochs is not None and self.schedule.epochs.is_short(epoch):
+            assert echo == self.data.augment.repeats == 1
+            ids, weights = self.short_epochs.samples_of(step, rows, scores)
+        else:
+            ids = self._sample_ids(plain_steps(step, rows, echo, echo_gap), rows)
         labels = self.samples.label[ids].astype(np.int64)
         augment, image_size = self.data.augment, self.data.image_size
         return StepPlan(
             step=step,
-            epoch=step // self.steps_per_epoch,
+            epoch=epoch,
             stage=stage,
             first_row=first_row,
             sample_ids=ids,
@@ -181,6 +203,7 @@ class TrainPlanner:
             counted=np.ones(num_rows, dtype=bool),
             augment=plan_augment(augment, image_size, labels, keyed_rows),
             views_left=views_left(step, rows, echo, echo_gap) if echo > 1 else None,
+            weights=weights,
         )
 
     def substitute(self, sample_id: int, attempt: int) -> int:
@@ -209,7 +232,7 @@ class TrainPlanner:
         ids = np.empty_like(rows)
         for step in np.unique(steps):
             here = steps == step
-            epoch, step_of_epoch = divmod(int(step), self.steps_per_epoch)
+            epoch, step_of_epoch = self.schedule.epochs.split(int(step))
             repeats = self.data.augment.repeats
             positions = order_positions(step_of_epoch, self.global_batch_size, repeats, rows[here])
             ids[here] = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]

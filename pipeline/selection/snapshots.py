@@ -7,10 +7,11 @@ trainer, having come to that step, hands over the embedding as it is before it.
 
 import threading
 from collections.abc import Callable
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from pipeline.plan.examples import SampleScores
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.selection.magnitude import EmbeddingSnapshot
 
@@ -34,7 +35,7 @@ class SnapshotMoments:
         if self._at == "start":
             return 0
         if self._at == "epoch":
-            return step - step % self._schedule.steps_per_epoch
+            return self._schedule.epochs.first_step(step)
         known = self._stretch  # read once: the trainer's thread and the loader's both ask
         if step not in known:
             known = range(self._stage_start(step, known), self._stage_known_until(step))
@@ -63,7 +64,17 @@ class SnapshotMoments:
         return start + 1 + np.flatnonzero(np.diff(self._schedule.nums_kept(np.arange(start, stop))))
 
 
-class SnapshotBoard:
+class Snapshot(Protocol):
+    """What the input side sees of a run as it was before a step."""
+
+    @property
+    def step(self) -> int: ...
+
+
+S = TypeVar("S", bound=Snapshot)
+
+
+class Board(Generic[S]):
     """Where the trainer leaves a snapshot and the loader's thread finds it.
 
     Args:
@@ -72,16 +83,16 @@ class SnapshotBoard:
 
     def __init__(self, moment_of: Callable[[int], int]) -> None:
         self.moment_of = moment_of
-        self.newest: EmbeddingSnapshot | None = None
+        self.newest: S | None = None
         self._changed = threading.Condition()
 
-    def publish(self, snapshot: EmbeddingSnapshot) -> None:
+    def publish(self, snapshot: S) -> None:
         """Hand over a snapshot; it takes the place of the one before, which no later step needs."""
         with self._changed:
             self.newest = snapshot
             self._changed.notify_all()
 
-    def wait_for(self, moment: int, is_over: Callable[[], bool]) -> EmbeddingSnapshot | None:
+    def wait_for(self, moment: int, is_over: Callable[[], bool]) -> S | None:
         """The snapshot of a moment, once it is there; None if ``is_over()`` comes true before.
 
         Raises:
@@ -95,6 +106,10 @@ class SnapshotBoard:
             if self.newest.step > moment:
                 raise RuntimeError(f"the snapshot of step {moment} is gone; the newest is of step {self.newest.step}")
             return self.newest
+
+
+SnapshotBoard = Board[EmbeddingSnapshot]
+ScoreBoard = Board[SampleScores]
 
 
 def fixed_board(snapshot: EmbeddingSnapshot) -> SnapshotBoard:

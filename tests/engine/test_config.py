@@ -180,6 +180,13 @@ def test_an_average_of_divided_weights_is_refused(minimal: Path) -> None:
         load_config(minimal, ["train.ema_decay=0.99", "engine.zero_stage=3"])
 
 
+def test_examples_that_an_epoch_shows_several_times_are_not_left_out(minimal: Path) -> None:
+    examples = "schedule.examples={rule: loss, keep: 0.7}"
+    assert load_config(minimal, [examples]).schedule.examples is not None
+    with pytest.raises(ConfigError, match=r"data.echo 2 shows them several times; set data.echo to 1"):
+        load_config(minimal, [examples, "data.echo=2"])
+
+
 def test_pretraining_needs_patches_to_reconstruct(minimal: Path) -> None:
     assert load_config(minimal, PRETRAINING).task == "pretrain"
     for override, key in (

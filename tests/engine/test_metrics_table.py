@@ -17,6 +17,7 @@ EVERY_RUN = ("--set", "checkpoint.every=2steps", "--set", "eval.every=2steps", "
 RUNS = {
     "plain": (),
     "averaged": ("--set", "train.ema_decay=0.9"),
+    "examples": ("--set", "schedule.examples={rule: loss, keep: 0.1}"),  # epochs of one step
     "pretraining": (
         *("--set", "task=pretrain", "--set", "eval.keep_rates=[0.4]"),
         *("--set", "schedule={kind: constant, keep_rate: 0.4}"),
@@ -56,6 +57,10 @@ def test_the_lines_of_a_run_have_the_fields_of_the_table_in_its_order(written: d
     for lines in written.values():
         assert fields_of(lines, "train") == [names("train")]
         assert fields_of(lines, "checkpoint") == [names("checkpoint")]
+    assert fields_of(written["examples"], "examples") == [names("examples")]
+    known = [line["num_known"] for line in written["examples"] if line["event"] == "examples"]
+    assert len(known) == 3, "one for each epoch but the first, before which nothing is known"
+    assert 16 == known[0] < known[1] < known[2], "samples that are not known yet come before others"
     assert fields_of(written["averaged"], "eval") == [names("eval")]
     assert fields_of(written["plain"], "eval") == [[name for name in names("eval") if name != "weights"]]
 

@@ -28,6 +28,14 @@ def test_durations_become_steps() -> None:
     assert (plan.warmup_steps, plan.checkpoint_every, plan.eval_every) == (50, 234, 70)
 
 
+def test_epochs_that_leave_examples_out_make_a_run_shorter_and_leave_other_durations_as_they_are() -> None:
+    plan = plan_run(
+        config("train.duration=8epochs", "eval.every=1epochs", "schedule.examples={rule: random, keep: 0.5}"), 60000, 1
+    )
+    assert plan.total_steps == 7 * 234 + 468
+    assert (plan.steps_per_epoch, plan.eval_every) == (468, 468)
+
+
 def test_a_run_of_more_steps_than_anyone_means_is_refused_with_what_it_comes_to() -> None:
     with pytest.raises(ValueError, match=r"train.duration 99999999999999epochs comes to 46,799,999,999,999,532 steps"):
         plan_run(config("train.duration=99999999999999epochs"), 60000, world_size=1)

@@ -38,6 +38,7 @@ def test_the_sections_and_keys_are_those_of_the_file_that_a_run_leaves_in_its_or
         "data.cache={kind: memory, max_bytes: 1}",
         "data.augment.auto={kind: randaugment}",
         "monitor.wandb.project=p",
+        "schedule.examples={rule: loss, keep: 0.5}",
     ]
     config = load_config(ROOT / "configs" / "fashion_mnist.yaml", sets)
     expected = keys_of(config.model_dump(mode="json"))

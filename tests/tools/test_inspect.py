@@ -105,6 +105,21 @@ def test_json_says_nothing_of_what_is_off(capsys: pytest.CaptureFixture[str], co
     assert sample["mix"] is None
 
 
+def test_an_epoch_that_leaves_examples_out_says_what_they_weigh_and_where_only_the_run_knows_them(
+    capsys: pytest.CaptureFixture[str], garment_shards: Path, tmp_path: Path
+) -> None:
+    """Of four epochs the first three have 6 of 12 steps; before the first one nothing is known."""
+    examples = {"rule": "loss", "keep": 0.5}
+    train = {"duration": "4epochs", "global_batch_size": 8}
+    config = write_config(tmp_path / "few.yaml", garment_shards, schedule={"examples": examples}, train=train)
+    assert [sample["example_weight"] for sample in inspect_json(capsys, config, "--step", "5")["samples"]] == [2.0] * 8
+    last = inspect_json(capsys, config, "--step", "18")
+    assert last["epoch"] == 3
+    assert "example_weight" not in last["samples"][0]
+    assert main(["--config", str(config), "--step", "6"]) == 2
+    assert "follow from the scores of all samples at step 6, and none are there" in capsys.readouterr().err
+
+
 def test_the_label_of_a_mixed_image_names_both_with_their_weights(config: Path) -> None:
     plan = inspect_step(load_config(config, ["data.augment.mixup=0.8"]), 3).plan
     assert plan.augment is not None

@@ -54,6 +54,25 @@ def test_the_papers_stages_are_previewed_without_data(
     assert shown["num_patches"] == kept[-1]
 
 
+def test_examples_that_are_left_out_make_epochs_shorter(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    override = "schedule.examples={rule: loss, keep: 0.7}"
+    shown = previewed(config, capsys, "train.duration=8epochs", override)
+    assert shown["total_steps"] == 7 * 630 + 900
+    assert shown["examples"] == {
+        "rule": "loss",
+        "keep": 0.7,
+        "num_short_epochs": 7,
+        "short_epoch_steps": 630,
+        "full_epoch_steps": 900,
+        "share_of_full_epochs": pytest.approx(5310 / 7200),
+    }
+    assert main(["--config", str(config), "--set", "train.duration=8epochs", "--set", override]) == 0
+    assert capsys.readouterr().out.endswith(
+        "examples by loss: the first 7 epochs see 70.0% of them, in 630 steps each, then all, in 900; 73.8% of the "
+        "steps of as many full epochs\n"
+    )
+
+
 def test_the_json_holds_the_schedule_and_nothing_else(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = previewed(config, capsys)
     assert set(shown) == {"total_steps", "num_patches", "mean_keep_rate", "stages", "relative_training_flops"}

@@ -88,6 +88,7 @@ def planned_augmentation(plan: StepPlan, index: ShardIndex) -> list[dict[str, An
     ``augment``: operations with magnitudes of 0 to 10, negative where the operation goes the other way, null where it
     knows none. ``jitter``: factors. ``mix``: partner, own weight and cutmix's box; null where the row is not mixed.
     ``erase``: the box, null where there is none. Boxes are [top, left, bottom, right] in pixels of the image.
+    ``example_weight``: the factor of the row's loss, in epochs that leave examples out.
     """
     rows: list[dict[str, Any]] = [{} for _ in range(plan.num_rows)]
     planned = plan.augment or AugmentPlan()
@@ -108,6 +109,8 @@ def planned_augmentation(plan: StepPlan, index: ShardIndex) -> list[dict[str, An
         if planned.erase_boxes is not None:
             box = planned.erase_boxes[row]
             shown["erase"] = box.tolist() if box.any() else None
+        if plan.weights is not None:
+            shown["example_weight"] = float(plan.weights[row])
     return rows
 
 

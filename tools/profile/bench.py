@@ -33,6 +33,7 @@ from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
 from pipeline.graph.settings import GraphSettings
 from pipeline.loader import PatchLoader
+from pipeline.plan.examples import SampleScores
 from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection.snapshots import fixed_board
@@ -49,9 +50,16 @@ _BATCHES_IN_THE_GRAPH = 3
 def plans_at(
     planner: TrainPlanner, stage: Stage, first_step: int, micro_batch_size: int, world: World
 ) -> Iterator[StepPlan]:
-    """A rank's micro batches from ``first_step`` on, all at one stage; after the run's last step comes its first."""
-    for step in itertools.count(first_step):
-        plan = planner.plan(step % planner.schedule.total_steps, world.rank, world.size)
+    """A rank's micro batches from ``first_step`` on, all at one stage; after the run's last step comes its first.
+
+    Where examples follow from scores, none of them is known: what is left out takes no time, whichever it is.
+    """
+    scores, schedule = None, planner.schedule
+    for count in itertools.count(first_step):
+        step = count % schedule.total_steps
+        if planner.needs_scores(step) and (scores is None or scores.step != schedule.epochs.first_step(step)):
+            scores = SampleScores.unknown(schedule.epochs.first_step(step), len(planner.samples.label))
+        plan = planner.plan(step, world.rank, world.size, scores)
         yield from replace(plan, stage=stage).micro_batches(micro_batch_size)
 
 

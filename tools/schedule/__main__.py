@@ -1,4 +1,4 @@
-"""Preview a run's patch sampling schedule before any image is read.
+"""Preview a run's patch sampling schedule, and what share of the examples its epochs see, before any image is read.
 
     python -m tools.schedule --config configs/imagenet_vit_b16_cyclic.yaml --png schedule.png
     python -m tools.schedule --config configs/fashion_mnist.yaml --profile profile.json

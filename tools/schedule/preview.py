@@ -5,6 +5,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.run_plan import build_schedule
+from pipeline.plan.examples import describe as describe_examples
 from pipeline.plan.ramps import LOW_AND_HIGH
 from pipeline.plan.schedule import PatchSchedule, StageSummary
 from pipeline.shards.index import open_index
@@ -39,6 +40,18 @@ class Preview:
             "mean_keep_rate": self.schedule.mean_keep_rate,
             "relative_training_flops": self.relative_training_flops,
             "stages": [asdict(stage) for stage in self.stages],
+            **({} if self.config.schedule.examples is None else {"examples": self._examples()}),
+        }
+
+    def _examples(self) -> dict[str, Any]:
+        """What ``schedule.examples`` makes of the epochs."""
+        assert self.config.schedule.examples is not None
+        return {
+            **self.config.schedule.examples.model_dump(),
+            "num_short_epochs": self.schedule.epochs.num_short,
+            "short_epoch_steps": self.schedule.epochs.short_steps,
+            "full_epoch_steps": self.schedule.epochs.full_steps,
+            "share_of_full_epochs": self.schedule.epochs.share_of_full(self.schedule.total_steps),
         }
 
 
@@ -93,6 +106,7 @@ def describe(shown: Preview) -> str:
             "",
             f"mean keep rate {schedule.mean_keep_rate:.3f}; training FLOPs {shown.relative_training_flops:.1%} of "
             "those at full patches" + (", without the decoder" if config.task == "pretrain" else ""),
+            *describe_examples(config.schedule.examples, schedule.epochs, schedule.total_steps),
         ]
     )
 

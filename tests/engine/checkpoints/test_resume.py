@@ -332,6 +332,7 @@ def recorded_identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
     scheme = {SCHEME_KEY: SCHEME} if (config.engine.zero_stage, config.engine.precision) == (0, "bf16") else {}
     operations = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     values = config.model_dump(mode="json")
+    del values["schedule"]["examples"]
     return {
         **{key: values[key] for key in ("task", "seed", "schedule")},
         "selection": {key: values["selection"][key] for key in RECORDED_SELECTION},

@@ -21,6 +21,9 @@ STEPS = 24
 # Ranks that train up to a step, one after the other; ZeRO 0 and 2 change once.
 SEVERAL_CHANGES = ((2, 6), (1, 12), (4, 18), (2, STEPS))
 ONE_CHANGE = ((2, 6), (1, STEPS))
+# Three epochs of 6 steps, which see half of the examples, and one of 12; step 15 is in mid epoch.
+EXAMPLES = ("--set", "schedule.examples={rule: loss, keep: 0.5}", "--set", "train.duration=4epochs")
+EXAMPLES_STEPS, EXAMPLES_BREAK = 30, 15
 COURSES = {0: ONE_CHANGE, 1: SEVERAL_CHANGES, 2: ONE_CHANGE, 3: SEVERAL_CHANGES}
 
 
@@ -36,9 +39,9 @@ def arguments(toy: Path, out: str, *more: str, stage: int = 1) -> list[str]:
     return ["--config", str(toy / "toy.yaml"), "--out", str(toy / out), "--set", f"engine.zero_stage={stage}", *more]
 
 
-def losses(toy: Path, out: str) -> list[float]:
+def losses(toy: Path, out: str, steps: int = STEPS) -> list[float]:
     train = lines(toy, out, "train")
-    assert [line["step"] for line in train] == list(range(STEPS)), "each step once"
+    assert [line["step"] for line in train] == list(range(steps)), "each step once"
     return [line["loss"] for line in train]
 
 
@@ -77,6 +80,10 @@ def two_ranks(toy: Path) -> tuple[dict[str, int], str]:
     jobs["no room"] = arguments(toy, "full", "--set", "checkpoint.every=7steps")
     jobs["make room"] = ["limit-files", "-1", "1"]
     jobs["room again"] = arguments(toy, "full")
+    jobs["examples"] = arguments(toy, "examples", *EXAMPLES)
+    for out in ("examples broken", "examples elastic"):
+        jobs[f"{out} off"] = arguments(toy, out, *EXAMPLES, "--max-steps", str(EXAMPLES_BREAK))
+    jobs["examples broken"] = arguments(toy, "examples broken", *EXAMPLES)
     # ZeRO-3 comes last: it leaves another ``torch.nn.functional.linear`` in the process, which rounds differently.
     jobs |= elastic_jobs(toy, 0)
     jobs["fixed3"] = arguments(toy, "fixed3", stage=3)
@@ -89,7 +96,10 @@ def elastic(toy: Path, two_ranks: tuple[dict[str, int], str]) -> str:
     """The elastic courses run to their end; what was printed."""
     printed = two_ranks[1]
     for leg, (ranks, _) in enumerate(SEVERAL_CHANGES[1:], start=1):
-        codes, said = run_jobs(ranks, list(elastic_jobs(toy, leg).values()), toy / f"leg{leg}")
+        jobs = list(elastic_jobs(toy, leg).values())
+        if ranks == 1:
+            jobs += [arguments(toy, out, *EXAMPLES) for out in ("examples elastic", "examples alone")]
+        codes, said = run_jobs(ranks, jobs, toy / f"leg{leg}")
         assert set(codes) == {0}, said
         printed += said
     return printed
@@ -175,6 +185,23 @@ def test_a_run_on_changing_numbers_of_ranks_has_the_losses_of_one_that_stays(
         before = next(size for size, until in COURSES[stage] if until == step)
         assert before != ranks
         assert f"going on from {checkpoint} at step {step}, written by {before} rank(s)" in elastic
+
+
+def test_a_run_that_leaves_examples_out_and_stops_in_mid_epoch_ends_with_the_same_weights(
+    toy: Path, two_ranks: tuple[dict[str, int], str]
+) -> None:
+    assert [code for name, code in two_ranks[0].items() if name.startswith("examples")] == [0, 0, 0, 0]
+    assert losses(toy, "examples broken", EXAMPLES_STEPS) == losses(toy, "examples", EXAMPLES_STEPS)
+    assert summary(toy, "examples broken")["weights_digest"] == summary(toy, "examples")["weights_digest"]
+    epochs = [line["epoch"] for line in lines(toy, "examples", "train")]
+    assert [epochs.count(epoch) for epoch in range(4)] == [6, 6, 6, 12]
+
+
+@pytest.mark.parametrize("out", ["examples elastic", "examples alone"])
+def test_a_run_that_leaves_examples_out_has_the_same_losses_on_another_number_of_ranks(
+    toy: Path, elastic: str, out: str
+) -> None:
+    np.testing.assert_allclose(losses(toy, out, EXAMPLES_STEPS), losses(toy, "examples", EXAMPLES_STEPS), rtol=1e-4)
 
 
 @pytest.mark.parametrize("stage", COURSES)
