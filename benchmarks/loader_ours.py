@@ -21,6 +21,7 @@ from pipeline.selection.config import SelectionConfig
 from pipeline.selection.magnitude import EmbeddingSnapshot
 from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import ShardIndex, open_index
+from pipeline.shards.levels import open_with_levels
 from pipeline.shards.reader import SampleReader
 
 _MANY_STEPS = 1_000_000
@@ -63,7 +64,7 @@ def planned(ours: Ours, setting: Setting, keep_rate: float) -> tuple[ShardIndex,
     folder = ours.folder(setting)
     assert folder is not None
     data = data_config(folder, setting, {**ours.data, "augment": ours.augment})
-    index = open_index(folder, "train")
+    index = open_with_levels(folder, "train", data.levels)
     selection, batch_size = SelectionConfig.model_validate(ours.selection), setting.batch_size
     steps_per_epoch = index.num_samples // batch_size
     config = ScheduleConfig(kind="constant", keep_rate=keep_rate)

@@ -69,6 +69,10 @@ class SyntheticSamples:
         return cls(*(MappedColumn(folder / name, value) for name, value in VALUES.items()))
 
     @property
+    def levels(self) -> tuple[()]:
+        return ()
+
+    @property
     def num_samples(self) -> int:
         return NUM_SAMPLES
 

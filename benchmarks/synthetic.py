@@ -33,6 +33,10 @@ class SyntheticSamples:
         columns = (np.broadcast_to(np.int32(value), (num_samples,)) for value in (0, 500, 375))
         return cls(num_samples, sizes, *columns)
 
+    @property
+    def levels(self) -> tuple[()]:
+        return ()
+
     def sample_ids(self, positions: np.ndarray) -> np.ndarray:
         """Nothing is excluded: each sample has its own number's place."""
         return positions

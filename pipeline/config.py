@@ -247,6 +247,12 @@ class DataConfig(Settings):
         description="classes of the labels, which are whole numbers from 0 on; auto: as many as dataset.json beside "
         "the training shards names",
     )
+    levels: tuple[Annotated[int, Field(ge=1, le=MOST_PIXELS)], ...] = Field(
+        (),
+        description="smaller images beside the training shards (tools.shards resize-levels), by the pixels of their "
+        "shorter side, the largest first: each crop is taken from the smallest in which it still has image_size pixels "
+        "in height and width",
+    )
     image_size: int = Field(224, ge=1, le=MOST_PIXELS, description="side of the square image, in pixels")
     patch_size: int = Field(16, ge=1, le=MOST_PIXELS, description="side of a square patch, in pixels")
     mean: Annotated[tuple[Mean, Mean, Mean], OrAuto(is_default=True)] = Field(
@@ -319,6 +325,16 @@ class DataConfig(Settings):
             raise ValueError(
                 f"patch_size {self.patch_size} does not divide image_size {self.image_size}; "
                 f"patch sizes near it that do: {', '.join(map(str, sorted(nearest)))}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _levels_shrink(self) -> "DataConfig":
+        if list(self.levels) != sorted(set(self.levels), reverse=True):
+            raise ValueError(f"levels are named from the largest to the smallest, each once; got {list(self.levels)}")
+        if self.levels and self.augment.crop == "pad":
+            raise ValueError(
+                "levels serve resized crops, but augment.crop is pad; leave levels out, or set it to resized"
             )
         return self
 

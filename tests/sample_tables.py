@@ -13,6 +13,7 @@ class SampleTable:
     label: np.ndarray
     width: np.ndarray
     height: np.ndarray
+    levels: tuple["SampleTable", ...] = ()
 
     @property
     def num_samples(self) -> int:

@@ -139,6 +139,8 @@ def type_of(annotation: Any) -> str:
         return " or ".join("null" if one is type(None) else type_of(one) for one in inner)
     if origin is list:
         return f"list of {_plural(type_of(inner[0]))}"
+    if origin is tuple and inner[1:] == (Ellipsis,):
+        return f"list of {_plural(type_of(inner[0]))}"
     if origin is tuple:
         return f"[{', '.join(map(type_of, inner))}]"
     if origin is dict:

@@ -12,6 +12,7 @@ from pipeline.plan.step import TrainPlanner
 from pipeline.selection.maps import ScoreMaps
 from pipeline.shards.classes import most_classes
 from pipeline.shards.index import ShardIndex, open_index
+from pipeline.shards.levels import open_with_levels
 
 _PACKAGES = {"tensorboard": "monitor.tensorboard: true", "wandb": "monitor.wandb"}
 
@@ -46,7 +47,8 @@ def open_inputs(config: RunConfig, world_size: int, local_size: int) -> Inputs:
     """
     if config.model.pretrained not in (None, "timm"):
         weights_file(config.model.pretrained)
-    train_index, val_index = open_index(config.data.train, "train"), open_index(config.data.val, "val")
+    train_index = open_with_levels(config.data.train, "train", config.data.levels)
+    val_index = open_index(config.data.val, "val")
     num_classes, needed = config.data.num_classes, 1 + max(train_index.max_label, val_index.max_label)
     for index in (train_index, val_index):
         check_labels(index, num_classes, needed)

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.config import AugmentConfig
 from pipeline.graph.graph import run_once
 from pipeline.graph.image_decoder import ImageDecoder, check_is_about_images, failing_rows
-from pipeline.graph.inputs import SourceArrays, needed_rows, row_sizes, source_arrays, told_rows
+from pipeline.graph.inputs import SourceArrays, file_sizes, needed_rows, source_arrays, told_rows
 from pipeline.graph.score_maps import chosen_ids
 from pipeline.graph.settings import GraphSettings
 from pipeline.graph.spliced import SplicedReader, whole_files
@@ -112,6 +112,7 @@ class RowReader:
         self, index: ShardIndex, reader: SampleReader, settings: GraphSettings, planner: Planner | None
     ) -> None:
         self._index, self._reader, self._settings, self._planner = index, reader, settings, planner
+        self._files = index.files
         name = settings.selection.map
         self._maps = None if name is None else ScoreMaps(index, name)
         self._spliced = SplicedReader(index, reader, settings) if settings.splices else None
@@ -121,7 +122,7 @@ class RowReader:
         # What runs on a GPU fails for the GPU's own reasons too: there the processor is asked whether images decode.
         on_gpu = settings.device_id is not None
         self._decoder = ImageDecoder(settings.batch_size, settings.num_threads) if on_gpu else None
-        self._suspects: set[int] = set()  # ids of samples that have failed in the graph
+        self._suspects: set[int] = set()  # files of samples that have failed in the graph
 
     def read(self, plan: StepPlan, known: Collection[int] = ()) -> Rows:
         """The rows of a plan, bad ones replaced.
@@ -133,16 +134,22 @@ class RowReader:
             BadSampleError: a row is bad and there is no planner, or no substitute of it can be used.
             ValueError, OSError: see ``ShardIndex.check`` and ``SampleReader.read``.
         """
+        files = self._file_ids(plan)
         self._index.check(plan.sample_ids)
+        self._files.check(files)
         rows, in_doubt = self._read(plan, known)
         causes = {}
         for row in range(plan.num_rows) if self._suspects else in_doubt:
-            cause = self._fault_outside(plan.sample_ids[row], rows.images[row]) if row in in_doubt else None
-            if cause is None and row not in known and int(plan.sample_ids[row]) in self._suspects:
+            cause = self._fault_outside(files[row], rows.images[row]) if row in in_doubt else None
+            if cause is None and row not in known and int(files[row]) in self._suspects:
                 cause = self._fault_inside(rows.part(row, row + 1))
             if cause is not None:
                 causes[row] = cause
         return self._replaced(rows, causes, known) if causes else rows
+
+    def _file_ids(self, plan: StepPlan) -> np.ndarray:
+        """Rows of ``ShardIndex.files``: int64 [B]."""
+        return plan.file_ids(len(self._index.shard))
 
     def _read(self, plan: StepPlan, known: Collection[int]) -> tuple[Rows, list[int]]:
         """The rows as they are planned, and those of them that may not be what the index says."""
@@ -151,19 +158,19 @@ class RowReader:
     def _read_whole(self, plan: StepPlan, known: Collection[int]) -> tuple[Rows, list[int]]:
         """As ``_read``, with whole files."""
         rows = [row for row in range(plan.num_rows) if row not in known]
-        encoded, in_doubt = [_NOT_READ] * plan.num_rows, []
-        for row, image, is_sound in zip(rows, *self._reader.read_checked(plan.sample_ids[rows]), strict=True):
+        encoded, in_doubt, files = [_NOT_READ] * plan.num_rows, [], self._file_ids(plan)[rows]
+        for row, image, is_sound in zip(rows, *self._reader.read_checked(files), strict=True):
             encoded[row] = image
             if not is_sound:
                 in_doubt.append(row)
-        num_bytes, num_pages = whole_files(self._index, plan.sample_ids[rows])
+        num_bytes, num_pages = whole_files(self._files, files)
         ids = chosen_ids(plan, self._settings, self._index, self._maps)
         return Rows(plan, encoded, (), ids, num_bytes=num_bytes, num_pages=num_pages), in_doubt
 
     def _read_needed(self, plan: StepPlan) -> tuple[Rows, list[int]]:
         """As ``_read``, with no more of the files than the kept patches are made from."""
         assert self._spliced is not None
-        settings, sizes = self._settings, row_sizes(plan, self._index)
+        settings, sizes = self._settings, file_sizes(plan, self._index)
         ids, needed, told = chosen_ids(plan, settings, self._index, self._maps), None, None
         if settings.selects_first and settings.last_part == "select":
             told = told_rows(plan, settings, sizes, ids)
@@ -187,10 +194,11 @@ class RowReader:
             BadSampleError: there are, and there is no planner.
             RuntimeError: the graph fails on a row for another reason than its image, such as too little memory.
         """
+        files = self._file_ids(rows.plan)
         failing = failing_rows(lambda start, stop: self._runs(rows.part(start, stop)), 0, rows.plan.num_rows)
         if failing and self._planner is None:
-            self._replaced(rows, {row: self._why(int(rows.plan.sample_ids[row])) for row in failing}, ())
-        found = {int(rows.plan.sample_ids[row]) for row in failing} - self._suspects
+            self._replaced(rows, {row: self._why(int(files[row])) for row in failing}, ())
+        found = {int(files[row]) for row in failing} - self._suspects
         self._suspects |= found
         return bool(found)
 
@@ -199,30 +207,30 @@ class RowReader:
         return self._arrays(rows, self._settings)
 
     def _arrays(self, rows: Rows, settings: GraphSettings) -> SourceArrays:
-        sizes = row_sizes(rows.plan, self._index)
+        sizes = file_sizes(rows.plan, self._index)
         return source_arrays(
             rows.plan, rows.images, settings, sizes, ids=rows.ids, origins=rows.origins, told=rows.told
         )
 
-    def _fault_outside(self, sample_id: int, image: np.ndarray) -> str | None:
+    def _fault_outside(self, file_id: int, image: np.ndarray) -> str | None:
         """What is wrong with an image by its header; a decompression bomb is never decoded."""
         if not len(image):
             return "the image is empty"
         size = image_size(image.data)
         if size is None:
             return why_unparsable(image.data) or why_undecodable(image.data)
-        height, width = self._index.height[sample_id], self._index.width[sample_id]
+        height, width = self._files.height[file_id], self._files.width[file_id]
         if size != (height, width):
             return f"is {size[1]}x{size[0]} pixels by its header, but {width}x{height} in the index"
         return why_unparsable(image.data)
 
     def _fault_inside(self, row: Rows) -> str | None:
         """What is wrong with one row's image by the graph itself, None where it runs."""
-        return None if self._runs(row) else self._why(int(row.plan.sample_ids[0]))
+        return None if self._runs(row) else self._why(int(self._file_ids(row.plan)[0]))
 
-    def _why(self, sample_id: int) -> str:
+    def _why(self, file_id: int) -> str:
         """What is wrong with a sample's image, of which no more than a part may have been read."""
-        [image] = self._reader.read(np.array([sample_id]))
+        [image] = self._reader.read(np.array([file_id]))
         return why_undecodable(image.data)
 
     def _runs(self, rows: Rows) -> bool:
@@ -270,9 +278,10 @@ class RowReader:
         sample_id = int(plan.sample_ids[row])
         for attempt in range(MAX_ATTEMPTS):
             candidate = np.array([self._planner.substitute(sample_id, attempt)])
-            [image] = self._reader.read(candidate)
-            if self._fault_outside(candidate[0], image) is None:
-                planned = self._planner.with_samples(plan.rows(row, row + 1), candidate)
+            planned = self._planner.with_samples(plan.rows(row, row + 1), candidate)
+            file = self._file_ids(planned)
+            [image] = self._reader.read(file)
+            if self._fault_outside(file[0], image) is None:
                 kept = chosen_ids(planned, self._settings, self._index, self._maps)
                 if self._fault_inside(Rows(planned, [image], (), kept).part(0, 1)) is None:
                     return int(candidate[0]), image
@@ -282,15 +291,14 @@ class RowReader:
         )
 
     def _describe(self, plan: StepPlan, row: int, cause: str) -> BadRow:
-        sample_id = int(plan.sample_ids[row])
-        index = self._index
+        files, file = self._files, int(self._file_ids(plan)[row])
         return BadRow(
             plan.step,
             plan.first_row + row,
-            sample_id,
-            index.shards[index.shard[sample_id]].name,
-            index.key(sample_id),
-            int(index.offset[sample_id]),
+            int(plan.sample_ids[row]),
+            files.shards[files.shard[file]].name,
+            files.key(file),
+            int(files.offset[file]),
             cause,
             None,
         )

@@ -13,7 +13,7 @@ import nvidia.dali
 
 from pipeline.graph.bad_samples import RowReader, Rows
 from pipeline.graph.image_decoder import ImageDecoder, check_is_about_images, failing_rows
-from pipeline.graph.inputs import SourceArrays, row_sizes, source_arrays, window_corners
+from pipeline.graph.inputs import SourceArrays, file_sizes, source_arrays, window_corners
 from pipeline.graph.pixel_cache import PixelCache
 from pipeline.graph.settings import GraphSettings
 from pipeline.plan.step import StepPlan
@@ -39,9 +39,9 @@ class DecodedRows:
         assert settings.decoded
         self._index, self._rows, self._settings, self._cache = index, rows, settings, cache
         self._decoder = ImageDecoder(settings.batch_size, settings.num_threads)
-        # Echoed images, at most one for each row and step of the gap: (row, step modulo gap) to (sample id, image).
+        # Echoed images, at most one for each row and step of the gap: (row, step modulo gap) to (file, image).
         self._held: dict[tuple[int, int], tuple[int, np.ndarray]] = {}
-        self._damaged: set[int] = set()  # ids of samples that do not decode as a whole
+        self._damaged: set[int] = set()  # files of samples that do not decode as a whole
 
     @property
     def held_bytes(self) -> int:
@@ -54,7 +54,8 @@ class DecodedRows:
         while True:
             rows = self._rows.read(plan, known)
             fresh = [row for row in range(plan.num_rows) if row not in known]
-            damaged = [row for row in fresh if int(rows.plan.sample_ids[row]) in self._damaged]
+            files = self._files(rows.plan)
+            damaged = [row for row in fresh if files[row] in self._damaged]
             if damaged and self._rows.examine(self._rows.read(plan)):
                 continue  # the planned window is damaged too: now the row will be replaced
             whole = [row for row in fresh if row not in damaged]
@@ -76,14 +77,18 @@ class DecodedRows:
 
     def arrays(self, rows: Rows) -> SourceArrays:
         """The rows as the graph's inputs."""
-        return source_arrays(rows.plan, rows.images, self._settings, row_sizes(rows.plan, self._index), ids=rows.ids)
+        return source_arrays(rows.plan, rows.images, self._settings, file_sizes(rows.plan, self._index), ids=rows.ids)
 
     def _find(self, plan: StepPlan, row: int) -> np.ndarray | None:
-        sample_id = int(plan.sample_ids[row])
-        if self._cache is not None and (cached := self._cache.get(sample_id)) is not None:
+        file = self._files(plan)[row]
+        if self._cache is not None and (cached := self._cache.get(file)) is not None:
             return cached
-        held_id, image = self._held.get(self._place(plan, row), (None, None))
-        return image if held_id == sample_id else None
+        held, image = self._held.get(self._place(plan, row), (None, None))
+        return image if held == file else None
+
+    def _files(self, plan: StepPlan) -> list[int]:
+        """What images are known by: a sample's differ from level to level."""
+        return plan.file_ids(len(self._index.shard)).tolist()
 
     def _place(self, plan: StepPlan, row: int) -> tuple[int, int]:
         return plan.first_row + row, plan.step % self._settings.data.echo_gap
@@ -94,12 +99,12 @@ class DecodedRows:
         Args:
             carried_out: the plan with its substitutes; they stand in for others row by row, and are not echoed.
         """
+        files, of_plan = self._files(carried_out), self._files(plan)
         for row, image in images.items():
-            sample_id = int(carried_out.sample_ids[row])
-            cached = self._cache is not None and self._cache.put(sample_id, image)
-            planned = sample_id == plan.sample_ids[row]
+            cached = self._cache is not None and self._cache.put(files[row], image)
+            planned = files[row] == of_plan[row]
             if not cached and planned and plan.views_left is not None and plan.views_left[row] > 0:
-                self._held[self._place(plan, row)] = sample_id, image
+                self._held[self._place(plan, row)] = files[row], image
             else:
                 self._held.pop(self._place(plan, row), None)
 
@@ -114,14 +119,15 @@ class DecodedRows:
                 return False
             return True
 
-        found = {int(rows.plan.sample_ids[tried[i]]) for i in failing_rows(runs, 0, len(tried))}
+        files = self._files(rows.plan)
+        found = {files[tried[i]] for i in failing_rows(runs, 0, len(tried))}
         self._damaged |= found
         return bool(found)
 
     def _around_window(self, rows: Rows, row: int) -> np.ndarray:
         """A damaged image with its planned window decoded and nothing else: uint8 [H, W, 3]."""
         one = rows.plan.rows(row, row + 1)
-        sizes = row_sizes(one, self._index)
+        sizes = file_sizes(one, self._index)
         image = np.zeros((*sizes[0], 3), dtype=np.uint8)
         [start], [stop] = window_corners(one, self._settings, sizes)
         image[start[0] : stop[0], start[1] : stop[1]] = self._decoder.window(rows.images[row], start, stop)

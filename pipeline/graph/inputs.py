@@ -7,8 +7,9 @@ from pipeline.graph import augmentation
 from pipeline.graph.kernels.patches import WHOLE_FROM
 from pipeline.graph.rows import Choice, Mixing, kernel_rows, looks_at_all, mixing_of
 from pipeline.graph.settings import GraphSettings
-from pipeline.plan.step import Samples, StepPlan
+from pipeline.plan.step import Samples, Sizes, StepPlan
 from pipeline.selection.config import select
+from pipeline.shards.index import ShardIndex
 
 # The inputs of ``input_names``: one array per row each, or one for all rows.
 SourceArrays = tuple[list[np.ndarray] | np.ndarray, ...]
@@ -67,7 +68,7 @@ def source_arrays(
 
     Args:
         images: the rows' image files, uint8 [bytes] each; under ``decoded`` whole images, uint8 [H, W, 3].
-        sizes: int [B, 2], (height, width) of the stored images.
+        sizes: of ``file_sizes``.
         ids: of ``score_maps.chosen_ids``; by default of ``planned_ids``.
         origins: int32 [B, 2], pixels of the stored images at which the given ones begin; by default all at 0.
         told: of ``told_rows``; worked out by default.
@@ -75,7 +76,7 @@ def source_arrays(
     start, stop = window_corners(plan, settings, sizes)
     begin = 0 if origins is None else origins
     on_gpu = settings.device_id is not None
-    regions = (plan.crops - np.tile(start + begin if on_gpu else start, 2)).astype(np.float32)
+    regions = (plan.stored_crops - np.tile(start + begin if on_gpu else start, 2)).astype(np.float32)
     arrays: dict[str, list[np.ndarray] | np.ndarray] = {
         "encoded": images,
         "window": _windows(images, start, stop, settings),
@@ -131,7 +132,7 @@ def _crops_in_windows(
     plan: StepPlan, start: np.ndarray, stop: np.ndarray, given: np.ndarray | int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Regions and windows as ``rows.kernel_rows`` takes them; given: where what the graph has of the image begins."""
-    regions = (plan.crops - np.tile(start, 2)).astype(np.float32)
+    regions = (plan.stored_crops - np.tile(start, 2)).astype(np.float32)
     return regions, np.concatenate([start - given, stop - given], axis=1)
 
 
@@ -182,14 +183,22 @@ def _sides(plan: StepPlan, settings: GraphSettings, mixing: Mixing) -> list[np.n
 
 
 def row_sizes(plan: StepPlan, samples: Samples) -> np.ndarray:
-    """(height, width) of a plan's stored images: int [B, 2]."""
-    ids = plan.sample_ids
+    """(height, width) of a plan's images at full size: int [B, 2]."""
+    return _sizes(samples, plan.sample_ids)
+
+
+def file_sizes(plan: StepPlan, index: ShardIndex) -> np.ndarray:
+    """(height, width) of a plan's images as they are read, at the planned levels: int [B, 2]."""
+    return _sizes(index.files, plan.file_ids(len(index.shard)))
+
+
+def _sizes(samples: Sizes, ids: np.ndarray) -> np.ndarray:
     return np.stack([samples.height[ids], samples.width[ids]], axis=1)
 
 
 def window_corners(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corners of the decoded (``resized``, ``centre``) or shifted (``pad``) window, whole pixels: int32 [B, 2] each."""
-    crops = plan.crops.astype(np.float64)
+    crops = plan.stored_crops.astype(np.float64)
     start, stop = crops[:, :2], crops[:, 2:]
     if settings.device_id is not None and settings.crop != "pad":  # whole images are decoded there
         start, stop = np.zeros_like(start), sizes
@@ -197,7 +206,7 @@ def window_corners(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -
         # torchvision resizes the whole image before it cuts: the filter sees what lies beyond the crop. A random crop
         # is cut out first, and the filter sees nothing beyond it.
         start, stop = _with_margin(start, stop, settings, sizes)
-    return np.round(start).astype(np.int32), np.round(stop).astype(np.int32)
+    return np.floor(start).astype(np.int32), np.ceil(stop).astype(np.int32)
 
 
 def seen_corners(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +214,7 @@ def seen_corners(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> 
     if settings.device_id is None:
         return window_corners(plan, settings, sizes)
     # There whole images are decoded and the crop is cut out in the resize, whose filter sees beyond it.
-    crops = plan.crops.astype(np.float64)
+    crops = plan.stored_crops.astype(np.float64)
     start, stop = _with_margin(crops[:, :2], crops[:, 2:], settings, sizes)
     return start.astype(np.int32), stop.astype(np.int32)
 

@@ -25,7 +25,7 @@ _PLACE = np.dtype([("offset", "<i8"), ("checksum", "<u4"), ("_", "<u4")])
 
 
 class PixelCache(Protocol):
-    """Whole decoded images by sample id, for one thread."""
+    """Whole decoded images by sample id, for one thread; with levels by their rows in ``ShardIndex.files``."""
 
     def get(self, sample_id: int) -> np.ndarray | None:
         """uint8 [H, W, 3], not to be written to, or None."""
@@ -78,7 +78,7 @@ class DiskCache:
     def __init__(self, folder: Path, index: ShardIndex, rank: int, max_bytes: int, decoder: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / f"{index.split}-rank{rank}"
-        self._index, self._max_bytes, self._is_full = index, max_bytes, False
+        self._index, self._max_bytes, self._is_full = index.files, max_bytes, False
         self._pixels_path = stem.with_name(f"{stem.name}.pixels")
         self._facts_path = stem.with_name(f"{stem.name}.json")
         self._pixels = os.open(self._pixels_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -113,7 +113,7 @@ class DiskCache:
         self._end = os.fstat(self._pixels).st_size
         # A file that was shortened must not grow again under offsets that point behind its end.
         offsets = self._places["offset"]
-        ends = offsets + 3 * self._index.height.astype(np.int64) * self._index.width
+        ends = offsets + 3 * np.asarray(self._index.height, dtype=np.int64) * np.asarray(self._index.width)
         offsets[(offsets < 0) | (ends > self._end)] = _ABSENT
         os.ftruncate(self._offset_file, 0)
         _write_at(self._offset_file, self._places.tobytes(), 0)

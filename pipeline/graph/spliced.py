@@ -43,10 +43,10 @@ class SplicedReader:
     """
 
     def __init__(self, index: ShardIndex, reader: SampleReader, settings: GraphSettings) -> None:
-        self._index, self._reader, self._settings = index, reader, settings
+        self._index, self._reader, self._settings = index.files, reader, settings
+        self._num_samples = len(index.shard)
         self._memory = ReusedMemory()
-        num_shards = len(index.shards)
-        self._first_ids = np.searchsorted(index.shard, np.arange(num_shards))
+        num_shards, self._first_ids = len(self._index.shards), self._index.first_ids
         self._units: dict[int, ShardUnits | None] = {}  # of the shards that were read from
         self._tables = np.zeros((num_shards, 4), np.int64)
 
@@ -54,14 +54,14 @@ class SplicedReader:
         """The rows of a plan.
 
         Args:
-            sizes: int [B, 2], (height, width) that the index states.
+            sizes: of ``inputs.file_sizes``.
             told: of ``rows.kernel_rows``, regions and windows counted from ``seen_corners``; None where all of the
                 windows is needed.
 
         Raises:
             ValueError, OSError: see ``SampleReader.read``, ``open_units`` and ``ShardUnits.check_whole``.
         """
-        index, settings, ids = self._index, self._settings, plan.sample_ids
+        index, settings, ids = self._index, self._settings, plan.file_ids(self._num_samples)
         numbers = index.shard[ids].astype(np.int64)
         self._open(numbers)
         files = np.stack([index.offset[ids], index.length[ids], ids - self._first_ids[numbers]], axis=1)
@@ -111,7 +111,7 @@ class SplicedReader:
 
 
 def whole_files(index: ShardIndex, ids: np.ndarray) -> tuple[int, int]:
-    """Bytes of samples' files, and the pages of a disk that they lie on."""
+    """Bytes of samples' files, and the pages of a disk that they lie on. index: of ``ShardIndex.files``."""
     offset, length = index.offset[ids], index.length[ids]
     pages = (offset + length - 1) // PAGE_BYTES - offset // PAGE_BYTES + 1
     return int(length.sum()), int(pages[length > 0].sum())

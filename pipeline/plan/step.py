@@ -4,7 +4,7 @@ A plan is a pure function of (configuration, data set, step). Row i of the globa
 number of ranks; a rank plans just its own rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal, Protocol
@@ -18,20 +18,29 @@ from pipeline.plan.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized
 from pipeline.plan.echo import plain_steps, views_left
 from pipeline.plan.examples import SampleScores
 from pipeline.plan.keyed import KeyedRows, Stream
+from pipeline.plan.levels import scaled_crops, smallest_levels
 from pipeline.plan.order import SampleOrder
 from pipeline.plan.schedule import PatchSchedule, Stage, num_kept_at
 from pipeline.plan.short_epochs import SampleIds, ShortEpochs
 
 
-class Samples(SampleIds, Protocol):
+class Sizes(Protocol):
+    """The sizes of images in pixels, int [num_samples] each."""
+
+    @property
+    def width(self) -> np.ndarray: ...
+    @property
+    def height(self) -> np.ndarray: ...
+
+
+class Samples(SampleIds, Sizes, Protocol):
     """What a plan needs to know of a data set; a ``ShardIndex`` is one."""
 
     @property
     def label(self) -> np.ndarray: ...
     @property
-    def width(self) -> np.ndarray: ...
-    @property
-    def height(self) -> np.ndarray: ...
+    def levels(self) -> Sequence[Sizes]:
+        """The same samples at smaller sizes, the largest first; empty where there is only the full size."""
 
 
 class Selection(Protocol):
@@ -55,14 +64,17 @@ class StepPlan:
         first_row: position of row 0 in the global batch (validation: in the data set).
         sample_ids: int64 [B].
         labels: int64 [B].
-        crops: float32 [B, 4], (top, left, bottom, right) in pixels of the stored image; of the planner's ``crop`` kind
-            ``pad`` in pixels of the image resized to ``image_size``, and it may reach beyond the border.
+        crops: float32 [B, 4], (top, left, bottom, right) in pixels of the image at full size; of the planner's ``crop``
+            kind ``pad`` in pixels of the image resized to ``image_size``, and it may reach beyond the border.
         flips: bool [B], True for the mirror image.
         noise: float32 [B, C] in [0, 1), the selection's random numbers.
         counted: bool [B], False for rows that only fill up a validation batch.
         augment: what is done to the images beyond crop and flip; None where nothing is.
         views_left: int64 [B], in how many more steps the same image will stand in the row; None without echo.
         weights: float32 [B], the factor of each row's loss where some examples stand for others; None where all are 1.
+        levels: int64 [B], the size at which each image is read: 0 the full one, k the k-th of the samples' levels.
+            None without levels.
+        level_crops: float32 [B, 4], ``crops`` in pixels of the image at that size, not whole in general; None without.
     """
 
     step: int
@@ -78,10 +90,21 @@ class StepPlan:
     augment: AugmentPlan | None = None
     views_left: np.ndarray | None = None
     weights: np.ndarray | None = None
+    levels: np.ndarray | None = None
+    level_crops: np.ndarray | None = None
 
     @property
     def num_rows(self) -> int:
         return len(self.sample_ids)
+
+    @property
+    def stored_crops(self) -> np.ndarray:
+        """The crops in pixels of the images as they are read: float32 [B, 4]."""
+        return self.crops if self.level_crops is None else self.level_crops
+
+    def file_ids(self, num_rows: int) -> np.ndarray:
+        """Rows of ``ShardIndex.files`` of an index of so many rows: int64 [B]."""
+        return self.sample_ids if self.levels is None else self.sample_ids + num_rows * self.levels
 
     def rows(self, start: int, stop: int) -> "StepPlan":
         """The same plan for some of its rows."""
@@ -139,6 +162,7 @@ class TrainPlanner:
     def __post_init__(self) -> None:
         steps_per_epoch(self.samples.num_samples, self.global_batch_size)
         check_repeats(self.data.augment.repeats, self.global_batch_size)
+        assert len(self.samples.levels) == len(self.data.levels), "the samples were opened without their levels"
         order = SampleOrder(self.samples.shard_sizes, self.seed, self.data.shuffle, self.data.window_shards)
         object.__setattr__(self, "_order", order)
         self.short_epochs  # noqa: B018 - it checks its numbers
@@ -190,7 +214,7 @@ class TrainPlanner:
             ids = self._sample_ids(plain_steps(step, rows, echo, echo_gap), rows)
         labels = self.samples.label[ids].astype(np.int64)
         augment, image_size = self.data.augment, self.data.image_size
-        return StepPlan(
+        plan = StepPlan(
             step=step,
             epoch=epoch,
             stage=stage,
@@ -205,6 +229,7 @@ class TrainPlanner:
             views_left=views_left(step, rows, echo, echo_gap) if echo > 1 else None,
             weights=weights,
         )
+        return self._at_levels(plan)
 
     def substitute(self, sample_id: int, attempt: int) -> int:
         """The sample that stands in for one that cannot be used; for each attempt, from 0, another one.
@@ -219,13 +244,14 @@ class TrainPlanner:
         Rows that are mixed with them get their new labels too.
         """
         labels = self.samples.label[ids].astype(np.int64)
-        return replace(
+        replaced = replace(
             plan,
             sample_ids=ids,
             labels=labels,
             crops=self._crops(KeyedRows(self.seed, plan.step, plan.first_row, len(ids)), ids),
             augment=None if plan.augment is None else plan.augment.with_labels(labels, plan.first_row),
         )
+        return self._at_levels(replaced)
 
     def _sample_ids(self, steps: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The samples at these rows of these plain steps: int64 [B] each."""
@@ -245,6 +271,16 @@ class TrainPlanner:
         assert augment.crop == "resized"
         draws = rows.uniform(Stream.CROP, NUM_CROP_DRAWS)
         return resized_crops(self.samples.height[ids], self.samples.width[ids], draws, augment)
+
+    def _at_levels(self, plan: StepPlan) -> StepPlan:
+        """The plan with the level that each of its images is read at, where the samples have any."""
+        every, ids = (self.samples, *self.samples.levels), plan.sample_ids
+        if len(every) == 1:
+            return plan
+        sizes = np.stack([np.stack([one.height[ids], one.width[ids]], axis=1) for one in every])
+        levels = smallest_levels(plan.crops, sizes[0], sizes[1:], self.data.image_size)
+        stored_sizes = sizes[levels, np.arange(plan.num_rows)]
+        return replace(plan, levels=levels, level_crops=scaled_crops(plan.crops, sizes[0], stored_sizes))
 
 
 @dataclass(frozen=True)

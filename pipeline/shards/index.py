@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ import pyarrow as pa
 from pipeline.shards.arrow_file import DamagedTableError, read_table, write_table
 from pipeline.shards.checked_rows import CheckedRows
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, read_exclusion
+from pipeline.shards.joined import files_of
+from pipeline.shards.level import Level, make_level_again
 from pipeline.shards.splits import ALL_SPLIT, group_tars
 from pipeline.shards.tars import IMAGE_EXTENSIONS, Fault, Members, Row, Scan, scan_shard
 from pipeline.told import tell_once
@@ -95,7 +98,8 @@ class ShardIndex:
     shard uint32 (position in ``shards``); offset, length int64 (of the image's bytes within the tar);
     label, width, height int32. ``fingerprint`` depends on the shards' names and contents and on what is excluded
     alone, so it is the same on every host. ``excluded``: int64, ascending ids of samples that are left out; they have
-    a row, but no place among the ``num_samples``.
+    a row, but no place among the ``num_samples``. ``level``: None where the images are not smaller ones of others.
+    ``levels``: the same samples at smaller sizes, the largest first (``open_with_levels``).
     """
 
     folder: Path
@@ -117,6 +121,8 @@ class ShardIndex:
     excluded: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     image_member: str | None = None
     label_member: str | None = None
+    level: Level | None = None
+    levels: tuple["ShardIndex", ...] = ()
 
     @property
     def members(self) -> Members:
@@ -133,6 +139,17 @@ class ShardIndex:
         """Samples per shard that are not excluded, int64 [num_shards]."""
         sizes = np.array([shard.num_samples for shard in self.shards], dtype=np.int64)
         return sizes - np.bincount(self.shard[self.excluded], minlength=len(sizes))
+
+    @cached_property
+    def files(self) -> "ShardIndex":
+        """The files of this index and its levels, see ``joined.files_of``."""
+        files: ShardIndex = files_of(self)
+        return files
+
+    @property
+    def first_ids(self) -> npt.NDArray[np.int64]:
+        """Id of the first sample of each shard, and behind them the number of all: int64 [num_shards + 1]."""
+        return np.cumsum([0, *(shard.num_samples for shard in self.shards)], dtype=np.int64)
 
     def sample_ids(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Ids of the samples at places 0 to num_samples - 1 of those that are not excluded: int64, ascending."""
@@ -180,12 +197,14 @@ def build_index(
     label_member: str | None = None,
     on_shard: Callable[[Path, Scan], object] | None = None,
     leave_out_faulty: bool = False,
+    level: Level | None = None,
 ) -> ShardIndex:
     """Walks over the tars' headers once and writes ``<folder>/<split>.index``, under a temporary name first.
 
     tar_paths: tars directly in ``folder``; one without any file is indexed with no sample. label_field, image_member,
     label_member: where images and labels are (see ``Members``). on_shard: called after each shard.
     leave_out_faulty: samples with a fault are not indexed, but listed beside the index (see ``exclusion.py``).
+    level: what the index is of, if it is of smaller images.
     Raises BadShardsError with every fault of every shard, FileNotFoundError where there is no tar.
     """
     members = Members(label_field, image_member, label_member)
@@ -222,6 +241,7 @@ def build_index(
         "format_version": FORMAT_VERSION,
         "split": split,
         **{name: value for name, value in members._asdict().items() if value or name == "label_field"},
+        **({} if level is None else {"level": level._asdict()}),
         "min_label": int(labels.min()),
         "max_label": int(labels.max()),
         "fingerprint": fingerprint_of(shards),
@@ -284,6 +304,7 @@ def read_index(path: Path) -> ShardIndex:
             _rows=CheckedRows(path, table, [s.name for s in shards], [s.num_samples for s in shards], again),
             image_member=facts.get("image_member"),
             label_member=facts.get("label_member"),
+            level=Level(**facts["level"]) if "level" in facts else None,
         )
     except (DamagedTableError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a readable sample index ({error}); make it again with: {again}") from error
@@ -367,6 +388,8 @@ def _index_command(folder: Path) -> str:
 
 def _again(index: ShardIndex) -> str:
     """The command that makes this index anew: what tars and members it is of has to be said as it was then."""
+    if index.level is not None:
+        return make_level_again(index.folder, index.level.pixels)
     options = [f" --{name.replace('_', '-')} {value}" for name, value in index.members._asdict().items() if value]
     try:
         is_found = index.split in group_tars(index.folder)

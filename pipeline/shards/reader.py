@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.shards.index import ShardIndex, StaleIndexError
+from pipeline.shards.joined import index_command_of
 from pipeline.shards.kernels.reading import read_images
 from pipeline.shards.memory import ReusedMemory
 from pipeline.shards.tars import scan_shard
@@ -24,6 +25,8 @@ _ROWS_A_THREAD = 32  # and more; fewer are read sooner than handed over
 class SampleReader:
     """Reads the still encoded images of samples. For one thread; open one reader for each.
 
+    Where the index has levels, ids are those of ``ShardIndex.files``: the samples' own lead to their largest images.
+
     It uses pread and not a mapping of the tars: when a mapped file shrinks, touching the lost pages ends the
     whole process with SIGBUS and no message, while pread comes back short and can be reported.
     """
@@ -31,7 +34,7 @@ class SampleReader:
     def __init__(self, index: ShardIndex, max_open_shards: int = 256) -> None:
         if max_open_shards < 1:
             raise ValueError(f"max_open_shards is {max_open_shards}, but at least one shard must be open to be read")
-        self._index = index
+        self._index = index = index.files
         self._max_open_shards = max_open_shards
         self._memory, self._helpers = ReusedMemory(), Helpers(_NUM_THREADS, "shard-reader")
         self._descriptors: OrderedDict[int, int] = OrderedDict()
@@ -157,7 +160,7 @@ class SampleReader:
             raise StaleIndexError(
                 f"{self._index.folder}: cannot read {self._index.describe(sample_id)}: the shard has "
                 f"{size_bytes} bytes, but had {shard.size_bytes} when it was indexed; if the new content is "
-                f"meant, index it with: python -m tools.shards index {self._index.folder}"
+                f"meant: {index_command_of(self._index, number)}"
             )
         self._descriptors[number] = descriptor
         return descriptor
@@ -175,8 +178,8 @@ class SampleReader:
         if misfit:
             raise StaleIndexError(
                 f"{self._index.folder}: cannot read {self._index.describe(sample_id)}: the shard was written to and no "
-                f"longer fits the index ({misfit}); bring the old content back, or index the new one with: "
-                f"python -m tools.shards index {self._index.folder}"
+                f"longer fits the index ({misfit}); bring the old content back, or, if the new one is meant: "
+                f"{index_command_of(self._index, number)}"
             )
         self._checked_mtimes_ns[number] = mtime_ns
 
@@ -206,7 +209,7 @@ def _misfit(index: ShardIndex, number: int) -> str:
             return fault.reason
     lengths = {(sample.key, member.offset_data): member.size for sample in scan.samples for _, member in sample.members}
     labels = {(row.key, row.offset): row.label for row in scan.rows}
-    for i in range(*np.searchsorted(index.shard, [number, number + 1]).tolist()):
+    for i in range(*index.first_ids[number : number + 2].tolist()):
         place = (index.key(i), int(index.offset[i]))
         if lengths.get(place) != index.length[i]:
             return f"sample '{place[0]}' is not where it was"

@@ -106,7 +106,9 @@ def test_help_is_on_standard_output_and_ends_with_an_example(
     assert "\nexample:\n  python -m tools." in captured.out
 
 
-@pytest.mark.parametrize("command", ["convert", "readdress", "index", "units", "verify", "stats", "score"])
+@pytest.mark.parametrize(
+    "command", ["convert", "readdress", "resize-levels", "index", "units", "verify", "stats", "score"]
+)
 def test_every_command_of_shards_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         shards([command, "--help"])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.config import DataConfig
 from pipeline.graph.bad_samples import RowReader
-from pipeline.graph.inputs import row_sizes, window_corners
+from pipeline.graph.inputs import file_sizes, window_corners
 from pipeline.graph.settings import GraphSettings
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection.config import SelectionConfig
@@ -37,9 +37,9 @@ def draw_decoded(planner: TrainPlanner, plan: StepPlan, title: str, path: Path) 
     settings = GraphSettings(data, selection, planner.crop, plan.num_rows, 1)
     if not settings.splices:
         raise ValueError(f"data.augment.crop is {data.augment.crop}; images are decoded in part under resized alone")
-    sizes = row_sizes(plan, index)
+    sizes = file_sizes(plan, index)
     with SampleReader(index) as reader:
-        rows, files = RowReader(index, reader, settings, None).read(plan), reader.read(plan.sample_ids)
+        rows, files = RowReader(index, reader, settings, None).read(plan), reader.read(plan.file_ids(len(index.shard)))
     corners = np.concatenate(window_corners(plan, settings, sizes), axis=1)
     batch = load(planner, plan)
     blank = patchify(np.full((plan.num_rows, data.image_size, data.image_size, 3), 255, np.uint8), data.patch_size)

@@ -10,7 +10,8 @@ from pipeline.plan.augmentation import AugmentPlan, magnitude_of
 from pipeline.plan.mixing import partners
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.shards.classes import read_class_names
-from pipeline.shards.index import ShardIndex, open_index
+from pipeline.shards.index import ShardIndex
+from pipeline.shards.levels import open_with_levels
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def inspect_step(config: RunConfig, step: int, rank: int = 0, world_size: int = 
         raise ValueError(f"--world is at least 1, got {world_size}")
     if not 0 <= rank < world_size:
         raise ValueError(f"--rank is 0 to {world_size - 1} with --world {world_size}, got {rank}")
-    index = open_index(config.data.train, "train")
+    index = open_with_levels(config.data.train, "train", config.data.levels)
     schedule = build_schedule(config, index.num_samples)
     if not 0 <= step < schedule.total_steps:
         raise ValueError(f"--step {step} is outside the run, whose steps are 0 to {schedule.total_steps - 1}")

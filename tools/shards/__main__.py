@@ -3,7 +3,7 @@
     python -m tools.shards convert --source fashion_mnist --out data/fashion_mnist
     python -m tools.shards verify data/fashion_mnist
 
-Each of convert, readdress, index, units, verify, stats and score has a --help of its own.
+Each of convert, readdress, resize-levels, index, units, verify, stats and score has a --help of its own.
 
 Exit codes: 0 fine, 1 faults or too many rejected images were found, 2 the command could not be carried out (one line on
 stderr says why), 130 interrupted by Ctrl-C.
@@ -21,7 +21,15 @@ from pipeline.files import user_path
 from tools.command import dali_named, only_printed, told
 
 with importing():
-    from tools.shards.commands import run_convert, run_index, run_readdress, run_stats, run_units, run_verify
+    from tools.shards.commands import (
+        run_convert,
+        run_index,
+        run_readdress,
+        run_resize_levels,
+        run_stats,
+        run_units,
+        run_verify,
+    )
     from tools.shards.images import DEFAULT_QUALITY, FORMATS
     from tools.shards.maps.command import add_score_arguments, run_score
     from tools.shards.sources.table import sources_help
@@ -30,6 +38,7 @@ _GOES_ON = "the same command goes on where it stopped"
 _AFTER_INTERRUPTION: dict[Callable[[argparse.Namespace], int], str] = {
     run_convert: _GOES_ON,
     run_readdress: _GOES_ON,
+    run_resize_levels: _GOES_ON,
     run_score: _GOES_ON,
     run_index: "the indexes that are written stay; the same command makes all of them anew",
     run_units: "the files that are written stay; the same command makes all of them anew",
@@ -40,7 +49,9 @@ _AFTER_INTERRUPTION: dict[Callable[[argparse.Namespace], int], str] = {
 
 def _parser() -> Parser:
     parser = Parser.of("tools.shards", __doc__)
-    commands = parser.add_subparsers(required=True, metavar="{convert,readdress,index,units,verify,stats,score}")
+    commands = parser.add_subparsers(
+        required=True, metavar="{convert,readdress,resize-levels,index,units,verify,stats,score}"
+    )
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str, example: str, more: str = "") -> Any:
         shown = f"{parser.prog} {name} {example}"
@@ -105,6 +116,12 @@ def _parser() -> Parser:
         help="write JPEGs so that each unit of 8 or 16 pixels can be reached alone: those that are not encoded anew "
         "are transcoded by jpegtran without loss; what cannot be stays as it is and is counted (docs/addressable.md)",
     )
+    one.add_argument(
+        "--levels",
+        metavar="N,...",
+        help="then write smaller images of the training samples beside their shards, as resize-levels does, such as "
+        "256,128",
+    )
     one.add_argument("--max-rejected", type=int, default=0, help="unreadable images to put up with (default: 0)")
     one.add_argument(
         "--root", type=user_path, default=Path("data/downloads"), help="where downloads are kept (default: %(default)s)"
@@ -124,6 +141,30 @@ def _parser() -> Parser:
     )
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
     one.add_argument("--json", action="store_true", help="print what the shards hold for programs")
+
+    one = add(
+        "resize-levels",
+        run_resize_levels,
+        "Write smaller images of the same training samples, in the same order, beside their shards: in DIR/level-256 "
+        f"and the like. They are shrunk with antialiasing (bicubic); JPEG and WebP have quality {DEFAULT_QUALITY}.",
+        "data/imagenet --levels 256,128 --workers 16",
+        more="A run takes small crops from them with data.levels: [256, 128].",
+    )
+    one.add_argument("folder", type=user_path, metavar="DIR", help="folder of the indexed shards")
+    one.add_argument(
+        "--levels",
+        required=True,
+        metavar="N,...",
+        help="pixels of the shorter side of each level; images that are no larger are copied as they are",
+    )
+    one.add_argument(
+        "--addressable",
+        action="store_true",
+        help="write JPEGs so that each unit of 8 or 16 pixels can be reached alone (docs/addressable.md); those that "
+        "are copied stay as they are",
+    )
+    one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
+    one.add_argument("--json", action="store_true", help="print what the levels hold for programs")
 
     one = add(
         "index",

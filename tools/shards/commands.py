@@ -19,8 +19,9 @@ from pipeline.shards.links import link_tars
 from pipeline.shards.tars import Fault, Members, Scan
 from tools.command import bar_interval_s
 from tools.shards.dali_index import write_dali_index
-from tools.shards.exclude import exclude_faulty, read_bad_samples
+from tools.shards.exclude import exclude_faulty, read_bad_samples, sample_of
 from tools.shards.images import Encoding
+from tools.shards.levels.parse import parse_levels
 from tools.shards.sources.source import SourceOptions
 from tools.shards.sources.split_map import SplitMap
 from tools.shards.sources.table import check_outside, open_source
@@ -36,6 +37,7 @@ def run_convert(options: argparse.Namespace) -> int:
     from tools.shards.convert import Settings, convert
 
     _check_workers(options)
+    levels = [] if options.levels is None else parse_levels(options.levels)
     encoding = Encoding(options.format, options.quality, options.resize_shorter, options.addressable)
     settings = Settings(options.val_fraction, options.shard_samples, options.shard_bytes, options.seed, encoding)
     check_outside(options.source, options.out)
@@ -55,6 +57,7 @@ def run_convert(options: argparse.Namespace) -> int:
             on_phase=progress.on_phase,
         )
     _print_conversion(conversion.dataset, conversion.was_finished, options)
+    _resize(options.out, levels, options)
     rejected = conversion.dataset["rejected"]
     if rejected > options.max_rejected:
         print(
@@ -83,6 +86,49 @@ def run_readdress(options: argparse.Namespace) -> int:
         )
     _print_conversion(dataset, was_finished, options)
     return 0
+
+
+def run_resize_levels(options: argparse.Namespace) -> int:
+    """Writes smaller images of the training samples beside their shards."""
+    _check_workers(options)
+    made = _resize(options.folder, parse_levels(options.levels), options)
+    if options.json:
+        print(
+            json.dumps({"levels": {str(pixels): _level_as_json(dataset) for pixels, dataset in made.items()}}, indent=2)
+        )
+    return 0
+
+
+def _resize(folder: Path, levels: Sequence[int], options: argparse.Namespace) -> dict[int, dict[str, Any]]:
+    """Write levels and, for people, say what they hold."""
+    if not levels:
+        return {}
+    from tools.shards.levels.resize import resize_levels
+
+    with _progress() as progress:
+        made = resize_levels(
+            folder,
+            levels,
+            addressable=options.addressable,
+            workers=options.workers,
+            on_total=progress.on_total,
+            on_images=progress.on_images,
+            on_phase=progress.on_phase,
+        )
+    for pixels, dataset in made.items() if not options.json else ():
+        facts = _level_as_json(dataset)
+        print(
+            f"level {pixels}: {facts['num_shrunk']:,} images shrunk, {facts['num_copied']:,} small enough, "
+            f"{facts['num_bytes'] / 1e6:,.1f} MB"
+        )
+        for reason, count in facts["unread"].items():
+            print(f"  stored as they are: {count:,}: {reason}")
+    return made
+
+
+def _level_as_json(dataset: dict[str, Any]) -> dict[str, Any]:
+    [split] = dataset["splits"].values()
+    return {"num_samples": split["num_samples"], "num_bytes": split["num_bytes"], **split["level"]}
 
 
 def run_units(options: argparse.Namespace) -> int:
@@ -310,7 +356,7 @@ def _verified(
         indexes = [index for index in read_indexes(folder) if splits is None or index.split in splits]
         lists = exclude_faulty(indexes, [*report.faults, *bad_samples])
         listed = {(sample.shard, sample.key) for exclusion in lists.values() for sample in exclusion.samples}
-        remaining = [fault for fault in report.faults if (fault.shard, fault.key) not in listed]
+        remaining = [fault for fault in report.faults if sample_of(fault) not in listed]
         report = replace(report, faults=remaining, num_excluded=len(listed))
     lines = [str(fault) for fault in found]
     for path, exclusion in lists.items():

@@ -21,12 +21,17 @@ def exclude_faulty(indexes: Sequence[ShardIndex], faults: Sequence[Fault]) -> di
         reasons: dict[tuple[str, str], str] = {}
         for fault in faults:
             if fault.key:
-                reasons.setdefault((fault.shard, fault.key), fault.reason)
+                reasons.setdefault(sample_of(fault), fault.reason)
         path = exclusion_path(index.folder, index.split)
         samples = [sample for name, reason in reasons.items() for sample in _entries(index, *name, reason)]
         if samples or known_samples(path, index.fingerprint):
             written[path] = add_samples(path, index.fingerprint, samples)
     return written
+
+
+def sample_of(fault: Fault) -> tuple[str, str]:
+    """Shard and key of the sample that a fault names; one at a level is the sample itself."""
+    return fault.shard.rpartition("/")[2], fault.key
 
 
 def read_bad_samples(path: Path) -> list[Fault]:

@@ -21,7 +21,8 @@ class ShardRecord:
     """A finished shard. next_position: where the split goes on; rejected: images left out on the way to there.
 
     addressable: the tally of its images, None where they are stored as they come. reencoded: images that the loader
-    could not have used as they came, by reason; None where none are counted.
+    could not have used as they came, by reason; None where none are counted. level: what became of the images, see
+    ``levels.shard.LevelTally``; None where no level is made.
     """
 
     split: str
@@ -33,6 +34,7 @@ class ShardRecord:
     rejected: list[Rejected]
     addressable: dict[str, Any] | None = None
     reencoded: dict[str, int] | None = None
+    level: dict[str, Any] | None = None
 
 
 class Journal:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.files import write_atomically
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, known_samples
@@ -40,6 +40,8 @@ from tools.shards.dataset import (
 from tools.shards.journal import Journal, ShardRecord
 from tools.shards.pool import worker_processes
 from tools.shards.readdress_shard import ShardJob, readdress_shard
+
+Job = TypeVar("Job")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def readdress(
         ]
         total = sum(shard.num_samples for group in groups for shard in group.shards)
         on_total(total, total - sum(one.shard.num_samples for one in jobs))
-        _run(jobs, workers, journal, on_images)
+        write_shards(readdress_shard, jobs, workers, journal, on_images)
         on_phase("writing the indexes")
         described = _describe(folder, out, job, groups, journal.shards, dataset)
         write_atomically(out / DATASET_NAME, json.dumps(described, indent=2) + "\n", sync=True)
@@ -161,16 +163,22 @@ def _job(groups: Sequence[Group], dataset: dict[str, Any] | None) -> dict[str, A
     return {**made, "readdressed": readdressed}
 
 
-def _run(jobs: list[ShardJob], workers: int, journal: Journal, on_images: Callable[[int], object]) -> None:
+def write_shards(
+    write: Callable[[Job], ShardRecord],
+    jobs: list[Job],
+    workers: int,
+    journal: Journal,
+    on_images: Callable[[int], object],
+) -> None:
     """Write the shards and record each as soon as it is whole. With one worker no process is started."""
     workers = min(workers, len(jobs))
     if workers <= 1:
         for job in jobs:
-            journal.add(readdress_shard(job))
-            on_images(job.shard.num_samples)
+            journal.add(record := write(job))
+            on_images(record.num_samples)
         return
     with worker_processes(workers) as pool:
-        for done in as_completed([pool.submit(readdress_shard, job) for job in jobs]):
+        for done in as_completed([pool.submit(write, job) for job in jobs]):
             journal.add(record := done.result())
             on_images(record.num_samples)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ from tqdm import tqdm
 from pipeline.selection.maps import list_maps, map_path, open_shard_maps, score_command
 from pipeline.shards.exclusion import exclusion_path, known_samples, read_exclusion
 from pipeline.shards.index import Shard, ShardIndex, index_path, list_splits, read_index
+from pipeline.shards.levels import level_folder
 from pipeline.shards.splits import list_tars
 from pipeline.shards.tars import Fault, Row, scan_shard
 from tools.command import bar_interval_s
 from tools.shards.dali_index import render_dali_index
 from tools.shards.dataset import read_dataset
 from tools.shards.decoding.images_check import check_images
+from tools.shards.exclude import sample_of
+from tools.shards.levels.check import check_levels, indexed_levels
 from tools.shards.pool import worker_processes
 from tools.shards.units_check import compare_units
 
@@ -43,13 +46,19 @@ def verify_folder(
 ) -> Report:
     """Reads every shard that an index of the folder names and decodes every image, as the loader and as Pillow do.
 
+    Levels beside the shards are verified with them, as folders of shards and as smaller images of these samples.
     splits: look at the indexes of these alone, and not for tars that none names. Raises FileNotFoundError where there
     is no index, ValueError where an index or dataset.json cannot be read, OSError where the loader's decoder cannot
     work.
     """
     indexes = [index for index in read_indexes(folder) if splits is None or index.split in splits]
     dataset = read_dataset(folder)
-    faults: list[Fault] = []
+    faults = [fault for index in indexes for fault in check_levels(folder, index)]
+    levels = sorted({pixels for index in indexes for pixels in indexed_levels(folder, index)}, reverse=True)
+    places = [level_folder(folder, pixels) for pixels in levels]
+    reports = [verify_folder(place, workers=workers, show_progress=show_progress, splits=splits) for place in places]
+    for place, report in zip(places, reports, strict=True):
+        faults += [replace(fault, shard=f"{place.name}/{fault.shard}") for fault in report.faults]
     indexed = {shard.name for index in indexes for shard in index.shards}
     for path in list_tars(folder):
         if path.name not in indexed and splits is None:
@@ -73,8 +82,10 @@ def verify_folder(
         for index in indexes
         for sample in known_samples(exclusion_path(index.folder, index.split), index.fingerprint)
     }
-    faults = [fault for fault in faults if (fault.shard, fault.key) not in known]
-    return Report(len(jobs), num_samples, faults, len(known))
+    faults = [fault for fault in faults if sample_of(fault) not in known]
+    num_shards = len(jobs) + sum(report.num_shards for report in reports)
+    num_samples += sum(report.num_samples for report in reports)
+    return Report(num_shards, num_samples, faults, len(known))
 
 
 def read_indexes(folder: Path) -> list[ShardIndex]:

@@ -1,0 +1,91 @@
+"""The files of an index and of its levels as one index: ``ShardIndex.files``."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.shards.level import LEVEL_PREFIX, make_level_again
+
+_ShardIndex = Any  # its module imports this one
+
+
+def files_of(index: _ShardIndex) -> _ShardIndex:
+    """The files of an index and of its levels as one index: that of sample i at its k-th level is row i + k * M.
+
+    M is the number of the index's rows; level 0 is the index itself. Without levels it is the index. Nothing is copied.
+    """
+    if not index.levels:
+        return index
+    each = (index, *index.levels)
+    num_shards = len(index.shards)
+
+    def joined(name: str, step: int = 0) -> Any:  # in place of the arrays of an index, as far as they are picked from
+        return JoinedColumn([getattr(one, name) for one in each], step)
+
+    names = ["", *(f"{one.folder.name}/" for one in index.levels)]
+    shards = [
+        replace(shard, name=name + shard.name) for name, one in zip(names, each, strict=True) for shard in one.shards
+    ]
+    return replace(
+        index,
+        shards=tuple(shards),
+        shard=joined("shard", num_shards),
+        **{name: joined(name) for name in ("offset", "length", "label", "width", "height")},
+        _keys=pa.chunked_array([one._keys for one in each]),
+        _extensions=pa.chunked_array([one._extensions for one in each]),
+        _rows=_JoinedRows(each),
+        levels=(),
+    )
+
+
+def index_command_of(index: _ShardIndex, number: int) -> str:
+    """The command that indexes the new content of a shard of ``files_of``, or makes it anew where it is a level's."""
+    level, _, _ = index.shards[number].name.rpartition("/")
+    if not level:
+        return f"python -m tools.shards index {index.folder}"
+    return make_level_again(index.folder / level, int(level.removeprefix(LEVEL_PREFIX)))
+
+
+class JoinedColumn:
+    """Columns of equal length one behind the other: what is picked is read, and no more.
+
+    Args:
+        step: is added to the k-th column's values k times.
+    """
+
+    def __init__(self, columns: Sequence[npt.NDArray[Any]], step: int = 0) -> None:
+        assert len({len(column) for column in columns}) == 1
+        self._columns, self._step = columns, step
+
+    def __len__(self) -> int:
+        return len(self._columns) * len(self._columns[0])
+
+    def __getitem__(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
+        numbers, places = np.divmod(np.asarray(rows, dtype=np.int64), len(self._columns[0]))
+        if np.any((numbers < 0) | (numbers >= len(self._columns))):
+            raise IndexError(f"rows are 0 to {len(self) - 1}, got {np.asarray(rows)}")
+        picked = np.empty(numbers.shape, dtype=self._columns[0].dtype)
+        for number, column in enumerate(self._columns):
+            here = numbers == number
+            picked[here] = column[places[here]] + column.dtype.type(number * self._step)
+        return picked
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """All of it, as a copy."""
+        return self[np.arange(len(self))].astype(dtype or self._columns[0].dtype, copy=False)
+
+
+class _JoinedRows:
+    """``CheckedRows`` of several indexes of as many shards each, one behind the other."""
+
+    def __init__(self, each: Sequence[_ShardIndex]) -> None:
+        self._each = each
+
+    def check(self, shards: npt.NDArray[np.integer]) -> None:
+        numbers, places = np.divmod(np.asarray(shards, dtype=np.int64), len(self._each[0].shards))
+        for number in np.unique(numbers).tolist():
+            self._each[number]._rows.check(places[numbers == number])

@@ -1,0 +1,1 @@
+"""The same samples at smaller sizes, beside their shards: made and checked."""
