@@ -45,7 +45,8 @@ def _draw_steps(axes: Axes, schedule: PatchSchedule) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("keep rate")
     axes.grid(alpha=0.3)
-    axes.secondary_xaxis("top", functions=(_times(1 / per_epoch), _times(per_epoch))).set_xlabel("epoch")
+    epochs = axes.secondary_xaxis("top", functions=(_times(1 / per_epoch), _times(per_epoch)))
+    epochs.set_xlabel("epoch" if schedule.config.examples is None else "epochs of all examples")
 
 
 def _times(factor: float) -> Callable[[Any], Any]:

@@ -49,6 +49,13 @@ def test_a_stage_moment_is_the_last_step_up_to_here_at_which_the_stage_changed(
         assert moments.of(step) == wanted
 
 
+def test_an_epoch_moment_is_the_first_step_of_its_epoch_where_some_are_shorter() -> None:
+    config = ScheduleConfig.model_validate({"examples": {"rule": "random", "keep": 0.5}})
+    laid = PatchSchedule(config, 49, 3 * 5 + 10, 10, 8)
+    moments = SnapshotMoments("epoch", laid)
+    assert [moments.of(step) for step in range(25)] == [0] * 5 + [5] * 5 + [10] * 5 + [15] * 10
+
+
 def test_stage_moments_of_a_long_run_are_found_wherever_one_begins_to_look() -> None:
     laid = schedule(50_000, 10, "linear")
     in_order, changes = SnapshotMoments("stage", laid), []

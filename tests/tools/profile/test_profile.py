@@ -192,6 +192,18 @@ def test_plans_are_the_runs_own_but_for_the_stage_and_never_end(config: Path) ->
             np.testing.assert_array_equal(plan.sample_ids, own.sample_ids[first_row : first_row + 8])
 
 
+def test_plans_of_epochs_that_leave_examples_out_need_no_run_to_know_which(config: Path) -> None:
+    sets = ["schedule.examples={rule: loss, keep: 0.5}", "train.duration=4epochs"]
+    planner = prepare(load_config(config, sets), HERE).planner
+    first = planner.schedule.epochs.short_steps - 1
+    plans = plans_at(planner, Stage(0.6, 9), first, 16, HERE)
+    shown = [next(plans) for _ in range(planner.schedule.epochs.short_steps + 1)]
+    assert [plan.step for plan in shown] == list(range(first, first + len(shown)))
+    assert planner.needs_scores(shown[1].step)
+    seen = [sample for plan in shown[1:] for sample in plan.sample_ids.tolist()]
+    assert len(seen) == len(set(seen))
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
