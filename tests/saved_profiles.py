@@ -47,6 +47,7 @@ def write_profile(
         "hardware": describe_hardware(),
         "config": config.model_dump(mode="json"),
         "world_size": 1,
+        "hosts": 1,
         "stages": stages,
         **others,
     }

@@ -54,6 +54,7 @@ def write(
         "hardware": describe_hardware(),
         "seconds": options.seconds,
         "repeats": options.repeats,
+        "hosts": len(set(world.hosts)),
         "config": config.model_dump(mode="json"),
         **profile.as_json(),
     }

@@ -53,6 +53,7 @@ class SavedProfile:
 
     Attributes:
         hardware: as ``engine.ranks.hardware.describe_hardware`` tells it.
+        world_size: ranks, on all of ``hosts`` together.
         stages: fewest patches first.
     """
 
@@ -60,6 +61,7 @@ class SavedProfile:
     config: RunConfig
     hardware: Mapping[str, Any]
     world_size: int
+    hosts: int
     stages: list[SavedStage]
 
     @property
@@ -70,19 +72,24 @@ class SavedProfile:
     def machine(self) -> str:
         """Where it was measured, for people."""
         gpus = self.hardware["gpus"]
-        ranks = f"{self.world_size} rank(s)"
+        ranks = f"{self.world_size} rank(s)" + (f" on {self.hosts} hosts" if self.hosts > 1 else "")
         return f"{', '.join(gpus) if gpus else self.hardware['cpu']}, {self.hardware['cores']} cores, {ranks}"
 
     def check_is_of(self, config: RunConfig, hosts: int = 1) -> None:
         """Whether it tells what a step of this run costs.
 
         Args:
-            hosts: that the run will have; the profile is of one of them, with that one's share of the batch.
+            hosts: that the run will have; above 1, the profile is of one of them, with that one's share of the batch.
 
         Raises:
             ValueError: something that a step's cost depends on is another; the key and both values are named.
         """
         batch = config.train.global_batch_size
+        if hosts > 1 < self.hosts:
+            raise ValueError(
+                f"{self.path} was measured on {self.hosts} hosts; from a profile of one of them --hosts tells the time "
+                "of any number"
+            )
         if batch % hosts:
             raise ValueError(f"train.global_batch_size {batch} cannot be shared by {hosts} hosts; choose a multiple")
         own = dict(_flat(config.model_dump(mode="json"))) | {"train.global_batch_size": batch // hosts}
@@ -138,7 +145,7 @@ def read_profile(path: Path) -> SavedProfile:
         raise ValueError(f"{path} was made from a configuration that is none here; profile again") from None
     batch = config.train.global_batch_size
     return SavedProfile(
-        path, config, found["hardware"], found["world_size"], [_stage(stage, batch) for stage in stages]
+        path, config, found["hardware"], found["world_size"], found["hosts"], [_stage(stage, batch) for stage in stages]
     )
 
 

@@ -67,6 +67,13 @@ def test_of_several_hosts_the_profile_is_of_one_with_its_share_of_the_batch(prof
         read_profile(profile).check_is_of(configured(), hosts=3)
 
 
+def test_a_profile_of_several_hosts_is_none_of_one(profile: Path, tmp_path: Path) -> None:
+    of_two = read_profile(changed(profile, tmp_path / "two.json", hosts=2, world_size=2))
+    of_two.check_is_of(configured())
+    with pytest.raises(ValueError, match="was measured on 2 hosts; from a profile of one of them"):
+        of_two.check_is_of(configured("train.global_batch_size=128"), hosts=2)
+
+
 def test_another_machine_is_named(profile: Path) -> None:
     here = describe_hardware()
     read_profile(profile).check_machine(here)
