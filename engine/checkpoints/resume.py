@@ -89,8 +89,11 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
             values |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             values[name] = value
+    # What checkpoints from before there were maps and levels have recorded is that there are none.
     if config.selection.map is None:
-        del values["selection"]["map"]  # no map is what checkpoints from before there were maps have recorded
+        del values["selection"]["map"]
+    if not config.data.levels:
+        del values["data.levels"]
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
     drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     return {
