@@ -259,12 +259,46 @@ def scale_section(result: dict[str, Any]) -> str:
     )
 
 
+def levels_section(result: dict[str, Any]) -> str:
+    rows = []
+    for line in result["rates"]:
+        rates = [extremes(way["images_per_s"], ",.0f") for way in line["ways"]]
+        ratios = [extremes(line[name], ".2f") for name in ("ratio", "cpu_ratio")]
+        rows.append([f"{line['image_size']}", f"{line['keep_rate']:g}", *rates, *ratios])
+    shares, full_bytes = [], result["tar_bytes"]["full size"]
+    for one in result["pixels"]:
+        at_level = one["distance_of_images_at_a_level"]
+        far = ["", ""] if at_level is None else [f"{at_level['mean']:.2f}", f"{at_level['p95']:.2f}"]
+        taken = ", ".join(f"{name} {share:.0%}" for name, share in one["share_at"].items())
+        kilobytes = [f"{one[key] / 1000:.1f}" for key in ("bytes_read_per_image", "bytes_read_per_image_full_size")]
+        shares.append([f"{one['image_size']}", taken, *kilobytes, f"{one['mean_distance']:.2f}", *far])
+    sizes = ", ".join(f"{name} {size / full_bytes:.0%}" for name, size in result["tar_bytes"].items())
+    heads = (
+        ["image size", "keep", "images/s with levels", "full size alone", "times as fast", "by processor time"],
+        ["image size", "images read at", "KB read of one", "full size alone", "distance", "at a level", "95 % below"],
+    )
+    return "\n".join(
+        [
+            "## Images at several sizes\n",
+            machine(result),
+            f"\n{result['num_images']:,} photographs, crop and flip, `random` patches of 16 pixels, batches of "
+            f"{result['batch_size']}, {result['cores']} threads; `data.levels: {result['levels']}` and without, in "
+            f"turn; ratios are within a round. Bytes of the tars: {sizes}.\n",
+            table(heads[0], rows),
+            "\nHow far the square images are from those that the full size gives, as the mean of an image's absolute "
+            "differences in levels of 255: of all images, and of those that are read at a level.\n",
+            table(heads[1], shares),
+        ]
+    )
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "loader": loader_section,
     "loader_real_photographs": partial(loader_section, title="The loader on real photographs"),
     "step": step_section,
     "step_s16": step_section,
     "attention_bias": attention_bias_section,
+    "levels": levels_section,
     "epoch": epoch_section,
     "scale": scale_section,
 }

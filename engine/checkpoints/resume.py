@@ -89,10 +89,12 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
             values |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             values[name] = value
-    if config.selection.map is None:
-        del values["selection"]["map"]  # no map is what checkpoints from before there were maps have recorded
-    if config.schedule.examples is None:
-        del values["schedule"]["examples"]  # likewise
+    # What is not set is not recorded, as in checkpoints from before there were such keys.
+    for section, key in (("selection", "map"), *(("schedule", key) for key in ("image_size", "patch_size", "examples"))):
+        if values[section].get(key) is None:
+            values[section].pop(key, None)
+    if not config.data.levels:
+        del values["data.levels"]
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
     drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     return {

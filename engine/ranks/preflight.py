@@ -102,7 +102,8 @@ def check_same_inputs(
         fingerprint = {"fingerprint": index.fingerprint}
         if differences(_gather(world, fingerprint), world.hosts):
             # Only now, because the shards of a large set make a long list.
-            shards = {shard.name: f"{shard.num_samples} samples, digest {shard.digest[:12]}" for shard in index.shards}
+            files = index.files.shards
+            shards = {shard.name: f"{shard.num_samples} samples, digest {shard.digest[:12]}" for shard in files}
             problem = f"{key} ({index.folder}) does not hold the same {index.split} shards everywhere"
             _check_same(world, fingerprint | shards, problem, "copy the shards and their index from one host to all")
     if maps:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from jpeg_files import addressable_jpeg
+from jpeg_files import addressable_jpeg, encoded, picture
 from PIL import Image
 from pixels import full_images
 
@@ -22,6 +22,8 @@ from pipeline.shards.index import build_index, open_index
 from tools.inspect.__main__ import main
 from tools.inspect.inspection import inspect_step, row_label
 from tools.inspect.picture import greyed_out
+from tools.shards.__main__ import main as shards_main
+from tools.shards.levels.resize import resize_levels
 
 NUM_STEPS = 24  # two epochs of 96 images in batches of 8
 
@@ -324,3 +326,25 @@ def test_where_crops_are_not_resized_nothing_is_decoded_in_part(
 ) -> None:
     assert main(["--config", str(config), "--step", "2", "--decoded", str(tmp_path / "x.png")]) == 2
     assert "data.augment.crop is pad; images are decoded in part under resized alone" in capsys.readouterr().err
+
+
+def test_levels_are_named_where_there_are_any(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    members = [
+        member
+        for number in range(8)
+        for member in ((f"{number}.jpg", encoded(picture(number, 90 + number, 60))), (f"{number}.cls", b"0"))
+    ]
+    write_tar(tmp_path / "train-0.tar", members)
+    write_tar(tmp_path / "val-0.tar", members)
+    assert shards_main(["index", str(tmp_path)]) == 0
+    resize_levels(tmp_path, [40, 30])
+    data = {"num_classes": 2, "image_size": 28, "patch_size": 4, "train": str(tmp_path), "val": str(tmp_path)}
+    train = {"duration": "9steps", "global_batch_size": 8}
+    file = write_config(tmp_path / "toy.yaml", tmp_path, data=data | {"levels": [40, 30]}, train=train)
+    capsys.readouterr()
+    found = [one["level"] for step in range(9) for one in inspect_json(capsys, file, "--step", str(step))["samples"]]
+    assert set(found) <= {None, 40, 30}
+    assert {None, 40} <= set(found)
+    assert main(["--config", str(file), "--step", "0", "--decoded", str(tmp_path / "decoded.png")]) == 0
+    operations = ["--set", "data.augment.auto={kind: randaugment}", "--operations", str(tmp_path / "operations.png")]
+    assert main(["--config", str(file), "--step", "0", *operations]) == 0

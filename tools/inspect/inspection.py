@@ -26,9 +26,14 @@ class Inspection:
     world_size: int
 
     def samples(self) -> list[dict[str, Any]]:
-        """A dictionary per row of the batch, of values that JSON knows; augmentation that is off has no keys."""
+        """A dictionary per row of the batch, of values that JSON knows; augmentation that is off has no keys.
+
+        With levels ``level`` says at which one the image is read, null for the full size. Crops are those at full size.
+        """
         plan, index = self.plan, self.index
         extras = planned_augmentation(plan, index)
+        levels = [None] * plan.num_rows if plan.levels is None else plan.levels.tolist()
+        pixels = [None, *self.config.data.levels]
         return [
             {
                 "key": index.key(sample_id),
@@ -37,9 +42,10 @@ class Inspection:
                 "crop": crop.tolist(),
                 "flip": bool(flip),
                 **extra,
+                **({} if level is None else {"level": pixels[level]}),
             }
-            for sample_id, label, crop, flip, extra in zip(
-                plan.sample_ids, plan.labels, plan.crops, plan.flips, extras, strict=True
+            for sample_id, label, crop, flip, extra, level in zip(
+                plan.sample_ids, plan.labels, plan.crops, plan.flips, extras, levels, strict=True
             )
         ]
 

@@ -50,7 +50,8 @@ def _carried_out(planner: TrainPlanner, plan: StepPlan, shown: list[tuple[str, f
         auto_values=np.array([[value] for _, _, value in shown], dtype=np.float32),
     )
     whole = Stage(1.0, planner.data.num_patches)
-    rows = replace(plan, stage=whole, first_row=0, augment=augment, views_left=None, **arrays)
+    at_full_size: dict[str, Any] = {"levels": None, "level_crops": None}
+    rows = replace(plan, stage=whole, first_row=0, augment=augment, views_left=None, **at_full_size, **arrays)
     every_patch = SelectionConfig(rule="grid")  # which rule does not matter: every patch is kept
     data = planner.data.model_copy(update={"device": "cpu", "echo": 1})
     batch = load(replace(planner, data=data, selection=every_patch), rows)

@@ -110,7 +110,7 @@ def splices(index: ShardIndex, settings: GraphSettings) -> bool:
     Raises:
         ValueError: a file of units cannot be read.
     """
-    return settings.splices and any(open_units(index.folder, shard) is not None for shard in index.shards)
+    return settings.splices and any(open_units(index.folder, shard) is not None for shard in index.files.shards)
 
 
 def time_loader_until(

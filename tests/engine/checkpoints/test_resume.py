@@ -228,6 +228,12 @@ def test_a_cache_is_no_part_of_the_identity_and_the_gap_of_an_echo_is(toy: Path)
     assert [key for key in echoed if echoed[key] != apart[key]] == ["data.echo_gap"]
 
 
+def test_levels_are_part_of_the_identity_where_there_are_any(toy: Path) -> None:
+    crops = "data.augment.crop=resized"
+    plain, levels = identity_of(toy, crops), identity_of(toy, crops, "data.levels=[256]")
+    assert levels == plain | {"data.levels": [256]}
+
+
 PRETRAINING = ("task=pretrain", "schedule.kind=constant", "schedule.keep_rate=0.4", "eval.keep_rates=[0.4]")
 
 

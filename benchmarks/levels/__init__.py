@@ -1,0 +1,1 @@
+"""The loader on images that stand at several sizes, beside the full size alone."""
