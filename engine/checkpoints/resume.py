@@ -90,7 +90,10 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
         else:
             values[name] = value
     # What is not set is not recorded, as in checkpoints from before there were such keys.
-    for section, key in (("selection", "map"), *(("schedule", key) for key in ("image_size", "patch_size", "examples"))):
+    for section, key in (
+        ("selection", "map"),
+        *(("schedule", key) for key in ("image_size", "patch_size", "examples")),
+    ):
         if values[section].get(key) is None:
             values[section].pop(key, None)
     if not config.data.levels:
