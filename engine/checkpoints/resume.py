@@ -90,12 +90,9 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
         else:
             values[name] = value
     # What is not set is not recorded, as in checkpoints from before there were such keys.
-    for section, key in (
-        ("selection", "map"),
-        *(("schedule", key) for key in ("image_size", "patch_size", "examples")),
-    ):
-        if values[section].get(key) is None:
-            values[section].pop(key, None)
+    for section, key in (("selection", "map"), ("schedule", "examples")):
+        if values[section][key] is None:
+            del values[section][key]
     if not config.data.levels:
         del values["data.levels"]
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
