@@ -65,10 +65,10 @@ class UnderAutocast(nn.Module):
         self.module = module
         self.training = module.training
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """What ``module`` says to the same tensors, all on one device."""
+    def forward(self, *inputs: Tensor, **settings: Any) -> Tensor:
+        """What ``module`` says to the same tensors, all on one device, under the same settings."""
         with torch.autocast(inputs[0].device.type, torch.bfloat16):
-            return self.module(*inputs)
+            return self.module(*inputs, **settings)
 
 
 def resume_average(average: WeightAverage, engine: DeepSpeedEngine, checkpoint: Path) -> list[str]:

@@ -22,6 +22,7 @@ BASE = {
         "augment": {"auto": {"kind": "randaugment"}},
         "cache": {"kind": "disk", "folder": "pixels", "max_bytes": 1000},
     },
+    "schedule": {"examples": {"rule": "random", "keep": 0.5}},
     "model": {"name": "vit_tiny_patch16_224", "options": {"depth": 2}},
     "train": {"duration": "3epochs", "global_batch_size": 8},
     "optim": {"lr": 0.001},
