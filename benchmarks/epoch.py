@@ -39,9 +39,9 @@ from engine.ranks.world import World, join_world, leave_world
 from engine.task import training_loss
 from engine.timing.laps import MARKS
 from engine.update import backward_pass, begin_pass, update_weights
-from pipeline.loader import train_plans
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import TrainPlanner
+from pipeline.train_plans import TrainPlans
 
 MODEL, NUM_CLASSES, NUM_PATCHES = "vit_tiny_patch16_224", 10, 196
 FULL: dict[str, Any] = {"schedule": {"kind": "constant", "keep_rate": 1.0}}
@@ -149,7 +149,7 @@ class OurSide:
         """The steps' times, after a warm-up on the steps before them."""
         run, planner, world = self.runs[name], self.planners[name], self._world
         # The plans go on beyond the last step, so that the loader works until the clock stops.
-        plans = train_plans(
+        plans = TrainPlans(
             planner,
             first_step=warmup.start,
             stop_step=planner.schedule.total_steps,

@@ -14,7 +14,7 @@ from benchmarks.loader_peers import Batches, Setting
 from pipeline.config import DataConfig
 from pipeline.graph import decoding, nodes
 from pipeline.graph.workers import kept_to_cores
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection.config import SelectionConfig
@@ -23,6 +23,7 @@ from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import ShardIndex, open_index
 from pipeline.shards.levels import open_with_levels
 from pipeline.shards.reader import SampleReader
+from pipeline.train_plans import TrainPlans
 
 _MANY_STEPS = 1_000_000
 FAST_IDCT: dict[str, Any] = {
@@ -81,7 +82,7 @@ def data_config(folder: Path, setting: Setting, more: dict[str, Any]) -> DataCon
 def open_ours(ours: Ours, setting: Setting, keep_rate: float) -> Iterator[Batches]:
     """The loader as training opens it."""
     _, planner = planned(ours, setting, keep_rate)
-    plans = train_plans(planner, first_step=0, stop_step=_MANY_STEPS, micro_batch_size=setting.batch_size)
+    plans = TrainPlans(planner, first_step=0, stop_step=_MANY_STEPS, micro_batch_size=setting.batch_size)
     loader = PatchLoader(
         planner,
         plans,
@@ -124,7 +125,7 @@ class Part:
     @contextmanager
     def open(self, setting: Setting) -> Iterator[Batches]:
         index, planner = planned(Ours({"rule": "grid"}, shards=self.shards), setting, 1.0)
-        plans = train_plans(planner, first_step=0, stop_step=_MANY_STEPS, micro_batch_size=setting.batch_size)
+        plans = TrainPlans(planner, first_step=0, stop_step=_MANY_STEPS, micro_batch_size=setting.batch_size)
         with SampleReader(index) as reader:
             pipeline = self.graph((arrays[: self.num_inputs] for arrays in part_source(plans, reader)), setting)
             with kept_to_cores(setting.workers):  # as the loader does

@@ -23,9 +23,10 @@ from tqdm import tqdm
 from engine.config import RunConfig, load_config
 from engine.ranks.hardware import describe_hardware
 from engine.run_plan import build_schedule
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import open_index
+from pipeline.train_plans import TrainPlans
 
 RESULTS = Path("benchmarks/results")
 CONFIG = "configs/fashion_mnist.yaml"
@@ -56,7 +57,7 @@ def soak_loader(config: RunConfig, num_samples: int) -> list[Reading]:
     batch = config.train.global_batch_size
     planner = TrainPlanner(index, config.data, config.selection, schedule, batch, config.seed)
     num_steps = num_samples // batch
-    plans = train_plans(planner, first_step=0, stop_step=num_steps, micro_batch_size=batch)
+    plans = TrainPlans(planner, first_step=0, stop_step=num_steps, micro_batch_size=batch)
     this, started, readings = psutil.Process(), time.monotonic(), []
     with PatchLoader(
         planner,

@@ -34,12 +34,13 @@ from engine.task import training_loss, training_outcome
 from engine.timing.laps import Laps
 from engine.update import backward_pass, begin_pass, update_weights
 from pipeline.batch import Batch
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.snapshots import SnapshotBoard
 from pipeline.shards.index import ShardIndex
+from pipeline.train_plans import TrainPlans
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def open_checkpoints(run: Run, metrics: MetricsFile) -> Checkpoints:
 def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
     """This rank's batches of the steps ``first_step`` to ``stop_step - 1``."""
     config, plan, world = run.config, run.plan, run.world
-    plans = train_plans(
+    plans = TrainPlans(
         run.planner,
         first_step=first_step,
         stop_step=stop_step,

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from time import thread_time
 from types import TracebackType
@@ -29,7 +29,7 @@ from pipeline.graph.settings import GraphSettings
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.magnitude import EmbeddingSnapshot
-from pipeline.selection.snapshots import ScoreBoard, SnapshotBoard
+from pipeline.selection.snapshots import SnapshotBoard
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
 from pipeline.told import tell_once
@@ -37,28 +37,6 @@ from pipeline.train_plans import NotYetError, TrainPlans
 
 _END = object()
 _CLOSE_TIMEOUT_S = 10.0
-
-
-def train_plans(
-    planner: TrainPlanner,
-    *,
-    first_step: int,
-    stop_step: int,
-    micro_batch_size: int | Callable[[int], int],
-    rank: int = 0,
-    world_size: int = 1,
-    scores: ScoreBoard | None = None,
-) -> Iterator[StepPlan]:
-    """A rank's micro batches of the steps ``first_step`` to ``stop_step - 1``, in order: see ``TrainPlans``."""
-    return TrainPlans(
-        planner,
-        first_step=first_step,
-        stop_step=stop_step,
-        micro_batch_size=micro_batch_size,
-        rank=rank,
-        world_size=world_size,
-        scores=scores,
-    )
 
 
 def validation_plans(planner: ValidationPlanner, *, rank: int = 0, world_size: int = 1) -> Iterator[StepPlan]:

@@ -16,10 +16,11 @@ from engine.optim import build_optimizer, learning_rate, param_groups
 from engine.run_plan import build_schedule, plan_run
 from engine.snapshots import take_snapshot
 from engine.task import training_loss
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import ShardIndex, build_index
+from pipeline.train_plans import TrainPlans
 from tools.schedule.preview import preview
 from tools.study.spec import jobs_of, load_study
 
@@ -197,7 +198,7 @@ def test_a_recipe_trains_a_step_on_a_reduced_batch(path: Path, photos: ShardInde
     planner = TrainPlanner(photos, config.data, config.selection, plan.schedule, 6, config.seed)
     with PatchLoader(
         planner,
-        train_plans(planner, first_step=0, stop_step=1, micro_batch_size=6),
+        TrainPlans(planner, first_step=0, stop_step=1, micro_batch_size=6),
         batch_size=6,
         num_threads=2,
         snapshots=fixed_board(take_snapshot(vit, 0)) if config.selection.needs_model else None,

@@ -23,11 +23,12 @@ from benchmarks.loader import measure
 from benchmarks.loader_ours import Ours, planned
 from benchmarks.loader_peers import Setting
 from benchmarks.measuring import RESULTS, keep_to_cores, spread, write_result
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.step import TrainPlanner
 from pipeline.shards.index import build_index, index_path, open_index
 from pipeline.shards.levels import level_folder
 from pipeline.shards.links import link_tars
+from pipeline.train_plans import TrainPlans
 from tools.shards.levels.resize import resize_levels
 
 PATCH_SIZE = 16
@@ -106,7 +107,7 @@ def distances(setting: Setting, levels: Sequence[int], num_batches: int) -> dict
 
 def _patches(planner: TrainPlanner, setting: Setting, num_batches: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Pixels uint8 [images, values], the level of each int64 [images], and the mean bytes read of one."""
-    plans = train_plans(planner, first_step=0, stop_step=num_batches, micro_batch_size=setting.batch_size)
+    plans = TrainPlans(planner, first_step=0, stop_step=num_batches, micro_batch_size=setting.batch_size)
     with PatchLoader(planner, plans, batch_size=setting.batch_size, num_threads=setting.workers) as loader:
         batches = list(loader)
     taken = [np.zeros(one.num_images, np.int64) if one.plan.levels is None else one.plan.levels for one in batches]

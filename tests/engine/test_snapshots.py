@@ -16,12 +16,13 @@ from engine.checkpoints.state_files import write_state
 from engine.models.build import build_model
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, restore_snapshot, snapshot_state, take_snapshot
 from pipeline.config import DataConfig
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.snapshots import SnapshotBoard, fixed_board
 from pipeline.shards.index import ShardIndex, build_index
+from pipeline.train_plans import TrainPlans
 
 MAGNITUDE = SelectionConfig(rule="magnitude")
 STAGES = [Fraction(tenths, 10) for tenths in (2, 4, 6, 8, 10)]
@@ -69,7 +70,7 @@ def test_the_pipeline_keeps_the_patches_that_the_papers_definition_keeps_in_the_
             parameter.add_(torch.randn_like(parameter) * 0.02)
     plain.load_state_dict(model.state_dict())
     planner = planner_of_every_stage(photos, data)
-    plans = train_plans(planner, first_step=0, stop_step=5, micro_batch_size=BATCH)
+    plans = TrainPlans(planner, first_step=0, stop_step=5, micro_batch_size=BATCH)
     with PatchLoader(
         planner,
         plans,

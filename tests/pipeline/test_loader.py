@@ -15,12 +15,13 @@ from pixels import train_planner
 from benchmarks.shared.photographs import photograph
 from pipeline.config import AugmentConfig
 from pipeline.graph.on_device import gather_on_device
-from pipeline.loader import PatchLoader, train_plans, validation_plans
+from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.patches import gather_patches
 from pipeline.shards.index import ShardIndex, StaleIndexError, open_index
+from pipeline.train_plans import TrainPlans
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
 
@@ -71,7 +72,7 @@ def load_in_order(index: ShardIndex, batch_size: int, **data: Any) -> PatchLoade
 
 @pytest.fixture(scope="module")
 def whole_run(garments: ShardIndex, planner: TrainPlanner) -> list[tuple[int, int, bytes, bytes, bytes]]:
-    with load(garments, train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8), 8) as loader:
+    with load(garments, TrainPlans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8), 8) as loader:
         return content(list(loader))
 
 
@@ -87,7 +88,7 @@ def test_micro_batches_of_differing_sizes_hold_the_same_samples(
 
     found, sizes = [], set()
     for rank in range(world_size):
-        plans = train_plans(
+        plans = TrainPlans(
             planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=size, rank=rank, world_size=world_size
         )
         with load(garments, plans, 8 // world_size) as loader:
@@ -101,7 +102,7 @@ def test_micro_batches_of_differing_sizes_hold_the_same_samples(
 def test_every_step_comes_once_and_in_order_with_its_own_number_of_patches(
     garments: ShardIndex, planner: TrainPlanner
 ) -> None:
-    plans = train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8)
+    plans = TrainPlans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8)
     with load(garments, plans, 8) as loader:
         batches = list(loader)
     assert [batch.plan.step for batch in batches] == list(range(NUM_STEPS))
@@ -119,7 +120,7 @@ def test_every_step_comes_once_and_in_order_with_its_own_number_of_patches(
 
 
 def test_patches_lie_in_memory_of_their_own(garments: ShardIndex, planner: TrainPlanner) -> None:
-    with load(garments, train_plans(planner, first_step=0, stop_step=6, micro_batch_size=8), 8) as loader:
+    with load(garments, TrainPlans(planner, first_step=0, stop_step=6, micro_batch_size=8), 8) as loader:
         first = next(loader)
         before = first.patches.clone(), first.ids_keep.clone()
         list(loader)
@@ -135,7 +136,7 @@ def test_patches_lie_in_memory_of_their_own(garments: ShardIndex, planner: Train
 def test_threads_and_prefetching_do_not_change_a_byte(
     garments: ShardIndex, planner: TrainPlanner, whole_run: list, num_threads: int, prefetch_batches: int
 ) -> None:
-    plans = train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8)
+    plans = TrainPlans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8)
     with load(garments, plans, 8, num_threads=num_threads, prefetch_batches=prefetch_batches) as loader:
         assert content(list(loader)) == whole_run
 
@@ -146,7 +147,7 @@ def test_the_ranks_together_see_the_same_bytes_whatever_their_number(
 ) -> None:
     rows = []
     for rank in range(world_size):
-        plans = train_plans(
+        plans = TrainPlans(
             planner,
             first_step=0,
             stop_step=NUM_STEPS,
@@ -163,7 +164,7 @@ def test_the_ranks_together_see_the_same_bytes_whatever_their_number(
 def test_starting_at_a_step_equals_coming_to_it(
     garments: ShardIndex, planner: TrainPlanner, whole_run: list, first_step: int
 ) -> None:
-    plans = train_plans(planner, first_step=first_step, stop_step=NUM_STEPS, micro_batch_size=8)
+    plans = TrainPlans(planner, first_step=first_step, stop_step=NUM_STEPS, micro_batch_size=8)
     with load(garments, plans, 8) as loader:
         assert content(list(loader)) == whole_run[8 * first_step :]
 
@@ -193,7 +194,7 @@ def test_a_validation_pass_shows_each_sample_once_and_marks_what_fills_up(
 
 
 def test_after_the_last_batch_the_iteration_ends_and_stays_ended(garments: ShardIndex, planner: TrainPlanner) -> None:
-    loader = load(garments, train_plans(planner, first_step=0, stop_step=2, micro_batch_size=8), 8)
+    loader = load(garments, TrainPlans(planner, first_step=0, stop_step=2, micro_batch_size=8), 8)
     assert len(list(loader)) == 2
     for _ in range(2):
         with pytest.raises(StopIteration):
@@ -247,7 +248,7 @@ def test_images_that_cannot_be_decoded_are_named_when_their_batch_is_due(own_gar
 
 
 def test_an_error_in_a_plan_reaches_the_consumer(garments: ShardIndex, planner: TrainPlanner) -> None:
-    loader = load(garments, train_plans(planner, first_step=8, stop_step=NUM_STEPS + 1, micro_batch_size=8), 8)
+    loader = load(garments, TrainPlans(planner, first_step=8, stop_step=NUM_STEPS + 1, micro_batch_size=8), 8)
     assert [next(loader).plan.step for _ in range(2)] == [8, 9]
     with pytest.raises(ValueError, match="steps of this run are 0 to 9"):
         next(loader)
@@ -260,14 +261,14 @@ def test_an_error_of_the_graph_itself_reaches_the_consumer(
         raise RuntimeError("no such device")
 
     monkeypatch.setattr(Pipeline, "build", fail)
-    loader = load(garments, train_plans(planner, first_step=0, stop_step=2, micro_batch_size=8), 8)
+    loader = load(garments, TrainPlans(planner, first_step=0, stop_step=2, micro_batch_size=8), 8)
     with pytest.raises(RuntimeError, match="no such device"):
         next(loader)
 
 
 @pytest.mark.parametrize("num_taken", [0, 1, 3])
 def test_closing_in_the_middle_leaves_no_thread(garments: ShardIndex, planner: TrainPlanner, num_taken: int) -> None:
-    plans = train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=1)
+    plans = TrainPlans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=1)
     loader = load(garments, plans, 1, prefetch_batches=1)
     for _ in range(num_taken):
         next(loader)
@@ -280,7 +281,7 @@ def test_closing_in_the_middle_leaves_no_thread(garments: ShardIndex, planner: T
 
 def test_an_error_in_the_consumer_closes_the_loader(garments: ShardIndex, planner: TrainPlanner) -> None:
     def consume() -> None:
-        with load(garments, train_plans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8), 8) as loader:
+        with load(garments, TrainPlans(planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=8), 8) as loader:
             next(loader)
             raise ZeroDivisionError
 
@@ -301,7 +302,7 @@ def test_the_time_spent_waiting_for_batches_adds_up(
 ) -> None:
     clock = iter([10.0, 13.0, 50.0, 50.5])  # two calls of next(), which take 3 and 0.5
     monkeypatch.setattr("pipeline.loader.time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    with load(garments, train_plans(planner, first_step=0, stop_step=3, micro_batch_size=8), 8) as loader:
+    with load(garments, TrainPlans(planner, first_step=0, stop_step=3, micro_batch_size=8), 8) as loader:
         assert loader.wait_s == 0
         next(loader)
         assert loader.wait_s == 3
@@ -315,7 +316,7 @@ def test_the_time_spent_waiting_for_batches_adds_up(
 def test_the_loader_counts_the_images_that_its_thread_has_made_and_its_processor_time(
     garments: ShardIndex, planner: TrainPlanner
 ) -> None:
-    with load(garments, train_plans(planner, first_step=0, stop_step=3, micro_batch_size=8), 8) as loader:
+    with load(garments, TrainPlans(planner, first_step=0, stop_step=3, micro_batch_size=8), 8) as loader:
         batches = list(loader)
         work = loader.work
     assert work.num_images == sum(batch.num_images for batch in batches)
@@ -326,7 +327,7 @@ def test_the_loader_counts_the_images_that_its_thread_has_made_and_its_processor
 def test_the_loader_counts_what_was_read_for_the_batches_that_it_has_given_out(
     garments: ShardIndex, planner: TrainPlanner
 ) -> None:
-    with load(garments, train_plans(planner, first_step=0, stop_step=3, micro_batch_size=8), 8) as loader:
+    with load(garments, TrainPlans(planner, first_step=0, stop_step=3, micro_batch_size=8), 8) as loader:
         assert loader.read == (0, 0, 0)
         first = next(loader)
         read = loader.read

@@ -10,13 +10,14 @@ from loaded import content, garment_data
 from pixels import train_planner
 
 from pipeline.batch import Batch
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.magnitude import EmbeddingSnapshot
 from pipeline.selection.snapshots import SnapshotBoard, fixed_board
 from pipeline.shards.index import ShardIndex, open_index
+from pipeline.train_plans import TrainPlans
 
 pytestmark = [
     pytest.mark.gpu,
@@ -61,7 +62,7 @@ def open_for(
     data = garment_data(planner.data.train, device=route or "cpu", prefetch_batches=1)
     return PatchLoader(
         replace(planner, data=data),
-        train_plans(planner, first_step=0, stop_step=stop_step, micro_batch_size=8),
+        TrainPlans(planner, first_step=0, stop_step=stop_step, micro_batch_size=8),
         batch_size=8,
         num_threads=1,
         device_id=0 if route == "gpu" else None,

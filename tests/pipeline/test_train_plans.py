@@ -8,13 +8,13 @@ import pytest
 from pixels import train_planner
 
 from pipeline.config import DataConfig
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.examples import SampleScores
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.snapshots import ScoreBoard
 from pipeline.shards.index import open_index
-from pipeline.train_plans import NotYetError
+from pipeline.train_plans import NotYetError, TrainPlans
 
 SHORT_STEPS = 6  # of 12, as the garments are 96 in batches of 8; seven short epochs and a full one
 FIRST_FULL, TOTAL_STEPS = 7 * SHORT_STEPS, 7 * SHORT_STEPS + 12
@@ -38,7 +38,7 @@ def board_of(planner: TrainPlanner) -> ScoreBoard:
 
 def test_plans_pause_at_an_epoch_whose_scores_are_not_there_and_go_on_with_it(planner: TrainPlanner) -> None:
     board = board_of(planner)
-    plans = train_plans(planner, first_step=0, stop_step=TOTAL_STEPS, micro_batch_size=4, scores=board)
+    plans = TrainPlans(planner, first_step=0, stop_step=TOTAL_STEPS, micro_batch_size=4, scores=board)
     assert [next(plans).step for _ in range(2 * SHORT_STEPS)] == [step for step in range(SHORT_STEPS) for _ in (0, 1)]
     for _ in (0, 1):
         with pytest.raises(NotYetError, match="the scores of step 6 are not there yet"):
@@ -50,7 +50,7 @@ def test_plans_pause_at_an_epoch_whose_scores_are_not_there_and_go_on_with_it(pl
 
 
 def test_full_epochs_wait_for_nothing(planner: TrainPlanner) -> None:
-    plans = train_plans(
+    plans = TrainPlans(
         planner, first_step=FIRST_FULL, stop_step=TOTAL_STEPS, micro_batch_size=8, scores=board_of(planner)
     )
     assert len(list(plans)) == TOTAL_STEPS - FIRST_FULL
@@ -60,7 +60,7 @@ def test_a_loader_gives_all_batches_before_the_scores_and_then_those_that_follow
     planner: TrainPlanner,
 ) -> None:
     board, seen = board_of(planner), []
-    plans = train_plans(planner, first_step=0, stop_step=3 * SHORT_STEPS, micro_batch_size=8, scores=board)
+    plans = TrainPlans(planner, first_step=0, stop_step=3 * SHORT_STEPS, micro_batch_size=8, scores=board)
     with PatchLoader(planner, plans, batch_size=8, num_threads=1) as loader:
         for step in range(3 * SHORT_STEPS):
             if step and step % SHORT_STEPS == 0:
@@ -77,7 +77,7 @@ def test_a_loader_gives_all_batches_before_the_scores_and_then_those_that_follow
 
 
 def test_a_loader_that_waits_for_scores_can_be_closed(planner: TrainPlanner) -> None:
-    plans = train_plans(
+    plans = TrainPlans(
         planner, first_step=SHORT_STEPS, stop_step=TOTAL_STEPS, micro_batch_size=8, scores=board_of(planner)
     )
     loader = PatchLoader(planner, plans, batch_size=8, num_threads=1)
@@ -86,7 +86,7 @@ def test_a_loader_that_waits_for_scores_can_be_closed(planner: TrainPlanner) -> 
 
 
 def test_scores_that_a_run_does_not_have_end_a_loader_with_what_is_missing(planner: TrainPlanner) -> None:
-    plans = train_plans(planner, first_step=SHORT_STEPS, stop_step=TOTAL_STEPS, micro_batch_size=8)
+    plans = TrainPlans(planner, first_step=SHORT_STEPS, stop_step=TOTAL_STEPS, micro_batch_size=8)
     with (
         PatchLoader(planner, plans, batch_size=8, num_threads=1) as loader,
         pytest.raises(ValueError, match="the scores of all samples at step 6, and none are there"),

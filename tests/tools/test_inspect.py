@@ -14,11 +14,12 @@ from pixels import full_images
 from benchmarks.shared.shard_files import write_tar
 from engine.config import load_config
 from engine.run_plan import build_schedule
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.operations import IDENTITY, OPERATION_NAMES
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.patches import patchify
 from pipeline.shards.index import build_index, open_index
+from pipeline.train_plans import TrainPlans
 from tools.inspect.__main__ import main
 from tools.inspect.inspection import inspect_step, row_label
 from tools.inspect.picture import greyed_out
@@ -138,7 +139,7 @@ def test_the_samples_are_those_that_a_run_trains_on(capsys: pytest.CaptureFixtur
     run = load_config(config)
     index = open_index(run.data.train, "train")
     planner = TrainPlanner(index, run.data, run.selection, build_schedule(run, index.num_samples), 8, run.seed)
-    plans = train_plans(planner, first_step=20, stop_step=21, micro_batch_size=4)
+    plans = TrainPlans(planner, first_step=20, stop_step=21, micro_batch_size=4)
     with PatchLoader(planner, plans, batch_size=4, num_threads=1) as loader:
         trained = [
             (index.key(sample_id), int(label), batch.ids_keep.shape[1])

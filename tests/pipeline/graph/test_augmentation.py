@@ -21,7 +21,7 @@ from pipeline.graph.graph import define_graph
 from pipeline.graph.inputs import input_names
 from pipeline.graph.rows import mean_color
 from pipeline.graph.settings import GraphSettings
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.operations import OPERATIONS, SUITES, levels_of
 from pipeline.plan.augmentation import AugmentPlan
 from pipeline.plan.erasing import box_noise, noise_tables
@@ -29,6 +29,7 @@ from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig, select
 from pipeline.selection.patches import patchify
 from pipeline.shards.index import ShardIndex, open_index
+from pipeline.train_plans import TrainPlans
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -260,7 +261,7 @@ def content(batches: list[Batch]) -> list[tuple]:
 
 
 def load(planner: TrainPlanner, index: ShardIndex, micro_batch_size: int, **how: int) -> list[tuple]:
-    plans = train_plans(
+    plans = TrainPlans(
         planner,
         first_step=how.get("first_step", 0),
         stop_step=4,

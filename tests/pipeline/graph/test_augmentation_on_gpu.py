@@ -19,11 +19,12 @@ from benchmarks.shared.shard_files import write_tar
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph import nodes
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.operations import OPERATIONS, SUITES, levels_of
 from pipeline.plan.step import StepPlan
 from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex, build_index
+from pipeline.train_plans import TrainPlans
 
 pytestmark = [
     pytest.mark.gpu,
@@ -141,7 +142,7 @@ def test_images_are_mixed_and_erased_as_planned(pictures: ShardIndex, mode: str)
 def loaded(index: ShardIndex, device: str, **augment: Any) -> list[Batch]:
     selection = SelectionConfig(rule="random")
     planner = train_planner(index, data_of(index, device, **augment), selection=selection, global_batch_size=16)
-    plans = train_plans(planner, first_step=0, stop_step=4, micro_batch_size=8)
+    plans = TrainPlans(planner, first_step=0, stop_step=4, micro_batch_size=8)
     gpu = 0 if device == "gpu" else None
     with PatchLoader(planner, plans, batch_size=8, num_threads=2, device_id=gpu) as loader:
         return [batch.to(torch.device("cpu")) for batch in loader]

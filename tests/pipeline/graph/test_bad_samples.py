@@ -23,11 +23,12 @@ from benchmarks.shared.bad_images import (
 from benchmarks.shared.photographs import jpeg_bytes
 from pipeline.config import AugmentConfig
 from pipeline.graph.bad_samples import MAX_ATTEMPTS, BadRow, BadSampleError, RowReader
-from pipeline.loader import PatchLoader, train_plans, validation_plans
+from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.step import TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.shards.containers import NEGATIVE
 from pipeline.shards.index import ShardIndex, StaleIndexError
+from pipeline.train_plans import TrainPlans
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
 
@@ -56,7 +57,7 @@ def load(
     skipping = {"prefetch_batches": prefetch_batches, "on_bad_sample": "skip" if skip else "fail"}
     return PatchLoader(
         replace(planner, data=planner.data.model_copy(update=skipping)),
-        train_plans(
+        TrainPlans(
             planner,
             first_step=first_step,
             stop_step=stop_step,

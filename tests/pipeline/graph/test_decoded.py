@@ -17,10 +17,11 @@ from pipeline.config import AugmentConfig
 from pipeline.graph.bad_samples import BadSampleError
 from pipeline.graph.decoded import DecodedRows, ImageDecoder
 from pipeline.graph.pixel_cache import MemoryCache, PixelCache
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex
+from pipeline.train_plans import TrainPlans
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
 
@@ -54,7 +55,7 @@ def load(
     changed = ({"echo": 1} if as_planned else {}) | ({"on_bad_sample": "skip"} if skip else {})
     return PatchLoader(
         replace(planner, data=planner.data.model_copy(update=changed)),
-        train_plans(planner, **plans),  # type: ignore[arg-type]
+        TrainPlans(planner, **plans),  # type: ignore[arg-type]
         batch_size=micro_batch_size,
         num_threads=1,
         cache=cache,

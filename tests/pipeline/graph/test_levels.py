@@ -14,12 +14,13 @@ from benchmarks.shared.shard_files import write_tar
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, AutoAugmentConfig, CacheConfig, DataConfig
 from pipeline.graph.pixel_cache import open_cache
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex, build_index
 from pipeline.shards.levels import open_with_levels
+from pipeline.train_plans import TrainPlans
 from tools.shards.levels.resize import resize_levels
 from tools.shards.maps.score import MapJob, score_folder
 
@@ -66,7 +67,7 @@ def batches_of(
     planner: TrainPlanner, first_step: int = 0, rank: int = 0, world_size: int = 1, **how: object
 ) -> list[Batch]:
     size = BATCH_SIZE // world_size
-    plans = train_plans(
+    plans = TrainPlans(
         planner, first_step=first_step, stop_step=NUM_STEPS, micro_batch_size=size, rank=rank, world_size=world_size
     )
     with PatchLoader(planner, plans, batch_size=size, num_threads=1, **how) as loader:  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph.score_maps import map_scores
 from pipeline.jpeg.addressable import units_of
-from pipeline.loader import PatchLoader, train_plans, validation_plans
+from pipeline.loader import PatchLoader, validation_plans
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig, perturbed
@@ -25,6 +25,7 @@ from pipeline.selection.maps import NoMapError, map_path, write_maps
 from pipeline.selection.patches import gather_patches
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.units import write_units
+from pipeline.train_plans import TrainPlans
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -84,7 +85,7 @@ def planner_of(
 
 
 def run(planner: TrainPlanner, *, size: int = BATCH, rank: int = 0, world_size: int = 1, **how: Any) -> list[Batch]:
-    plans = train_plans(
+    plans = TrainPlans(
         planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=size, rank=rank, world_size=world_size
     )
     with PatchLoader(planner, plans, batch_size=size, num_threads=1, **how) as loader:

@@ -7,10 +7,11 @@ from pixels import run_graph, train_planner
 from benchmarks.shared.bad_images import LATER_DAMAGE, SOUND_OUTSIDE, overwrite, write_photo_shards
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex
+from pipeline.train_plans import TrainPlans
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -34,7 +35,7 @@ def planner_of(index: ShardIndex) -> TrainPlanner:
 
 def run(index: ShardIndex, micro_batch_size: int = BATCH, rank: int = 0, world_size: int = 1) -> list[Batch]:
     planner = planner_of(index)
-    plans = train_plans(
+    plans = TrainPlans(
         planner,
         first_step=0,
         stop_step=NUM_STEPS,

@@ -11,10 +11,11 @@ from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph.inputs import input_names
 from pipeline.graph.settings import GraphSettings
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.step import TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex, open_index
+from pipeline.train_plans import TrainPlans
 
 ROUTES = ("resample_first", "select_first")
 MIXES: list[dict[str, Any]] = [{}, {"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}]
@@ -127,7 +128,7 @@ def content(batches: list[Batch]) -> list[tuple]:
 
 def load(planner: TrainPlanner, index: ShardIndex, rank: int = 0, ranks: int = 1, threads: int = 1) -> list[tuple]:
     rows = 16 // ranks // 2
-    plans = train_plans(planner, first_step=0, stop_step=2, micro_batch_size=rows, rank=rank, world_size=ranks)
+    plans = TrainPlans(planner, first_step=0, stop_step=2, micro_batch_size=rows, rank=rank, world_size=ranks)
     with PatchLoader(planner, plans, batch_size=rows, num_threads=threads) as loader:
         return content(list(loader))
 

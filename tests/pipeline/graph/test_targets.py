@@ -13,12 +13,13 @@ from pixels import full_images, train_planner
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.graph.on_device import gather_on_device
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.patches import ids_dropped, patchify
 from pipeline.shards.index import ShardIndex, open_index
+from pipeline.train_plans import TrainPlans
 
 RANDOM = SelectionConfig(rule="random")
 NUM_STEPS, GLOBAL_BATCH = 6, 8
@@ -60,7 +61,7 @@ def batches_of(
     planner: TrainPlanner, index: ShardIndex, data: DataConfig, *, rank: int = 0, world_size: int = 1
 ) -> list[Batch]:
     rows = GLOBAL_BATCH // world_size
-    plans = train_plans(
+    plans = TrainPlans(
         planner, first_step=0, stop_step=NUM_STEPS, micro_batch_size=rows, rank=rank, world_size=world_size
     )
     with PatchLoader(replace(planner, data=data), plans, batch_size=rows, num_threads=1, targets=True) as loader:
@@ -119,7 +120,7 @@ def test_targets_gathered_on_a_device_are_those_gathered_in_the_graph(
 
 
 def test_a_classifier_gets_no_targets(planner: TrainPlanner, garments: ShardIndex, data: DataConfig) -> None:
-    plans = train_plans(planner, first_step=0, stop_step=1, micro_batch_size=GLOBAL_BATCH)
+    plans = TrainPlans(planner, first_step=0, stop_step=1, micro_batch_size=GLOBAL_BATCH)
     with PatchLoader(replace(planner, data=data), plans, batch_size=GLOBAL_BATCH, num_threads=1) as loader:
         batch = next(loader)
     assert batch.target_patches is batch.ids_target is None

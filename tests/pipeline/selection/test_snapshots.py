@@ -10,13 +10,14 @@ from pixels import full_images, train_planner
 
 from pipeline.batch import Batch
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection.config import SelectionConfig, select
 from pipeline.selection.magnitude import EmbeddingSnapshot, MagnitudeScorer
 from pipeline.selection.snapshots import SnapshotBoard, SnapshotMoments, fixed_board
 from pipeline.shards.index import ShardIndex, open_index
+from pipeline.train_plans import TrainPlans
 
 pytestmark = pytest.mark.timeout(60)  # a loader that hangs is a failure
 
@@ -130,7 +131,7 @@ def test_each_step_is_selected_by_the_snapshot_of_its_moment_however_far_the_loa
         return step - step % 4
 
     board, seen = SnapshotBoard(moment_of), []
-    plans = train_plans(planner, first_step=2, stop_step=NUM_STEPS, micro_batch_size=micro_batch_size)
+    plans = TrainPlans(planner, first_step=2, stop_step=NUM_STEPS, micro_batch_size=micro_batch_size)
     board.publish(snapshot(0))  # as a resumed run brings it along
     with load(garments, data, plans, board, micro_batch_size) as loader:
         for step in range(2, NUM_STEPS):
@@ -151,7 +152,7 @@ def test_a_loader_waits_for_a_snapshot_and_gives_the_batches_before_it_meanwhile
     board = SnapshotBoard(lambda step: 0 if step < 3 else 3)
     board.publish(snapshot(0))
     received: list[Batch] = []
-    with load(garments, data, train_plans(planner, first_step=0, stop_step=6, micro_batch_size=8), board) as loader:
+    with load(garments, data, TrainPlans(planner, first_step=0, stop_step=6, micro_batch_size=8), board) as loader:
         received += [next(loader) for _ in range(3)]
         late = threading.Timer(0.3, lambda: board.publish(snapshot(3)))
         late.start()
@@ -163,7 +164,7 @@ def test_a_loader_waits_for_a_snapshot_and_gives_the_batches_before_it_meanwhile
 def test_a_loader_that_waits_for_a_snapshot_can_be_closed(
     garments: ShardIndex, data: DataConfig, planner: TrainPlanner
 ) -> None:
-    plans = train_plans(planner, first_step=0, stop_step=6, micro_batch_size=8)
+    plans = TrainPlans(planner, first_step=0, stop_step=6, micro_batch_size=8)
     loader = load(garments, data, plans, SnapshotBoard(lambda _: 0))
     loader.close()
     assert not loader._thread.is_alive()
@@ -174,13 +175,13 @@ def test_a_snapshot_that_is_gone_is_an_error_and_not_a_wait(
 ) -> None:
     board = SnapshotBoard(lambda _: 0)
     board.publish(snapshot(5))
-    plans = train_plans(planner, first_step=0, stop_step=6, micro_batch_size=8)
+    plans = TrainPlans(planner, first_step=0, stop_step=6, micro_batch_size=8)
     with load(garments, data, plans, board) as loader, pytest.raises(RuntimeError, match="step 0 is gone"):
         next(loader)
 
 
 def test_validation_sees_one_snapshot_throughout(garments: ShardIndex, data: DataConfig, planner: TrainPlanner) -> None:
-    plans = train_plans(planner, first_step=0, stop_step=4, micro_batch_size=8)
+    plans = TrainPlans(planner, first_step=0, stop_step=4, micro_batch_size=8)
     with load(garments, data, plans, fixed_board(snapshot(7))) as loader:
         for batch in loader:
             np.testing.assert_array_equal(batch.ids_keep.numpy(), expected_ids(garments, batch.plan, data, 7))

@@ -10,11 +10,12 @@ from pixels import full_images, train_planner
 from engine.evaluation.inference import rule_forms
 from pipeline.config import DataConfig
 from pipeline.graph.route import route_of, why_not_select_first
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.selection.config import SelectionConfig, rule_from_text, rule_name, select
 from pipeline.selection.rules import RULES, Rule
 from pipeline.shards.index import open_index
+from pipeline.train_plans import TrainPlans
 
 
 def edges(images: Sequence[np.ndarray], grid_size: int) -> np.ndarray:
@@ -37,7 +38,7 @@ def test_the_loader_keeps_the_patches_of_a_rule_that_it_has_never_heard_of(
     data = DataConfig(train=photo_shards, val=photo_shards, num_classes=5, image_size=48, patch_size=8)
     half = ScheduleConfig(kind="constant", keep_rate=0.5)
     planner = train_planner(index, data, selection=with_edges, schedule=half, global_batch_size=16)
-    plans = train_plans(planner, first_step=0, stop_step=2, micro_batch_size=16)
+    plans = TrainPlans(planner, first_step=0, stop_step=2, micro_batch_size=16)
     with PatchLoader(planner, plans, batch_size=16, num_threads=1) as loader:
         for batch in loader:
             images = full_images(index, batch.plan, data, SelectionConfig(rule="contrast"), decoded=False)

@@ -9,10 +9,11 @@ from pixels import train_planner
 from benchmarks.shared.bad_images import write_photo_shards
 from pipeline.config import DataConfig
 from pipeline.graph.settings import GraphSettings
-from pipeline.loader import PatchLoader, train_plans
+from pipeline.loader import PatchLoader
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import ShardIndex
+from pipeline.train_plans import TrainPlans
 from tools.profile.loader import time_loader, time_loader_until
 
 BATCH_SIZE = 8
@@ -31,7 +32,7 @@ def planner_of(index: ShardIndex) -> TrainPlanner:
 @pytest.mark.parametrize("num_warmup", [0, 5])
 def test_a_loader_is_timed_over_the_batches_after_the_warm_up(index: ShardIndex, num_warmup: int) -> None:
     planner = planner_of(index)
-    plans = train_plans(planner, first_step=0, stop_step=20, micro_batch_size=BATCH_SIZE)
+    plans = TrainPlans(planner, first_step=0, stop_step=20, micro_batch_size=BATCH_SIZE)
     with PatchLoader(planner, plans, batch_size=BATCH_SIZE, num_threads=1) as loader:
         found = time_loader(loader, iter(loader), num_warmup, 6)
         assert found.last.plan.step == num_warmup + 5
@@ -42,7 +43,7 @@ def test_a_loader_is_timed_over_the_batches_after_the_warm_up(index: ShardIndex,
 
 def test_a_loader_that_has_everything_ready_is_timed_by_all_that_it_has_made(index: ShardIndex) -> None:
     planner = planner_of(index)
-    plans = train_plans(planner, first_step=0, stop_step=3, micro_batch_size=BATCH_SIZE)
+    plans = TrainPlans(planner, first_step=0, stop_step=3, micro_batch_size=BATCH_SIZE)
     with PatchLoader(planner, plans, batch_size=BATCH_SIZE, num_threads=1) as loader:
         while loader.work.num_images < 3 * BATCH_SIZE:
             time.sleep(0.01)
