@@ -20,6 +20,7 @@ from engine.values.text import apply_override, cut, explain
 from pipeline.config import MOST_IMAGES, MOST_STEPS, MOST_THREADS, DataConfig, Duration, DurationField, Settings
 from pipeline.graph.route import Route, check_route, route_of
 from pipeline.plan.schedule import ScheduleConfig, num_kept_at
+from pipeline.plan.sizes import check_sizes
 from pipeline.selection.config import SelectionConfig
 from pipeline.yaml_file import ConfigError, read_yaml
 
@@ -306,6 +307,19 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _allows_its_route(self) -> "RunConfig":
         check_route(self.data, self.selection)
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "RunConfig":
+        check_sizes(self.schedule.sizes, self.data)
+        for axis in self.schedule.sizes:
+            if self.selection.needs_model:
+                raise ValueError(
+                    f"schedule.{axis}: selection.rule {self.selection.rule} scores patches of one size, data's; choose "
+                    f"another rule, or leave schedule.{axis} out"
+                )
+            if self.task == "pretrain":
+                raise ValueError(f"schedule.{axis}: a decoder reconstructs images of one size; leave it out")
         return self
 
     @model_validator(mode="after")

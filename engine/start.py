@@ -125,9 +125,8 @@ def _compile(run: Run, start: Start) -> None:
     config, plan = run.config, run.plan
     run.watch.enter("compile", start.step)
     run.engine.train()
-    model, patch_values = run.engine.module, 3 * config.data.patch_size**2
     autocast = trains_under_autocast(config)
-    taken_s = warm_up(model, plan, config.data.num_patches, patch_values, run.world.device, autocast=autocast)
+    taken_s = warm_up(run.engine.module, plan, config.data, run.world.device, autocast=autocast)
     start.notes.append(f"compiled for {len(plan.schedule.stages())} stage(s) in {taken_s:.0f} s")
 
 

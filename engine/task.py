@@ -8,6 +8,7 @@ from engine.losses import classification_loss, cross_entropy, topk_correct
 from engine.models.masked_autoencoder import MaskedAutoencoder, reconstruction_loss
 from engine.models.patch_embed import PatchModel
 from pipeline.batch import Batch
+from pipeline.plan.schedule import ScheduleConfig, Stage
 
 Model = PatchModel | MaskedAutoencoder
 
@@ -18,12 +19,17 @@ def training_loss(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:
         return _reconstruction_losses(model, batch, config).mean()
     return classification_loss(
         config.train.loss,
-        model(batch.patches, batch.ids_keep),
+        model(batch.patches, batch.ids_keep, **model_sizes(config.schedule, batch.plan.stage)),
         batch.labels,
         label_smoothing=config.train.label_smoothing,
         mix_labels=batch.mix_labels,
         mix_weights=batch.mix_weights,
     ).mean()
+
+
+def model_sizes(schedule: ScheduleConfig, stage: Stage) -> dict[str, int]:
+    """What the model is told of a training step's sizes in pixels, by argument: those that follow a schedule."""
+    return {axis: getattr(stage, axis) for axis in schedule.sizes}
 
 
 def validation_sums(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:

@@ -89,8 +89,10 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
             values |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             values[name] = value
-    if config.selection.map is None:
-        del values["selection"]["map"]  # no map is what checkpoints from before there were maps have recorded
+    # What is not set is not recorded, as in checkpoints from before there were maps, and sizes with a schedule.
+    for section, key in (("selection", "map"), ("schedule", "image_size"), ("schedule", "patch_size")):
+        if values[section][key] is None:
+            del values[section][key]
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
     drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     return {

@@ -33,6 +33,8 @@ class Stream(IntEnum):
     MIX = 14
     ERASE = 15
     ERASE_NOISE = 16
+    IMAGE_SIZE = 20
+    PATCH_SIZE = 21
 
 
 def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np.random.Philox:

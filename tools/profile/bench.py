@@ -51,8 +51,8 @@ def plans_at(
 ) -> Iterator[StepPlan]:
     """A rank's micro batches from ``first_step`` on, all at one stage; after the run's last step comes its first."""
     for step in itertools.count(first_step):
-        plan = planner.plan(step % planner.schedule.total_steps, world.rank, world.size)
-        yield from replace(plan, stage=stage).micro_batches(micro_batch_size)
+        plan = planner.plan_at(stage, step % planner.schedule.total_steps, world.rank, world.size)
+        yield from plan.micro_batches(micro_batch_size)
 
 
 @contextmanager
