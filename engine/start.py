@@ -26,6 +26,7 @@ from engine.run_plan import trains_under_autocast
 from engine.snapshots import open_board, restore_snapshot
 from engine.trainer import Run
 from pipeline.graph.route import why_not_select_first
+from pipeline.plan.schedule import StageSummary
 from pipeline.selection.snapshots import SnapshotBoard
 
 
@@ -133,7 +134,9 @@ def _compile(run: Run, start: Start) -> None:
 def announcement(run: Run, start: Start) -> str:
     """What a person reads before the first step, a line for each fact."""
     config, plan, prepared = run.config, run.plan, run.prepared
-    stages = ", ".join(f"{stage.keep_rate:g} ({stage.share:.1%})" for stage in plan.schedule.stages())
+    stages = ", ".join(
+        f"{stage.keep_rate:g}{_sizes_told(config, stage)} ({stage.share:.1%})" for stage in plan.schedule.stages()
+    )
     lines = [
         f"run {config.name} in {run.folder}: {plan.total_steps} steps of {config.train.global_batch_size} images "
         f"on {run.world.size} rank(s), {plan.steps_per_epoch} steps an epoch",
@@ -148,6 +151,11 @@ def announcement(run: Run, start: Start) -> str:
     if prepared.model.load_report is not None:
         lines.append(str(prepared.model.load_report))
     return "\n".join([*lines, *start.notes])
+
+
+def _sizes_told(config: RunConfig, stage: StageSummary) -> str:
+    sizes = config.schedule.sizes
+    return "".join(f" {axis.replace('_', ' ')} {getattr(stage, axis)}" for axis in sizes)
 
 
 def _which_map(config: RunConfig) -> str:

@@ -115,6 +115,10 @@ class Stage:
     image_size: int | None = None
     patch_size: int | None = None
 
+    def whole(self, num_patches: int) -> "Stage":
+        """The same size with all of its ``num_patches`` kept."""
+        return replace(self, keep_rate=1.0, num_kept=num_patches)
+
 
 @dataclass(frozen=True)
 class StageSummary:

@@ -170,7 +170,7 @@ class TrainPlanner:
 
     def plan_at(self, stage: Stage, step: int, rank: int = 0, world_size: int = 1) -> StepPlan:
         """``plan`` with another stage in place of the schedule's."""
-        data = self._data_at(stage)
+        data = self.data_at(stage)
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
         rows, echo, echo_gap = first_row + np.arange(num_rows), self.data.echo, self.data.echo_gap
         keyed_rows = KeyedRows(self.seed, step, first_row, num_rows)
@@ -209,9 +209,7 @@ class TrainPlanner:
             plan,
             sample_ids=ids,
             labels=labels,
-            crops=self._crops(
-                KeyedRows(self.seed, plan.step, plan.first_row, len(ids)), ids, self._data_at(plan.stage)
-            ),
+            crops=self._crops(KeyedRows(self.seed, plan.step, plan.first_row, len(ids)), ids, self.data_at(plan.stage)),
             augment=None if plan.augment is None else plan.augment.with_labels(labels, plan.first_row),
         )
 
@@ -226,7 +224,8 @@ class TrainPlanner:
             ids[here] = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
         return ids
 
-    def _data_at(self, stage: Stage) -> DataConfig:
+    def data_at(self, stage: Stage) -> DataConfig:
+        """With the sizes that a stage tells."""
         return self.data.at(stage.image_size, stage.patch_size)
 
     def _crops(self, rows: KeyedRows, ids: np.ndarray, data: DataConfig) -> np.ndarray:

@@ -145,6 +145,10 @@ def test_a_schedule_of_many_stages_is_cut_in_the_table_but_not_in_the_json(
         ["schedule.rounding=null"],
         ["schedule.kind=choice", "schedule.keep_rate=[[0.2, 1], [1.0, 2]]"],
         ["schedule.kind=constant", "schedule.keep_rate=0.5", "train.duration=1steps"],
+        [
+            "schedule.image_size={kind: linear, values: [112, 224]}",
+            "schedule.patch_size={kind: choice, values: [[8, 1], [16, 1]]}",
+        ],
     ],
 )
 def test_every_kind_of_schedule_is_drawn(
