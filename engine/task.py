@@ -33,10 +33,14 @@ def model_sizes(schedule: ScheduleConfig, stage: Stage) -> dict[str, int]:
 
 
 def validation_sums(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:
-    """Sums over the counted rows of a batch, float64 on its device: [loss], or [loss, correct at 1, correct at 5]."""
+    """Sums over the counted rows of a batch, float64 on its device: [loss], or [loss, correct at 1, correct at 5].
+
+    A classifier is told the sizes in ``config.data``, those of the batch, which need not be the ones it was made for.
+    """
     if config.task == "pretrain":
         return _reconstruction_losses(model, batch, config)[batch.counted].double().sum()[None]
-    logits = model(batch.patches, batch.ids_keep)[batch.counted].float()
+    sizes = {"image_size": config.data.image_size, "patch_size": config.data.patch_size}
+    logits = model(batch.patches, batch.ids_keep, **sizes)[batch.counted].float()
     labels = batch.labels[batch.counted]
     parts = (cross_entropy(logits, labels), topk_correct(logits, labels, 1), topk_correct(logits, labels, 5))
     return torch.stack([part.double().sum() for part in parts])

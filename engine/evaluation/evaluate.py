@@ -10,6 +10,7 @@ from torch import nn
 
 from engine.bad_data import DataError, read_batches
 from engine.config import RunConfig
+from engine.evaluation.sizes import at_sizes
 from engine.loading import open_loader
 from engine.models.patch_embed import PatchModel
 from engine.ranks.world import World
@@ -71,6 +72,9 @@ def evaluate(
     keep_rate: float,
     world: World,
     is_interrupted: Callable[[], bool] = lambda: False,
+    *,
+    image_size: int | None = None,
+    patch_size: int | None = None,
 ) -> tuple[Evaluation | None, list[BadRow]]:
     """One pass over the validation set, and the bad samples that this rank met.
 
@@ -79,9 +83,14 @@ def evaluate(
     Collective: every rank must call it, and gets the same evaluation. ``is_interrupted`` is asked before each batch,
     must answer alike on all ranks, and ends the pass without an evaluation.
 
+    Args:
+        image_size, patch_size: in pixels, of what a classifier is shown; None: as configured.
+
     Raises:
         DataError: an image or a shard that cannot be used.
+        ValueError: sizes that do not fit one another, or other ones than its own for a masked autoencoder.
     """
+    config = _at_sizes(config, image_size, patch_size)
     planner = ValidationPlanner(
         index, config.data, config.selection, keep_rate, config.eval.micro_batch_size, config.seed
     )
@@ -89,7 +98,9 @@ def evaluate(
     model.eval()
     snapshots = None
     if config.selection.needs_model:
-        snapshots = fixed_board(take_snapshot(cast(PatchModel, getattr(model, "module", model)), 0))
+        looked_through = cast(PatchModel, getattr(model, "module", model))
+        sizes = {"image_size": config.data.image_size, "patch_size": config.data.patch_size}
+        snapshots = fixed_board(take_snapshot(looked_through, 0, **sizes))
     # float64 holds counts exactly and keeps the sum of losses steady.
     sums = torch.zeros((), dtype=torch.float64, device=world.device)
     counts = torch.zeros(2, dtype=torch.float64, device=world.device)  # samples, bad ones
@@ -126,3 +137,13 @@ def evaluate(
         return Reconstruction(keep_rate, num_kept, loss, num_samples, num_bad), bad
     top1, top5 = correct
     return Accuracy(keep_rate, num_kept, top1, top5, loss, num_samples, num_bad), bad
+
+
+def _at_sizes(config: RunConfig, image_size: int | None, patch_size: int | None) -> RunConfig:
+    data = at_sizes(config.data, image_size, patch_size)
+    if config.task == "pretrain" and data != config.data:
+        raise ValueError(
+            f"a masked autoencoder reconstructs images of its own sizes, {config.data.image_size} pixels in patches of "
+            f"{config.data.patch_size}; leave image_size and patch_size out"
+        )
+    return config.model_copy(update={"data": data})

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from engine.evaluation.exported import check_all_loaded, class_names, exported_model
 from engine.evaluation.image_files import preprocessed
+from engine.evaluation.sizes import at_sizes
 from engine.evaluation.trained import Trained, load_trained
-from engine.models.patch_embed import PatchModel
+from engine.models.patch_embed import PatchModel, Sizes
 from engine.run.finished import check_classifier
 from engine.snapshots import take_snapshot
 from pipeline.batch import Batch
@@ -72,7 +73,7 @@ class Classifier:
         data: how validation makes of an image what the model sees; None: only images that are ready are taken.
 
     Attributes:
-        image_size: side of the images, in pixels.
+        image_size: side of the images that the model was configured for, in pixels.
         class_names: in the order of the logits; None where nobody named the classes.
     """
 
@@ -86,8 +87,8 @@ class Classifier:
     ) -> None:
         self.model, self.selection, self.seed = model.eval(), selection, seed
         self.data, self.class_names = data, class_names
-        self.image_size, self._grid_size = model.patch_embed.img_size[0], model.patch_embed.grid_size[0]
-        self._opened: dict[tuple[SelectionConfig, int], Scores | None] = {}
+        self.image_size = model.patch_embed.img_size[0]
+        self._opened: dict[tuple[SelectionConfig, int, Sizes], Scores | None] = {}
 
     @classmethod
     def load(cls, folder: Path | str, rule: str | SelectionConfig | None = None) -> "Classifier":
@@ -110,21 +111,29 @@ class Classifier:
 
     @property
     def num_patches(self) -> int:
-        """Of a whole image."""
-        return self._grid_size**2
+        """Of a whole image, as configured."""
+        return self.model.patch_embed.num_patches
 
-    def preprocess(self, images: Sequence[Image.Image | Path | str | bytes]) -> Tensor:
+    def preprocess(
+        self,
+        images: Sequence[Image.Image | Path | str | bytes],
+        *,
+        image_size: int | None = None,
+        patch_size: int | None = None,
+    ) -> Tensor:
         """Images as validation shows them to the model, for ``logits``: uint8 [B, S, S, 3].
 
         Args:
             images: PIL images, paths of files of a kind that shards may hold, or the bytes of such files. Orientation
                 tags are ignored, as in training.
+            image_size, patch_size: as ``logits`` will be given them.
 
         Raises:
             ValueError: no image, or one that the loader does not decode; names it.
             OSError, TypeError: a file cannot be read, or it is no image at all.
         """
-        return torch.from_numpy(preprocessed(images, self._known_data(), _num_threads(self._known_data())))
+        data = at_sizes(self._known_data(), image_size, patch_size)
+        return torch.from_numpy(preprocessed(images, data, _num_threads(data)))
 
     def answers(
         self,
@@ -134,18 +143,20 @@ class Classifier:
         *,
         batch_size: int = 128,
         first_row: int = 0,
+        image_size: int | None = None,
+        patch_size: int | None = None,
     ) -> Iterator[Answers]:
         """The answers about all samples of a set that are not excluded, read and selected as validation does it.
 
         Samples that cannot be decoded are left out and named.
 
         Args:
-            keep_rate, rule: as for ``logits``.
+            keep_rate, rule, image_size, patch_size: as for ``logits``.
             batch_size: images per forward pass.
             first_row: as for ``logits``.
 
         Raises:
-            ValueError: a rule, a keep rate or score maps that do not fit.
+            ValueError: a rule, a keep rate, sizes or score maps that do not fit.
             BadSampleError: no sample can be decoded.
             StaleIndexError, UnreadableUnitsError, OSError: a shard that cannot be read.
         """
@@ -153,10 +164,13 @@ class Classifier:
         if selection is None:
             raise ValueError(_NO_RULE)
         device = next(self.model.parameters()).device
-        data = self._known_data().model_copy(update={"on_bad_sample": "skip"})
+        data = at_sizes(self._known_data(), image_size, patch_size).model_copy(update={"on_bad_sample": "skip"})
         if device.type != "cuda":
             data = data.model_copy(update={"device": "cpu"})
         batch_size = min(batch_size, index.num_samples)
+        snapshot = None
+        if selection.needs_model:
+            snapshot = take_snapshot(self.model, 0, image_size=image_size, patch_size=patch_size)
         planner = ValidationPlanner(index, data, selection, keep_rate, batch_size, self.seed, first_row)
         with PatchLoader(
             planner,
@@ -165,12 +179,12 @@ class Classifier:
             num_threads=_num_threads(data),
             device_id=device.index or 0 if data.device == "gpu" else None,
             device=device,
-            snapshots=fixed_board(take_snapshot(self.model, 0)) if selection.needs_model else None,
+            snapshots=None if snapshot is None else fixed_board(snapshot),
         ) as loader:
             for batch in loader:
                 counted = batch.plan.counted
-                logits = self.logits(batch).float().cpu()[torch.from_numpy(counted)]
-                yield Answers(batch.plan.sample_ids[counted], logits, batch.bad)
+                logits = self.logits(batch, image_size=image_size, patch_size=patch_size).float().cpu()
+                yield Answers(batch.plan.sample_ids[counted], logits[torch.from_numpy(counted)], batch.bad)
 
     def _known_data(self) -> DataConfig:
         if self.data is None:
@@ -189,11 +203,13 @@ class Classifier:
         seed: int | None = None,
         first_row: int = 0,
         map_scores: np.ndarray | None = None,
+        image_size: int | None = None,
+        patch_size: int | None = None,
     ) -> Tensor:
         """Logits [B, num_classes] on the model's device, without gradients.
 
         Args:
-            images: uint8 [B, S, S, 3], RGB, resized to ``image_size``, on any device; or a loader's batch, whose
+            images: uint8 [B, S, S, 3], RGB, resized to S = ``image_size``, on any device; or a loader's batch, whose
                 patches are selected already.
             keep_rate: share of the patches to look at, in (0, 1]; None: all of them. Not with a batch.
             rule: one of ``rule_forms()``, or a selection; None: the classifier's own. Not with a batch.
@@ -202,11 +218,14 @@ class Classifier:
                 pieces count on, and in the order of the validation set they get the patches that validation keeps.
             map_scores: float32 [B, N], the scores of the patches under a rule ``map:NAME``, which pixels do not tell:
                 of images out of shards by ``trained.validation_map_scores``, of files by ``file_maps.file_scores``.
+            image_size, patch_size: in pixels, of the images and of the patches that they are cut into, where they are
+                to be others than the model was configured for; of a batch those that it was made at.
 
         Raises:
-            ValueError: images of another shape or type, a rate that keeps no patch, or a rule that does not fit.
+            ValueError: images of another shape or type, a rate that keeps no patch, or a rule or sizes that do not fit.
         """
         device = next(self.model.parameters()).device
+        sizes = self.model.patch_embed.sizes(image_size, patch_size)
         if isinstance(images, Batch):
             if keep_rate is not None or rule is not None or map_scores is not None:
                 raise ValueError(
@@ -216,10 +235,10 @@ class Classifier:
             patches, ids_keep = batch.patches, batch.ids_keep
         else:
             rate = 1.0 if keep_rate is None else keep_rate
-            ids_keep = self.select(images, rate, rule, seed=seed, first_row=first_row, map_scores=map_scores)
-            patches = gather_on_device(images, ids_keep, self.image_size // self._grid_size)
+            ids_keep = self._select(images, rate, rule, sizes, seed, first_row, map_scores)
+            patches = gather_on_device(images, ids_keep, sizes.patch_size)
         with torch.no_grad():
-            return self.model(patches.to(device), ids_keep.to(device))
+            return self.model(patches.to(device), ids_keep.to(device), **sizes._asdict())
 
     def select(
         self,
@@ -230,11 +249,26 @@ class Classifier:
         seed: int | None = None,
         first_row: int = 0,
         map_scores: np.ndarray | None = None,
+        image_size: int | None = None,
+        patch_size: int | None = None,
     ) -> Tensor:
         """The patches that are kept of images: int32 [B, K] on the CPU, ascending. Arguments as for ``logits``."""
-        self._check(images)
+        sizes = self.model.patch_embed.sizes(image_size, patch_size)
+        return self._select(images, keep_rate, rule, sizes, seed, first_row, map_scores)
+
+    def _select(
+        self,
+        images: Tensor,
+        keep_rate: float,
+        rule: str | SelectionConfig | None,
+        sizes: Sizes,
+        seed: int | None,
+        first_row: int,
+        map_scores: np.ndarray | None,
+    ) -> Tensor:
+        _check_images(images, sizes.image_size)
         selection = rule_from_text(rule) if isinstance(rule, str) else rule or self.selection
-        num_patches = self.num_patches
+        num_patches = sizes.num_patches
         num_kept = num_kept_at(keep_rate, num_patches)
         if num_kept == num_patches:  # whatever the rule
             return torch.arange(num_patches, dtype=torch.int32).expand(len(images), -1)
@@ -244,29 +278,29 @@ class Classifier:
         rows = KeyedRows(seed, 0, first_row, len(images))
         noise = rows.uniform(Stream.VALIDATION_SELECTION, selection.noise_columns(num_patches))
         check_map_scores(selection, map_scores, (len(images), num_patches))
-        scores = self._scores(selection, seed)
+        scores = self._scores(selection, seed, sizes)
         table = map_scores if scores is None else scores(list(images.cpu().numpy()))
-        return torch.from_numpy(select(table, noise, num_kept, self._grid_size, selection))
+        return torch.from_numpy(select(table, noise, num_kept, sizes.grid_size, selection))
 
-    def _scores(self, selection: SelectionConfig, seed: int) -> Scores | None:
-        if (selection, seed) not in self._opened:
-            snapshot = take_snapshot(self.model, 0) if selection.needs_model else None
-            self._opened[selection, seed] = open_scores(selection, self._grid_size, snapshot=snapshot, seed=seed)
-        return self._opened[selection, seed]
+    def _scores(self, selection: SelectionConfig, seed: int, sizes: Sizes) -> Scores | None:
+        key = (selection, seed, sizes)
+        if key not in self._opened:
+            snapshot = take_snapshot(self.model, 0, **sizes._asdict()) if selection.needs_model else None
+            self._opened[key] = open_scores(selection, sizes.grid_size, snapshot=snapshot, seed=seed)
+        return self._opened[key]
 
-    def _check(self, images: Tensor) -> None:
-        size = self.image_size
-        if not isinstance(images, Tensor):
-            raise ValueError(
-                f"images are a uint8 tensor [B, {size}, {size}, 3] or a batch, got {type(images).__name__}"
-            )
-        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (size, size, 3):
-            raise ValueError(
-                f"images are uint8 [B, {size}, {size}, 3], resized to the model's size, channels last; "
-                f"got {images.dtype} {list(images.shape)}"
-            )
-        if not len(images):
-            raise ValueError("images are at least one, got none")
+
+def _check_images(images: Tensor, size: int) -> None:
+    """Raise ValueError unless there are images uint8 [B, size, size, 3]."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images are a uint8 tensor [B, {size}, {size}, 3] or a batch, got {type(images).__name__}")
+    if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (size, size, 3):
+        raise ValueError(
+            f"images are uint8 [B, {size}, {size}, 3], resized to the model's size or to image_size, channels last; "
+            f"got {images.dtype} {list(images.shape)}"
+        )
+    if not len(images):
+        raise ValueError("images are at least one, got none")
 
 
 def check_map_scores(selection: SelectionConfig, map_scores: np.ndarray | None, shape: tuple[int, int]) -> None:

@@ -15,9 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine.evaluation.inference import Classifier
+from engine.evaluation.sizes import at_sizes
 from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
 from engine.models.build import training_flops_per_image
 from engine.ranks.world import World
+from pipeline.plan.schedule import num_kept_at
 from pipeline.shards.index import open_index
 from tools.shards.maps.score import MapJob, score_folder
 from tools.sweep.__main__ import main
@@ -72,6 +74,50 @@ def test_each_line_says_what_the_model_does_at_that_rate(
     rows = list(csv.DictReader((run / "sweep" / "sweep.csv").open()))
     assert [float(row["top1"]) for row in rows] == [line["top1"] for line in lines]
     assert Image.open(run / "sweep" / "sweep.png").width > 500
+
+
+def test_a_run_is_swept_at_other_image_and_patch_sizes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--image-sizes", "16", "24", "--patch-sizes", "4", "8"]
+    assert main([str(run), "--rules", "contrast", "magnitude", "--keep-rates", "1", "0.5", *sizes]) == 0
+    lines = lines_of(run / "sweep")
+    assert [(line["rule"], line["image_size"], line["patch_size"], line["keep_rate"]) for line in lines] == [
+        (rule, image_size, patch_size, rate)
+        for rule in ("contrast", "magnitude")
+        for image_size in (16, 24)
+        for patch_size in (4, 8)
+        for rate in (1, 0.5)
+    ]
+    trained, classifier = load_trained(run), Classifier.load(run)
+    labels = torch.from_numpy(open_index(trained.config.data.val, "val").label.astype("int64"))
+    for line in lines:
+        at = {"image_size": line["image_size"], "patch_size": line["patch_size"]}
+        config = trained.config.model_copy(update={"data": at_sizes(trained.config.data, **at)})
+        images = torch.from_numpy(validation_images(config, 50))
+        logits = classifier.logits(images, line["keep_rate"], line["rule"], **at)
+        assert images.shape[1] == line["image_size"]
+        assert line["num_kept"] == num_kept_at(line["keep_rate"], (at["image_size"] // at["patch_size"]) ** 2)
+        assert line["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
+        flops = training_flops_per_image(classifier.model, line["num_kept"], at["patch_size"])
+        assert line["forward_flops_per_image"] * 3 == flops
+        assert line["bytes_per_image"] == line["num_kept"] * (at["patch_size"] ** 2 * 3 + 4) + 8
+    assert len({line["loss"] for line in lines if line["rule"] == "contrast"}) == 8
+    assert "contrast, images of 24 pixels, patches of 8 pixels" in capsys.readouterr().out
+    rows = list(csv.DictReader((run / "sweep" / "sweep.csv").open()))
+    assert [(row["image_size"], row["patch_size"]) for row in rows[:4:2]] == [("16", "4"), ("16", "8")]
+
+
+def test_a_line_that_says_no_patch_size_is_of_the_runs_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), "--keep-rates", "0.5"]) == 0
+    results = run / "sweep" / "sweep.jsonl"
+    (line,) = lines_of(run / "sweep")
+    assert line.pop("patch_size") == 4
+    results.write_text(json.dumps(line) + "\n")
+    capsys.readouterr()
+    assert main([str(run), "--keep-rates", "0.5", "--patch-sizes", "4", "8", "--json"]) == 0
+    old, new = lines_of(run / "sweep")
+    assert old == line
+    assert new["patch_size"] == 8
+    assert [told["patch_size"] for told in json.loads(capsys.readouterr().out)["results"]] == [4, 8]
 
 
 def test_score_maps_are_a_rule_and_other_scores_are_computed_anew(
@@ -185,6 +231,9 @@ def test_several_runs_share_a_picture_and_two_ranks_share_the_work(run: Path, tm
         (["RUN", "--rules", "magnitude:rows:900"], "no more than 32 rows"),
         (["RUN", "--keep-rates", "0.01"], "keeps none of 16 patches"),
         (["RUN", "--keep-rates", "2"], "a keep rate lies in (0, 1]"),
+        (["RUN", "--image-sizes", "18"], "patch_size 4 does not divide image_size 18"),
+        (["RUN", "--patch-sizes", "0"], "patch_size: "),
+        (["RUN", "--patch-sizes", "16", "--keep-rates", "0.5"], "keeps none of 1 patches"),
         (["RUN", "RUN/../run", "--out", "OUT"], "named twice"),
         (["RUN", "OUT"], "--out"),
         (["OUT"], "no run folder"),

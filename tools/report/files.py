@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.config import RunConfig, load_config
 from engine.metrics import read_metrics
+from tools.sweep.labels import with_sizes
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,14 @@ def read_json(path: Path) -> Any:
 def read_sweep(folder: Path, sweep: Path | None) -> list[dict[str, Any]]:
     """The lines of ``sweep``, or of the sweep in the folder; none where there is none.
 
+    Where it was made at several image or patch sizes, each counts as a rule of its own, which its name says.
+
     Raises:
         ValueError, OSError: there is no file ``sweep``, or it cannot be read.
     """
     if sweep is not None and not sweep.is_file():
         raise FileNotFoundError(f"--sweep: there is no file {sweep}; give the sweep.jsonl of tools.sweep")
-    return read_metrics(sweep or folder / "sweep" / "sweep.jsonl")
+    return with_sizes(read_metrics(sweep or folder / "sweep" / "sweep.jsonl"))
 
 
 def read_run(folder: Path, sweep: Path | None = None, profile: Path | None = None) -> RunFiles:

@@ -3,10 +3,11 @@
     python -m tools.sweep runs/fashion_mnist --rules contrast magnitude --keep-rates 1 0.6 0.2
 
 Takes finished runs and their whole validation sets. Under ``deepspeed --no_local_rank --module tools.sweep ...`` the
-ranks share the work. Results go to sweep.jsonl in the output folder, a line for each run, rule and keep rate; what is
-there already is not computed again, unless the weights, the validation set or how it is read have changed. Where every
-patch is kept all rules are the same: there one is measured for all, and their lines name it (same_as). sweep.csv and
-sweep.png show what the last call asked for.
+ranks share the work. With --image-sizes and --patch-sizes the same weights are shown images and patches of those sizes.
+Results go to sweep.jsonl in the output folder, a line for each run, rule, size and keep rate; what is there already is
+not computed again, unless the weights, the validation set or how it is read have changed. Where every patch is kept all
+rules are the same: there one is measured for all, and their lines name it (same_as). sweep.csv and sweep.png show what
+the last call asked for.
 
 Exit codes: 0 done, 2 an input that cannot be used, 3 an image or a shard that turned out to be bad (one line on stderr
 says which), 130 interrupted by Ctrl-C: the same command goes on where it stopped.
@@ -26,9 +27,9 @@ with importing():
     from engine.ranks.rendezvous import Place, look_first
     from engine.run.finished import check_classifier, finished_config
     from engine.run.inputs import check_labels, open_maps
-    from pipeline.plan.schedule import num_kept_at
     from pipeline.selection.config import rule_forms, rule_from_text
     from pipeline.shards.index import open_index
+    from tools.sweep.sizes import sizes_of
     from tools.sweep.tables import describe, write_files
 
 KEEP_RATES = (1.0, 0.8, 0.6, 0.4, 0.2)
@@ -48,6 +49,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rules", nargs="+", default=[], metavar="RULE", help=f"{rule_forms()} (default: the run's own)"
     )
+    for what, about in (("image", "sides of the images"), ("patch", "sides of the patches")):
+        parser.add_argument(
+            f"--{what}-sizes",
+            type=int,
+            nargs="+",
+            default=[],
+            metavar="PIXELS",
+            help=f"{about}, in pixels (default: the run's own)",
+        )
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="override one key of the runs")
     parser.add_argument("--out", type=user_path, help="folder of the results (default, for one run: RUN/sweep)")
     parser.add_argument("--json", action="store_true", help="print the results for programs")
@@ -57,7 +67,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.out is None and len(options.runs) > 1:
         raise ValueError("several runs share one folder of results: name it with --out")
     options.out = options.out or options.runs[0] / "sweep"
-    options.keep_rates = list(dict.fromkeys(options.keep_rates))
+    for name in ("keep_rates", "image_sizes", "patch_sizes"):
+        setattr(options, name, list(dict.fromkeys(getattr(options, name))))
     for rule in dict.fromkeys(options.rules):
         rule_from_text(rule)
     options.rules = list(dict.fromkeys(options.rules))
@@ -82,8 +93,7 @@ def _look(arguments: Sequence[str] | None, place: Place) -> None:
         check_classifier(folder, config)
         index = open_index(config.data.val, "val")
         check_labels(index, config.data.num_classes)
-        for keep_rate in options.keep_rates:
-            num_kept_at(keep_rate, config.data.num_patches)
+        sizes_of(config.data, options)
         for rule in rules or [config.selection]:
             open_maps(rule.map, {"data.val": index})
 

@@ -4,6 +4,7 @@ Where every patch is kept all rules are the same, so there one pass serves all o
 """
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ from pipeline.selection.magnitude import check_estimate
 from pipeline.selection.maps import ScoreMaps
 from pipeline.shards.index import ShardIndex, open_index
 from tools.command import bar_interval_s
+from tools.sweep.sizes import sizes_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Subject:
 
     Attributes:
         name: the run folder's, or its whole path where two runs are called alike.
+        sizes: its data at each of the sizes that it is swept at.
         digest: of the exported weights.
         maps: fingerprints of the score maps that its rules look at, by the maps' names.
     """
@@ -51,17 +54,23 @@ class Subject:
     trained: Trained
     index: ShardIndex
     rules: tuple[SelectionConfig, ...]
+    sizes: tuple[DataConfig, ...]
     digest: str
     maps: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One pass over a validation set."""
+    """One pass over a validation set.
+
+    Attributes:
+        data: the run's, at the sizes of this pass.
+    """
 
     subject: Subject
     selection: SelectionConfig
     keep_rate: float
+    data: DataConfig
 
     @property
     def key(self) -> dict[str, Any]:
@@ -73,30 +82,30 @@ class Job:
             "keep_rate": self.keep_rate,
             "weights_digest": self.subject.digest,
             "validation_set": self.subject.index.fingerprint,
-            "image_size": config.data.image_size,
+            "image_size": self.data.image_size,
             "mean": list(config.data.mean),
             "std": list(config.data.std),
             "val_crop_fraction": config.data.val_crop_fraction,
             "device": config.data.device,
             "on_bad_sample": config.data.on_bad_sample,
             "seed": config.seed,
+            "patch_size": self.data.patch_size,
             **({} if name is None else {"map": self.subject.maps[name]}),
         }
 
     @property
     def keeps_all(self) -> bool:
         """Whether every patch is kept, so that no rule has anything to choose."""
-        data = self.subject.trained.config.data
-        return num_kept_at(self.keep_rate, data.num_patches) == data.num_patches
+        return num_kept_at(self.keep_rate, self.data.num_patches) == self.data.num_patches
 
     def sees_what(self, other: "Job") -> bool:
         """Whether both show the model the very same: every patch of the same images, resampled in the same way."""
-        data = self.subject.trained.config.data
         return (
             self.subject is other.subject
+            and self.data == other.data
             and self.keeps_all
             and other.keeps_all
-            and route_of(data, self.selection) == route_of(data, other.selection)
+            and route_of(self.data, self.selection) == route_of(self.data, other.selection)
         )
 
     def told_as(self, other: "Job", line: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +114,8 @@ class Job:
         return {**self.key, **measured, "same_as": line.get("same_as", line["rule"])}
 
     def is_told_by(self, line: dict[str, Any]) -> bool:
+        # Lines of earlier versions say no patch size: it was the run's.
+        line = {"patch_size": self.subject.trained.config.data.patch_size, **line}
         return all(line.get(name) == value for name, value in self.key.items())
 
 
@@ -144,14 +155,14 @@ def open_subject(name: str, folder: Path, options: argparse.Namespace, world: Wo
         raise ValueError(f"{folder}: data.device is gpu, but no GPU is visible here; give --set data.device=cpu")
     index = open_index(data.val, "val")
     check_labels(index, data.num_classes)
-    for keep_rate in options.keep_rates:
-        num_kept_at(keep_rate, data.num_patches)
+    sizes = sizes_of(data, options)
     rules = tuple(map(rule_from_text, options.rules)) or (trained.config.selection,)
     for rule in rules:
-        if rule.estimate != "none":
-            check_estimate(rule, take_snapshot(trained.model, 0).kernel)
+        for at in sizes if rule.estimate != "none" else ():
+            snapshot = take_snapshot(trained.model, 0, image_size=at.image_size, patch_size=at.patch_size)
+            check_estimate(rule, snapshot.kernel)
     maps = {rule.map: ScoreMaps(index, rule.map).fingerprint() for rule in rules if rule.map is not None}
-    return Subject(name, trained, index, rules, weights_digest(trained.model.state_dict()), maps)
+    return Subject(name, trained, index, rules, sizes, weights_digest(trained.model.state_dict()), maps)
 
 
 def run_job(job: Job, world: World, bar: Any) -> dict[str, Any]:
@@ -172,7 +183,16 @@ def run_job(job: Job, world: World, bar: Any) -> dict[str, Any]:
     start = time.perf_counter()
     set_up_torch(config, world)
     with clear_out_of_memory(world, config):
-        accuracy, _ = evaluate(model, job.subject.index, config, job.keep_rate, world, advance)
+        accuracy, _ = evaluate(
+            model,
+            job.subject.index,
+            config,
+            job.keep_rate,
+            world,
+            advance,
+            image_size=job.data.image_size,
+            patch_size=job.data.patch_size,
+        )
     wall_s = time.perf_counter() - start
     assert isinstance(accuracy, Accuracy)
     return {
@@ -180,8 +200,8 @@ def run_job(job: Job, world: World, bar: Any) -> dict[str, Any]:
         **asdict(accuracy),
         "wall_s": wall_s,
         "images_per_s": accuracy.num_samples / wall_s,
-        "forward_flops_per_image": training_flops_per_image(trained.model, accuracy.num_kept) // 3,
-        "bytes_per_image": bytes_per_image(config.data, accuracy.num_kept),
+        "forward_flops_per_image": training_flops_per_image(trained.model, accuracy.num_kept, job.data.patch_size) // 3,
+        "bytes_per_image": bytes_per_image(job.data, accuracy.num_kept),
         "ranks": world.size,
     }
 
@@ -194,13 +214,17 @@ def sweep(options: argparse.Namespace, world: World) -> list[dict[str, Any]]:
     """
     with one_clear_error(world):
         subjects = [open_subject(name, folder, options, world) for name, folder in _names(options.runs)]
-    jobs = [Job(subject, rule, rate) for subject in subjects for rule in subject.rules for rate in options.keep_rates]
+    jobs = [
+        Job(subject, rule, rate, data)
+        for subject in subjects
+        for rule, data, rate in itertools.product(subject.rules, subject.sizes, options.keep_rates)
+    ]
     results: ResultFile | None = None
 
     def find_lines() -> list[dict[str, Any] | None]:
         nonlocal results
         results = ResultFile(options.out / "sweep.jsonl")
-        return [next((line for line in results.lines if job.is_told_by(line)), None) for job in jobs]
+        return [next(({**line, **job.key} for line in results.lines if job.is_told_by(line)), None) for job in jobs]
 
     with one_clear_error(world):
         lines = on_first_rank(world, find_lines)
@@ -222,7 +246,8 @@ def sweep(options: argparse.Namespace, world: World) -> list[dict[str, Any]]:
 
 def _bar(job: Job, place: str, world: World) -> Any:
     num_batches = -(-job.subject.index.num_samples // (job.subject.trained.config.eval.micro_batch_size * world.size))
-    text = f"{place} {job.subject.name}, {rule_name(job.selection)}, keep {job.keep_rate:g}"
+    pixels = f"{job.data.image_size}/{job.data.patch_size} pixels, " if len(job.subject.sizes) > 1 else ""
+    text = f"{place} {job.subject.name}, {rule_name(job.selection)}, {pixels}keep {job.keep_rate:g}"
     return tqdm(
         total=num_batches,
         desc=text,

@@ -1,4 +1,4 @@
-"""The picture of a sweep: accuracy over the keep rate, a line for each run and rule."""
+"""The picture of a sweep: accuracy over the keep rate, a line for each run, rule and size."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tools.colours import COLOURS, MARKERS
+from tools.sweep.labels import with_sizes
 
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
@@ -18,7 +19,7 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
         OSError: the file cannot be written.
     """
     series: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for line in lines:
+    for line in with_sizes(lines):
         series.setdefault((line["run"], line["rule"]), []).append((line["keep_rate"], 100 * line["top1"]))
     figure = Figure(figsize=(8, 4.8), dpi=120, layout="constrained")
     axes = figure.subplots()

@@ -5,14 +5,18 @@ import io
 from pathlib import Path
 from typing import Any
 
+from tools.sweep.labels import with_sizes
+
 _COLUMNS = (
     *("run", "rule", "keep_rate", "num_kept", "top1", "top5", "loss", "num_samples", "bad_samples"),
     *("images_per_s", "wall_s", "forward_flops_per_image", "bytes_per_image", "ranks"),
+    *("image_size", "patch_size"),
 )
 
 
 def describe(lines: list[dict[str, Any]]) -> str:
     """The results as a table for people."""
+    lines = with_sizes(lines)
     widths = {key: max(len(key), *(len(line[key]) for line in lines)) for key in ("run", "rule")}
     head = f"{'run':{widths['run']}}  {'rule':{widths['rule']}}"
     rows = [

@@ -12,6 +12,7 @@ from benchmarks.shared.photographs import photograph
 from engine.config import dump_config, load_config
 from engine.evaluation.file_maps import FILE_MAPS, file_scores
 from engine.evaluation.inference import Classifier
+from engine.evaluation.sizes import at_sizes
 from engine.evaluation.trained import load_trained, validation_images
 from engine.snapshots import take_snapshot
 from pipeline.batch import Batch
@@ -72,6 +73,39 @@ def test_images_get_the_logits_that_validation_gives_them(
         torch.testing.assert_close(logits, classifier.logits(batch)[:count])
         num_seen += count
     assert num_seen == 50
+
+
+SIZES = [(24, 4), (8, 4), (16, 2), (24, 8)]
+
+
+@pytest.mark.parametrize(("image_size", "patch_size"), SIZES)
+@pytest.mark.parametrize("rule", ["random", "magnitude"])
+def test_at_other_sizes_images_get_the_answers_that_shards_get(
+    rule: str, image_size: int, patch_size: int, run: Path, classifier: Classifier
+) -> None:
+    at = {"image_size": image_size, "patch_size": patch_size}
+    trained = load_trained(run)
+    data = at_sizes(trained.config.data, **at)
+    images = torch.from_numpy(validation_images(trained.config.model_copy(update={"data": data}), 50))
+    index = open_index(data.val, "val")
+    answers = list(classifier.answers(index, 0.5, rule_from_text(rule), batch_size=16, **at))
+    ids = np.concatenate([some.sample_ids for some in answers])
+    logits = torch.cat([some.logits for some in answers])
+    assert ids.tolist() == list(range(50))
+    torch.testing.assert_close(classifier.logits(images, 0.5, rule, **at), logits, rtol=1e-4, atol=1e-4)
+    grid = image_size // patch_size
+    assert classifier.select(images, 1.0, rule, **at).tolist() == [list(range(grid**2))] * 50
+    with pytest.raises(ValueError, match=f"patch of {patch_size} pixels does not divide an image of {image_size + 1}"):
+        classifier.logits(images, image_size=image_size + 1, patch_size=patch_size)
+
+
+def test_files_are_prepared_at_other_sizes_too(classifier: Classifier) -> None:
+    picture = Image.fromarray(photograph(3, 60, 40))
+    assert classifier.preprocess([picture]).shape == (1, 16, 16, 3)
+    larger = classifier.preprocess([picture], image_size=24)
+    assert larger.shape == (1, 24, 24, 3)
+    with pytest.raises(ValueError, match=r"images are uint8 \[B, 16, 16, 3\].*got torch.uint8 \[1, 24"):
+        classifier.logits(larger)
 
 
 def test_rules_and_seeds_choose_other_patches(classifier: Classifier, images: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ from study_file import study, variant, write_study
 
 from engine.config import load_config
 from tools.report.__main__ import main
+from tools.report.files import read_sweep
 from tools.report.findings import findings
 from tools.report.study_files import read_study
 from tools.report.study_sweep import swept
@@ -147,3 +148,12 @@ def test_a_studys_sweep_compares_variants_at_the_rule_that_suits_each_best(tmp_p
     assert "83.00 ± 1.41" in text
     assert "Sweeps of full-seed1, unheard-of-seed0" in text
     assert (tmp_path / "rules-keep-rate.png").is_file()
+
+
+def test_a_sweep_at_several_sizes_is_read_as_a_rule_for_each(tmp_path: Path) -> None:
+    lines = [{"rule": "random", "image_size": size, "patch_size": 16, "keep_rate": 1.0} for size in (160, 224)]
+    (tmp_path / "sweep.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rules = [line["rule"] for line in read_sweep(tmp_path, tmp_path / "sweep.jsonl")]
+    assert rules == ["random, images of 160 pixels", "random, images of 224 pixels"]
+    (tmp_path / "sweep.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    assert read_sweep(tmp_path, tmp_path / "sweep.jsonl") == lines[:1]
