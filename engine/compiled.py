@@ -13,7 +13,8 @@ from torch import Tensor
 
 from engine.models.patch_embed import PatchModel
 from engine.run_plan import RunPlan
-from engine.task import Model
+from engine.task import Model, model_sizes
+from pipeline.config import DataConfig
 
 
 def compile_blocks(model: Model, *, backend: str = "inductor") -> None:
@@ -32,13 +33,11 @@ def _is_block(name: str) -> bool:
     return stack in ("blocks", "decoder_blocks") and place.isdigit()
 
 
-def warm_up(
-    model: Model, plan: RunPlan, num_patches: int, patch_values: int, device: torch.device, *, autocast: bool = False
-) -> float:
+def warm_up(model: Model, plan: RunPlan, data: DataConfig, device: torch.device, *, autocast: bool = False) -> float:
     """Compile for all shapes of the run; the weights and their gradients stay as they are.
 
     Args:
-        patch_values: P*P*3.
+        data: with the sizes of full images and patches.
         autocast: whether the run trains under autocast to bfloat16, which has graphs of its own.
 
     Returns:
@@ -46,8 +45,10 @@ def warm_up(
     """
     start = time.perf_counter()
     for stage in plan.schedule.stages():
-        size = plan.micro_batches.size(stage.num_kept)
-        run_once(model, size, stage.num_kept, num_patches, patch_values, device, autocast=autocast)
+        size, of_stage = plan.micro_batches.size(stage.num_kept), data.at(stage.image_size, stage.patch_size)
+        num_patches, patch_values = of_stage.num_patches, 3 * of_stage.patch_size**2
+        sizes = model_sizes(plan.schedule.config, stage.stage)
+        run_once(model, size, stage.num_kept, num_patches, patch_values, device, autocast=autocast, **sizes)
     return time.perf_counter() - start
 
 

@@ -21,6 +21,7 @@ from pipeline.config import MOST_IMAGES, MOST_STEPS, MOST_THREADS, DataConfig, D
 from pipeline.graph.route import Route, check_route, route_of
 from pipeline.plan.examples import check_fits
 from pipeline.plan.schedule import ScheduleConfig, num_kept_at
+from pipeline.plan.sizes import check_sizes
 from pipeline.selection.config import SelectionConfig
 from pipeline.yaml_file import ConfigError, read_yaml
 
@@ -314,6 +315,12 @@ class RunConfig(Settings):
         if self.schedule.examples is not None:
             echo, repeats = self.data.echo, self.data.augment.repeats
             check_fits(self.schedule.examples, echo=echo, repeats=repeats, task=self.task)
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "RunConfig":
+        scored_by = self.selection.rule if self.selection.needs_model else None
+        check_sizes(self.schedule.sizes, self.data, scored_by=scored_by, task=self.task)
         return self
 
     @model_validator(mode="after")

@@ -138,18 +138,24 @@ class IntervalClock:
 
 
 def stage_table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Speed per schedule stage from a run's metrics, ascending by keep rate.
+    """Speed per schedule stage from a run's metrics, ascending by keep rate and sizes.
 
-    Medians over the logged intervals, so that the first steps at a new shape do not count more than others.
+    Sizes are null where a run of an earlier version tells none. Medians over the logged intervals, so that the first
+    steps at a new shape do not count more than others.
     """
-    by_rate: dict[float, list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
-        if line["event"] == "train":
-            by_rate[line["keep_rate"]].append(line)
+    train = [line for line in lines if line["event"] == "train"]
+    # A run that an earlier version began, which told no sizes, has one of each.
+    told = next(((line["image_size"], line["patch_size"]) for line in train if line.get("image_size")), (0, 0))
+    by_stage: dict[tuple[float, int, int], list[dict[str, Any]]] = defaultdict(list)
+    for line in train:
+        sizes = (line["image_size"], line["patch_size"]) if line.get("image_size") else told
+        by_stage[line["keep_rate"], *sizes].append(line)
     return [
         {
             "keep_rate": rate,
             "num_kept": group[0]["num_kept"],
+            "image_size": image_size or None,
+            "patch_size": patch_size or None,
             "num_steps": sum(line["interval_steps"] for line in group),
             "step_s": statistics.median(line["step_s"] for line in group),
             "images_per_s": statistics.median(line["images_per_s"] for line in group),
@@ -160,8 +166,22 @@ def stage_table(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "bytes_read_per_image": _median(group, "bytes_read_per_image"),
             "pages_read_per_image": _median(group, "pages_read_per_image"),
         }
-        for rate, group in sorted(by_rate.items())
+        for (rate, image_size, patch_size), group in sorted(by_stage.items())
     ]
+
+
+def sizes_of(stage: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Of image and patch; None where an earlier version told none."""
+    return stage.get("image_size"), stage.get("patch_size")
+
+
+def rows_by_keep_rate(
+    stages: list[dict[str, Any]], measured: dict[str, float]
+) -> list[tuple[float, dict[str, Any] | None]]:
+    """A keep rate and a stage that was trained at it, the largest first; None where there is none."""
+    untrained = {float(rate) for rate in measured} - {stage["keep_rate"] for stage in stages}
+    rows = [(stage["keep_rate"], stage) for stage in reversed(stages)] + [(rate, None) for rate in untrained]
+    return sorted(rows, key=lambda row: -row[0])
 
 
 def _median(lines: list[dict[str, Any]], name: str) -> float | None:

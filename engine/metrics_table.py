@@ -129,6 +129,20 @@ METRICS = (
     ),
     Metric(
         "train",
+        "image_size",
+        "pixels",
+        "side of the images of the step",
+        lambda facts: facts.batch.plan.stage.image_size,
+    ),
+    Metric(
+        "train",
+        "patch_size",
+        "pixels",
+        "side of a patch of the step",
+        lambda facts: facts.batch.plan.stage.patch_size,
+    ),
+    Metric(
+        "train",
         "micro_batch_size",
         "images",
         "images in a forward pass on one rank",

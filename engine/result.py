@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engine.checkpoints.checkpoint import full_weights, weights_digest
 from engine.evaluation.evaluate import Accuracy, Evaluation
-from engine.metrics import read_metrics, stage_table, train_cpu_s, train_wall_s
+from engine.metrics import read_metrics, rows_by_keep_rate, sizes_of, stage_table, train_cpu_s, train_wall_s
 from engine.models.card import MEASURES, model_card
 from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.models.weights import export_model
@@ -26,7 +26,15 @@ def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
     averages = None if run.average is None else run.average.weights()
     _export(run, weights if averages is None else averages, _by_keep_rate(evaluations))
     lines = read_metrics(run.folder / "metrics.jsonl")
-    summary = summarise(lines, evaluations, steps, run.config.train.global_batch_size, weights_digest(weights))
+    data = run.config.data
+    summary = summarise(
+        lines,
+        evaluations,
+        steps,
+        run.config.train.global_batch_size,
+        weights_digest(weights),
+        full_sizes=(data.image_size, data.patch_size),
+    )
     summary |= {"ranks": run.world.size, "hardware": describe_hardware()}  # of the start that ended the run
     if averages is not None:
         summary["ema_digest"] = weights_digest(averages)
@@ -58,12 +66,24 @@ def _class_names(shards: Path, num_classes: int) -> list[str] | None:
 
 
 def summarise(
-    lines: list[dict[str, Any]], evaluations: list[Evaluation], steps: int, global_batch_size: int, digest: str
+    lines: list[dict[str, Any]],
+    evaluations: list[Evaluation],
+    steps: int,
+    global_batch_size: int,
+    digest: str,
+    *,
+    full_sizes: tuple[int | None, int | None] = (None, None),
 ) -> dict[str, Any]:
-    """``summary.json``: times in seconds over all starts of the run, accuracies as shares of 1."""
+    """``summary.json``: times in seconds over all starts of the run, accuracies as shares of 1.
+
+    Args:
+        full_sizes: of the full image and its patches, in pixels; None where the lines tell none.
+    """
     stages = stage_table(lines)
     wall_s = train_wall_s(lines)
-    full = next((stage for stage in stages if stage["keep_rate"] == 1.0), None)
+    full = next(
+        (one for one in stages if one["keep_rate"] == 1.0 and sizes_of(one) in (full_sizes, (None, None))), None
+    )
     return {
         **_by_keep_rate(evaluations),
         "train_wall_s": wall_s,
@@ -95,11 +115,10 @@ def table(summary: dict[str, Any]) -> str:
     # A host that runs ahead of a GPU may wait for the loader while the GPU works.
     on_gpu = bool(summary.get("hardware", {}).get("gpus"))
     head = f"{'keep rate':>9}  {measure:>7}  {'patches':>7}  {'steps':>6}  {'images/s':>8}  {'loader wait':>11}"
-    rows = ["", head + (f"  {'idle':>5}" if on_gpu else "")]
-    stages = {stage["keep_rate"]: stage for stage in summary["stages"]}
-    rates = sorted({*stages, *map(float, measured)}, reverse=True)
-    for rate in rates:
-        stage, value = stages.get(rate), measured.get(str(rate))
+    with_sizes = len({sizes_of(stage) for stage in summary["stages"]}) > 1
+    rows = ["", head + (f"  {'idle':>5}" if on_gpu else "") + (f"  {'pixels':>9}" if with_sizes else "")]
+    for rate, stage in rows_by_keep_rate(summary["stages"], measured):
+        value = measured.get(str(rate))
         result = " " * 7 if value is None else f"{value:7.4f}" if of_pretraining else f"{value:7.2%}"
         speed = (
             f"{stage['num_kept']:7d}  {stage['num_steps']:6d}  {stage['images_per_s']:8.0f}  "
@@ -107,7 +126,8 @@ def table(summary: dict[str, Any]) -> str:
             if stage
             else f"{'not trained at this rate':>38}"
         )
-        rows.append(f"{rate:9.3g}  {result}  {speed}")
+        sizes = "  {:>5} / {}".format(*sizes_of(stage)) if stage and with_sizes else ""
+        rows.append(f"{rate:9.3g}  {result}  {speed}{sizes}")
     wall_s, full_s = summary["train_wall_s"], summary["full_patches_train_wall_s"]
     rows.append("")
     rows.append(

@@ -97,6 +97,8 @@ def build_schedule(config: RunConfig, num_train_samples: int) -> PatchSchedule:
         per_epoch,
         batch,
         config.seed,
+        config.data.image_size,
+        config.data.patch_size,
     )
 
 

@@ -28,6 +28,7 @@ from engine.snapshots import open_board, restore_snapshot
 from engine.trainer import Run
 from pipeline.graph.route import why_not_select_first
 from pipeline.plan.examples import describe as describe_examples
+from pipeline.plan.schedule import StageSummary
 from pipeline.selection.snapshots import SnapshotBoard
 
 
@@ -130,16 +131,17 @@ def _compile(run: Run, start: Start) -> None:
     config, plan = run.config, run.plan
     run.watch.enter("compile", start.step)
     run.engine.train()
-    model, patch_values = run.engine.module, 3 * config.data.patch_size**2
     autocast = trains_under_autocast(config)
-    taken_s = warm_up(model, plan, config.data.num_patches, patch_values, run.world.device, autocast=autocast)
+    taken_s = warm_up(run.engine.module, plan, config.data, run.world.device, autocast=autocast)
     start.notes.append(f"compiled for {len(plan.schedule.stages())} stage(s) in {taken_s:.0f} s")
 
 
 def announcement(run: Run, start: Start) -> str:
     """What a person reads before the first step, a line for each fact."""
     config, plan, prepared = run.config, run.plan, run.prepared
-    stages = ", ".join(f"{stage.keep_rate:g} ({stage.share:.1%})" for stage in plan.schedule.stages())
+    stages = ", ".join(
+        f"{stage.keep_rate:g}{_sizes_told(config, stage)} ({stage.share:.1%})" for stage in plan.schedule.stages()
+    )
     lines = [
         f"run {config.name} in {run.folder}: {plan.total_steps} steps of {config.train.global_batch_size} images "
         f"on {run.world.size} rank(s), {plan.steps_per_epoch} steps an epoch",
@@ -155,6 +157,11 @@ def announcement(run: Run, start: Start) -> str:
     if prepared.model.load_report is not None:
         lines.append(str(prepared.model.load_report))
     return "\n".join([*lines, *start.notes])
+
+
+def _sizes_told(config: RunConfig, stage: StageSummary) -> str:
+    sizes = config.schedule.sizes
+    return "".join(f" {axis.replace('_', ' ')} {getattr(stage, axis)}" for axis in sizes)
 
 
 def _which_map(config: RunConfig) -> str:

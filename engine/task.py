@@ -10,6 +10,7 @@ from engine.losses import classification_loss, cross_entropy, topk_correct
 from engine.models.masked_autoencoder import MaskedAutoencoder, reconstruction_loss
 from engine.models.patch_embed import PatchModel
 from pipeline.batch import Batch
+from pipeline.plan.schedule import ScheduleConfig, Stage
 
 Model = PatchModel | MaskedAutoencoder
 
@@ -34,7 +35,7 @@ def training_outcome(model: nn.Module, batch: Batch, config: RunConfig) -> Outco
     """Losses and logits of a batch. ``model`` is a ``Model``, or DeepSpeed around it."""
     if config.task == "pretrain":
         return Outcome(_reconstruction_losses(model, batch, config), None)
-    logits = model(batch.patches, batch.ids_keep)
+    logits = model(batch.patches, batch.ids_keep, **model_sizes(config.schedule, batch.plan.stage))
     losses = classification_loss(
         config.train.loss,
         logits,
@@ -49,6 +50,11 @@ def training_outcome(model: nn.Module, batch: Batch, config: RunConfig) -> Outco
 def training_loss(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:
     """The loss that a batch is trained on, float32 scalar with its graph. ``model`` as for ``training_outcome``."""
     return training_outcome(model, batch, config).mean_loss(batch)
+
+
+def model_sizes(schedule: ScheduleConfig, stage: Stage) -> dict[str, int]:
+    """What the model is told of a training step's sizes in pixels, by argument: those that follow a schedule."""
+    return {axis: getattr(stage, axis) for axis in schedule.sizes}
 
 
 def validation_sums(model: nn.Module, batch: Batch, config: RunConfig) -> Tensor:

@@ -351,6 +351,13 @@ class DataConfig(Settings):
             raise ValueError(f"echo_gap {self.echo_gap} is the gap between the views of an echo, and echo is 1")
         return self
 
+    def at(self, image_size: int | None, patch_size: int | None) -> "DataConfig":
+        """The same for images and patches of another size in pixels; None: as they are here."""
+        sizes = {"image_size": image_size or self.image_size, "patch_size": patch_size or self.patch_size}
+        if (self.image_size, self.patch_size) == tuple(sizes.values()):
+            return self
+        return self.model_copy(update=sizes)
+
     @property
     def grid_size(self) -> int:
         """Patches along one side of the image."""

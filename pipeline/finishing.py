@@ -7,6 +7,7 @@ import torch
 from nvidia.dali.pipeline import Pipeline
 
 from pipeline.batch import Batch
+from pipeline.config import DataConfig
 from pipeline.crossing import Crossing, Slot
 from pipeline.graph.bad_samples import Rows
 from pipeline.graph.on_device import (
@@ -38,7 +39,8 @@ class Finisher:
     def __init__(self, settings: GraphSettings, seed: int, device: torch.device) -> None:
         self._settings, self._seed, self._device = settings, seed, device
         self._crossing = Crossing(device)
-        self._scores: Any = None
+        self._snapshot: EmbeddingSnapshot | None = None
+        self._scores: dict[int, Any] = {}  # by grid size
 
     @property
     def _on_device(self) -> bool:
@@ -51,13 +53,25 @@ class Finisher:
 
     def open_scores(self, snapshot: EmbeddingSnapshot | None) -> None:
         """What scores images from now on, under the snapshot in force; nothing where none are scored here."""
-        if not self._settings.scores_behind:
-            return
-        selection, grid_size = self._settings.selection, self._settings.data.grid_size
+        self._snapshot, self._scores = snapshot, {}
+        if self._settings.scores_behind:
+            self._scores_of(self._settings.data.grid_size)
+
+    def _scores_of(self, grid_size: int) -> Any:
+        """What scores images of so many patches a side: patches in host memory, or images on a device."""
+        if grid_size not in self._scores:
+            self._scores[grid_size] = self._open_scores(grid_size)
+        return self._scores[grid_size]
+
+    def _open_scores(self, grid_size: int) -> Any:
+        selection, snapshot, seed = self._settings.selection, self._snapshot, self._seed
         if self._on_device:
-            self._scores = open_device_scores(selection, grid_size, self._device, snapshot=snapshot, seed=self._seed)
-        else:
-            self._scores = open_patch_scores(selection, grid_size, snapshot=snapshot, seed=self._seed)
+            return open_device_scores(selection, grid_size, self._device, snapshot=snapshot, seed=seed)
+        return open_patch_scores(selection, grid_size, snapshot=snapshot, seed=seed)
+
+    def _data(self, plan: StepPlan) -> DataConfig:
+        """With the sizes of a plan's images and patches."""
+        return self._settings.at(plan.stage).data
 
     def run(self, graph: Pipeline) -> Any:
         """The graph's next outputs. On a GPU they may still be in the making, ahead of what its stream is given next.
@@ -101,7 +115,7 @@ class Finisher:
 
     def _copied(self, slot: Slot, plan: StepPlan, *outputs: Any) -> Tensors:
         """Of the graph's patches in host memory, which are copied once on the way to where they are wanted."""
-        num_patches = self._settings.data.num_patches
+        num_patches = self._data(plan).num_patches
         patches, *others = (np.asarray(output.as_tensor()) for output in outputs)
         if self._settings.scores_behind:
             ids = self._chosen(plan, patches)
@@ -121,16 +135,15 @@ class Finisher:
 
     def _chosen(self, plan: StepPlan, patches: np.ndarray) -> np.ndarray:
         """The ids kept of images that come as all their patches; nothing is scored where all are kept."""
-        num_kept, num_patches = plan.stage.num_kept, self._settings.data.num_patches
+        data, num_kept, selection = self._data(plan), plan.stage.num_kept, self._settings.selection
+        num_patches = data.num_patches
         if num_kept == num_patches:
             return np.tile(np.arange(num_patches, dtype=np.int32), (plan.num_rows, 1))
-        return select(
-            self._scores(patches), plan.noise, num_kept, self._settings.data.grid_size, self._settings.selection
-        )
+        return select(self._scores_of(data.grid_size)(patches), plan.noise, num_kept, data.grid_size, selection)
 
     def _gathered(self, slot: Slot, rows: Rows, pixels: Any) -> Tensors:
         """Of the graph's images on a device, uint8 [B, S, S, 3]."""
-        images, data = torch.from_dlpack(pixels.as_tensor()), self._settings.data
+        images, data = torch.from_dlpack(pixels.as_tensor()), self._data(rows.plan)
         if rows.ids is not None:
             slot.hold("ids_keep", rows.ids)
             if self._settings.targets:
@@ -145,7 +158,8 @@ class Finisher:
 
     def _ranked(self, slot: Slot, plan: StepPlan, images: torch.Tensor) -> Tensors:
         """What the slot holds, and the ids of the patches that are chosen of images on a device."""
-        num_kept, num_patches = plan.stage.num_kept, self._settings.data.num_patches
+        data, num_kept = self._data(plan), plan.stage.num_kept
+        num_patches = data.num_patches
         temperature = self._settings.selection.temperature
         if num_kept == num_patches:
             tensors = self._crossing.send(slot)
@@ -154,7 +168,7 @@ class Finisher:
             if temperature > 0:
                 slot.hold("gumbels", gumbel(plan.noise))
             tensors = self._crossing.send(slot)
-            scores = self._scores(images)
+            scores = self._scores_of(data.grid_size)(images)
             if temperature > 0:
                 scores = perturbed_on_device(scores, tensors.pop("gumbels"), temperature)
             kept, dropped = ranked_on_device(scores, num_kept)

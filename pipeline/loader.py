@@ -133,17 +133,20 @@ class PatchLoader:
         self._source_error: Exception | None = None
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=data.prefetch_batches)
         self._closing = threading.Event()
-        size = data.image_size
+        size, sizes_vary = data.image_size, planner.sizes_vary
         self._settings = GraphSettings(
             data,
             selection,
             planner.crop,
             batch_size,
             num_threads,
-            uniform_size=planner.crop == "pad" and bool(np.all((index.width == size) & (index.height == size))),
+            uniform_size=planner.crop == "pad"
+            and not sizes_vary
+            and bool(np.all((index.width == size) & (index.height == size))),
             device_id=device_id,
             targets=targets,
             training=planner.training,
+            sizes_vary=sizes_vary,
         )
         if cache is not None or (data.echo > 1 and self._settings.augments):
             self._settings = replace(self._settings, decoded=True)

@@ -69,6 +69,8 @@ def train_planner(
         index.num_samples // global_batch_size,
         global_batch_size,
         seed,
+        data.image_size,
+        data.patch_size,
     )
     return TrainPlanner(index, data, selection or SelectionConfig(), patch_schedule, global_batch_size, seed)
 

@@ -90,7 +90,8 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
         else:
             values[name] = value
     # What is not set is not recorded, as in checkpoints from before there were such keys.
-    for section, key in (("selection", "map"), ("schedule", "examples")):
+    unset = (("selection", "map"), ("schedule", "examples"), ("schedule", "image_size"), ("schedule", "patch_size"))
+    for section, key in unset:
         if values[section][key] is None:
             del values[section][key]
     if not config.data.levels:

@@ -106,9 +106,13 @@ def warp_matrices(ops: np.ndarray, values: np.ndarray, image_size: int) -> np.nd
     return matrices
 
 
-def augmented(images: Node, inputs: Mapping[str, Node], data: DataConfig) -> Node:
-    """Training images after all that stands between flip and selection: uint8 [S, S, 3] in and out."""
-    settings, size = data.augment, data.image_size
+def augmented(images: Node, inputs: Mapping[str, Node], data: DataConfig, square: Node | None = None) -> Node:
+    """Training images after all that stands between flip and selection: uint8 [S, S, 3] in and out.
+
+    Args:
+        square: int32 [2], (height, width) of each image, where they are not ``data.image_size``.
+    """
+    settings, size = data.augment, data.image_size if square is None else square
     if settings.auto is not None:
         operations = do_not_convert(nodes.auto_operations)(settings.auto, data)
         ops, values, matrices = inputs["auto_ops"], inputs["auto_values"], inputs["auto_matrices"]

@@ -54,7 +54,7 @@ def define_graph(source: Callable[[int], SourceArrays], settings: GraphSettings)
         if not on_gpu:
             return do_not_convert(_patches)(images, inputs, settings)
         if settings.augments:
-            images = augmentation.augmented(images, inputs, settings.data)
+            images = augmentation.augmented(images, inputs, settings.data, inputs.get("square"))
         return (images,)
 
     return graph()
@@ -110,7 +110,7 @@ def _as_tensors(arrays: list[np.ndarray] | np.ndarray, layout: str) -> TensorLis
 
 
 def _images(inputs: Mapping[str, Any], settings: GraphSettings) -> Any:
-    size = settings.data.image_size
+    size = inputs.get("square", settings.data.image_size)
     images = _decoded(inputs, settings)
     if settings.crop == "pad":
         if not settings.uniform_size:
@@ -144,5 +144,7 @@ def _patches(images: Any, inputs: Mapping[str, Any], settings: GraphSettings) ->
     pictures, made = (images, partners), (wholes[0], wholes[1])
     patches, ids, others = compiled.augment_patches(inputs["sizes"], pictures, made, planned)
     if settings.last_part == "augment":
-        return (fn.reshape(patches, shape=[settings.data.image_size, settings.data.image_size, 3]),)
+        side = settings.data.image_size
+        shape = fn.cat(inputs["square"], np.array([3], np.int32)) if settings.sizes_vary else [side, side, 3]
+        return (fn.reshape(patches, shape=shape),)
     return (patches, ids, others) if settings.targets else (patches, ids)

@@ -27,6 +27,7 @@ INPUTS = {
     # These hold nothing: what counts is their shape.
     "side": (types.UINT8, 2),  # as long as the image is to be made whole, or 1
     "sizes": (types.UINT8, 4),  # patches kept, others that are wanted, side of a patch
+    "square": (types.INT32, 1),  # (height, width) of the square image, where they vary
     **augmentation.INPUTS,
 }
 
@@ -45,6 +46,8 @@ def input_names(settings: GraphSettings) -> tuple[str, ...]:
         used -= {"shape", "region_start", "region_end"}
     elif on_gpu or settings.decoded:
         used -= {"start", "shape"}
+    if settings.sizes_vary and (settings.last_part == "augment" or not settings.selects_first):
+        used |= {"square"}
     if on_gpu:
         used |= augmentation.input_names(settings.data.augment) if settings.augments else set()
     elif settings.last_part == "select" or (settings.last_part == "augment" and not settings.selects_first):
@@ -73,6 +76,7 @@ def source_arrays(
         origins: int32 [B, 2], pixels of the stored images at which the given ones begin; by default all at 0.
         told: of ``told_rows``; worked out by default.
     """
+    settings = settings.at(plan.stage)
     start, stop = window_corners(plan, settings, sizes)
     begin = 0 if origins is None else origins
     on_gpu = settings.device_id is not None
@@ -85,6 +89,7 @@ def source_arrays(
         "region_start": regions[:, :2].copy(),
         "region_end": regions[:, 2:].copy(),
         "flip": plan.flips.astype(np.int32),
+        "square": np.full((plan.num_rows, 2), settings.data.image_size, np.int32),
     }
     names = input_names(settings)
     if on_gpu:
@@ -110,7 +115,7 @@ def told_rows(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray, ids: n
     Args:
         ids: of ``score_maps.chosen_ids``.
     """
-    crops = None
+    crops, settings = None, settings.at(plan.stage)
     if settings.selects_first:
         start, stop = window_corners(plan, settings, sizes)
         crops = _crops_in_windows(plan, start, stop, 0 if settings.decoded else start)
@@ -124,8 +129,8 @@ def needed_rows(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray, ids:
         ids: of ``score_maps.chosen_ids``, int32 [B, K].
     """
     start, stop = seen_corners(plan, settings, sizes)
-    crops = _crops_in_windows(plan, start, stop, start)
-    return kernel_rows(plan, settings.data, crops, Choice(settings.data.grid_size, ids=ids), mixing_of(plan))
+    crops, data = _crops_in_windows(plan, start, stop, start), settings.at(plan.stage).data
+    return kernel_rows(plan, data, crops, Choice(data.grid_size, ids=ids), mixing_of(plan))
 
 
 def _crops_in_windows(
@@ -162,7 +167,8 @@ def planned_ids(plan: StepPlan, settings: GraphSettings) -> np.ndarray | None:
     """The kept patches int32 [B, K] under a rule that looks at nothing but the plan; None under the others."""
     if not settings.selection.is_planned:
         return None
-    return select(None, plan.noise, plan.stage.num_kept, settings.data.grid_size, settings.selection)
+    grid_size = settings.at(plan.stage).data.grid_size
+    return select(None, plan.noise, plan.stage.num_kept, grid_size, settings.selection)
 
 
 def _sides(plan: StepPlan, settings: GraphSettings, mixing: Mixing) -> list[np.ndarray]:
@@ -205,7 +211,7 @@ def window_corners(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -
     elif settings.crop == "centre":
         # torchvision resizes the whole image before it cuts: the filter sees what lies beyond the crop. A random crop
         # is cut out first, and the filter sees nothing beyond it.
-        start, stop = _with_margin(start, stop, settings, sizes)
+        start, stop = _with_margin(start, stop, settings.at(plan.stage), sizes)
     return np.floor(start).astype(np.int32), np.ceil(stop).astype(np.int32)
 
 
@@ -215,7 +221,7 @@ def seen_corners(plan: StepPlan, settings: GraphSettings, sizes: np.ndarray) -> 
         return window_corners(plan, settings, sizes)
     # There whole images are decoded and the crop is cut out in the resize, whose filter sees beyond it.
     crops = plan.stored_crops.astype(np.float64)
-    start, stop = _with_margin(crops[:, :2], crops[:, 2:], settings, sizes)
+    start, stop = _with_margin(crops[:, :2], crops[:, 2:], settings.at(plan.stage), sizes)
     return start.astype(np.int32), stop.astype(np.int32)
 
 

@@ -1,6 +1,7 @@
 """DALI nodes from decoded images to square ones. Every random decision arrives as data; the nodes draw nothing.
 
-Layout HWC, uint8, RGB throughout.
+Layout HWC, uint8, RGB throughout. ``image_size`` is the side of all square images, or int32 [2], each one's
+(height, width).
 """
 
 from collections.abc import Callable
@@ -17,7 +18,17 @@ from pipeline.operations import OPERATIONS, levels_of
 Node = Any  # a DALI DataNode; the operators' stubs accept several kinds
 
 
-def resize_region(images: Node, start: Node, end: Node, image_size: int) -> Node:
+def _square(image_size: int | Node) -> list[int] | Node:
+    """(height, width): of every image, or a node of each one's."""
+    return [image_size, image_size] if isinstance(image_size, int) else image_size
+
+
+def _resized(image_size: int | Node) -> list[int] | Node:
+    """The same for a resize, which takes floats where each image has its own."""
+    return _square(image_size) if isinstance(image_size, int) else fn.cast(image_size, dtype=types.FLOAT)
+
+
+def resize_region(images: Node, start: Node, end: Node, image_size: int | Node) -> Node:
     """Resample a region to a square: bilinear with antialiasing, as torchvision's transforms do on images.
 
     Args:
@@ -28,23 +39,23 @@ def resize_region(images: Node, start: Node, end: Node, image_size: int) -> Node
         roi_start=start,
         roi_end=end,
         roi_relative=False,
-        size=[image_size, image_size],
+        size=_resized(image_size),
         interp_type=types.INTERP_LINEAR,
         antialias=True,
     )
 
 
-def resize_whole(images: Node, image_size: int) -> Node:
+def resize_whole(images: Node, image_size: int | Node) -> Node:
     """Resample whole images to a square, without keeping their aspect: bilinear with antialiasing."""
-    return fn.resize(images, size=[image_size, image_size], interp_type=types.INTERP_LINEAR, antialias=True)
+    return fn.resize(images, size=_resized(image_size), interp_type=types.INTERP_LINEAR, antialias=True)
 
 
-def shift_with_border(images: Node, start: Node, image_size: int) -> Node:
+def shift_with_border(images: Node, start: Node, image_size: int | Node) -> Node:
     """A square window that may reach beyond the image, where it is black. start: int32 [2], (row, column)."""
     return fn.slice(
         images,
         start=start,
-        shape=[image_size, image_size],
+        shape=_square(image_size),
         axes=[0, 1],
         out_of_bounds_policy="pad",
         fill_values=0,
@@ -193,7 +204,7 @@ def blend(images: Node, partner: Node, weight: Node) -> Node:
     return fn.cast(images * weight + others * (1.0 - weight), dtype=types.UINT8)
 
 
-def paste_boxes(images: Node, ids: Node, anchors: Node, shapes: Node, image_size: int) -> Node:
+def paste_boxes(images: Node, ids: Node, anchors: Node, shapes: Node, image_size: int | Node) -> Node:
     """Cutmix on a GPU: put each image together from boxes of the batch's images, which stay where they are.
 
     Args:
@@ -205,11 +216,11 @@ def paste_boxes(images: Node, ids: Node, anchors: Node, shapes: Node, image_size
         in_anchors=anchors,
         shapes=shapes,
         out_anchors=anchors,
-        output_size=[image_size, image_size],
+        output_size=_square(image_size),
     )
 
 
-def fill_boxes_with_noise(images: Node, noise: Node, start: Node, shape: Node, image_size: int) -> Node:
+def fill_boxes_with_noise(images: Node, noise: Node, start: Node, shape: Node, image_size: int | Node) -> Node:
     """Erasing on a GPU, with noise.
 
     The noise is laid on a black image, and that is added where the image itself was made black. ``multi_paste`` of two
@@ -221,7 +232,7 @@ def fill_boxes_with_noise(images: Node, noise: Node, start: Node, shape: Node, i
     """
     noise = noise.gpu() if images.device == "gpu" else noise
     place = fn.cast(0.0 - start, dtype=types.INT32)
-    window = {"start": place, "shape": [image_size, image_size], "axes": [0, 1]}
+    window = {"start": place, "shape": _square(image_size), "axes": [0, 1]}
     laid = fn.slice(noise, **window, out_of_bounds_policy="pad", fill_values=[0.0])
     return fill_boxes(images, start, shape, [0.0]) + laid
 

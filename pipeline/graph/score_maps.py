@@ -42,6 +42,7 @@ def chosen_ids(plan: StepPlan, settings: GraphSettings, samples: Samples, maps: 
         ValueError: see ``ScoreMaps.grids``.
     """
     assert (maps is not None) == settings.selection.needs_map
+    settings = settings.at(plan.stage)
     num_kept, num_patches = plan.stage.num_kept, settings.data.num_patches
     if maps is None:
         return planned_ids(plan, settings)

@@ -1,11 +1,12 @@
 """What a graph is built for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.config import DataConfig
 from pipeline.graph.augmentation import input_names
 from pipeline.graph.route import route_of
+from pipeline.plan.schedule import Stage
 from pipeline.plan.step import CropKind
 from pipeline.selection.config import SelectionConfig
 
@@ -26,6 +27,7 @@ class GraphSettings:
             the parts of the work take.
         decoded: the images come decoded, as where some are kept for several steps. On a CPU.
         training: images are augmented as the configuration says; validation's are not.
+        sizes_vary: images and patches of a batch may have other sizes than ``data`` says: those of its stage.
         whole_files: are read of addressable JPEGs too. Serves to measure what it takes and saves to leave units out.
     """
 
@@ -41,6 +43,15 @@ class GraphSettings:
     decoded: bool = False
     training: bool = True
     whole_files: bool = False
+    sizes_vary: bool = False
+
+    def at(self, stage: Stage) -> "GraphSettings":
+        """What holds for batches of a stage: ``data`` has its sizes."""
+        data = self.data.at(stage.image_size, stage.patch_size)
+        if data is self.data:
+            return self
+        assert self.sizes_vary, (stage, self.data.image_size, self.data.patch_size)
+        return replace(self, data=data)
 
     @property
     def augments(self) -> bool:

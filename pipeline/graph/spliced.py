@@ -72,7 +72,7 @@ class SplicedReader:
         memory, found = self._memory.take(int(places[-1])), np.empty((len(ids), splicing.FOUND_SIZE), np.int64)
         margin = 0 if settings.selects_first else _MARGIN_PIXELS
         everything, told = told is None, np.empty((0, 0), np.float32) if told is None else told
-        how = (told, mixing_of(plan)[0], settings.data.patch_size, margin, everything)
+        how = (told, mixing_of(plan)[0], settings.at(plan.stage).data.patch_size, margin, everything)
         tables, sizes = self._tables[numbers], sizes.astype(np.int32)
 
         def read(first: int, stop: int, descriptors: np.ndarray) -> bool:

@@ -34,6 +34,8 @@ class Stream(IntEnum):
     ERASE = 15
     ERASE_NOISE = 16
     EXAMPLES = 17
+    IMAGE_SIZE = 20
+    PATCH_SIZE = 21
 
 
 def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np.random.Philox:

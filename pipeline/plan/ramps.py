@@ -1,6 +1,7 @@
 """The kinds of schedules: what ``keep_rate`` holds under each, and the keep rate that each gives a step.
 
-A new kind is an entry of ``KINDS``. The arithmetic of linear, cosine and cyclic is that of McDanel & Huynh,
+The sizes of images and patches follow the same kinds, with pixels in place of rates. A new kind is an entry of
+``KINDS``. The arithmetic of linear, cosine and cyclic is that of McDanel & Huynh,
 "Accelerating Vision Transformer Training via a Patch Sampling Schedule" (arXiv 2208.09520): a *drop* ratio runs from
 0.8 to -0.1, is clamped to [0, 1] and rounded to the nearest 0.2. A step stands for the middle of its stretch of the
 ramp, so that a cycle falls as it rose. The ramp overshoots 0 by half a rounding step so that full patches get as long a
@@ -20,13 +21,26 @@ Pairs = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
+class Words:
+    """How errors speak of values. key: of the configuration that holds them; one: one of them."""
+
+    key: str
+    one: str
+
+
+RATES, SIZES = Words("keep_rate", "rate"), Words("values", "size")
+
+
+@dataclass(frozen=True)
 class Laid:
     """Steps of a run, with all that a kind of schedule may look at.
 
     Attributes:
         steps: int64, any shape.
         ramp_steps: steps of the run before its cooldown.
-        rounding: grid of the drop ratios, None for none.
+        rounding: grid of what is dropped of ``top``, None for none.
+        top: what nothing is dropped of: rate 1, or a size in pixels.
+        stream: what is drawn, by ``choice``.
     """
 
     steps: np.ndarray
@@ -34,6 +48,8 @@ class Laid:
     steps_per_epoch: int
     rounding: float | None
     seed: int
+    top: float = 1.0
+    stream: Stream = Stream.KEEP_RATE
 
     @property
     def of_run(self) -> np.ndarray:
@@ -51,14 +67,16 @@ class Form:
     """What ``keep_rate`` holds.
 
     Attributes:
-        text: in words, for error messages.
+        text: in words, for error messages. of_sizes: the same where sizes stand for rates.
         rates: every keep rate that a value names; ValueError where it is not of this form.
-        check: raises ValueError for values of this form that make no schedule. Called with the rounding, too.
+        check: raises ValueError for values of this form that make no schedule. Called with the rounding, too, and with
+            the kind's name.
     """
 
     text: str
+    of_sizes: str
     rates: Callable[[Any], list[float]]
-    check: Callable[[Any, float | None, str], None]
+    check: Callable[[Any, float | None, str, Words], None]
 
 
 @dataclass(frozen=True)
@@ -97,10 +115,10 @@ def _pairs(value: Any) -> Pairs:
     return [(float(a), float(b)) for a, b in value]
 
 
-def _check_ramp(value: Any, rounding: float | None, kind: str) -> None:
+def _check_ramp(value: Any, rounding: float | None, kind: str, words: Words) -> None:
     low, high = _low_and_high(value)
     if low > high:
-        raise ValueError(f"keep_rate for {kind!r} is [low, high], got [{low:g}, {high:g}]")
+        raise ValueError(f"{words.key} for {kind!r} is [low, high], got [{low:g}, {high:g}]")
     if rounding is None:
         return
     for rate in (low, high):
@@ -113,25 +131,37 @@ def _check_ramp(value: Any, rounding: float | None, kind: str) -> None:
             )
 
 
-def _check_steps(value: Any, _: float | None, kind: str) -> None:
+def _check_steps(value: Any, _: float | None, kind: str, words: Words) -> None:
     fractions = [fraction for fraction, _ in _pairs(value)]
     if fractions[0] != 0 or fractions != sorted(set(fractions)) or fractions[-1] >= 1:
         raise ValueError(
-            f"{kind} are [fraction of the run, rate] pairs whose fractions rise from 0 and stay below 1; "
+            f"{kind} are [fraction of the run, {words.one}] pairs whose fractions rise from 0 and stay below 1; "
             f"got {fractions}"
         )
 
 
-def _check_weights(value: Any, _: float | None, kind: str) -> None:
+def _check_weights(value: Any, _: float | None, kind: str, words: Words) -> None:
     weights = [weight for _, weight in _pairs(value)]
     if not (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
         raise ValueError(f"{kind} weights are finite, at least 0 and not all 0, got {weights}")
 
 
-ONE_RATE = Form("one number, such as 0.6", _one_rate, lambda value, rounding, kind: None)
-LOW_AND_HIGH = Form("[low, high], such as [0.2, 1.0]", _low_and_high, _check_ramp)
-RATE_FROM = Form("[[fraction of the run, rate], ...]", lambda value: [rate for _, rate in _pairs(value)], _check_steps)
-WEIGHTED = Form("[[rate, weight], ...]", lambda value: [rate for rate, _ in _pairs(value)], _check_weights)
+ONE_RATE = Form(
+    "one number, such as 0.6", "one number, such as 160", _one_rate, lambda value, rounding, kind, words: None
+)
+LOW_AND_HIGH = Form("[low, high], such as [0.2, 1.0]", "[low, high], such as [96, 224]", _low_and_high, _check_ramp)
+RATE_FROM = Form(
+    "[[fraction of the run, rate], ...]",
+    "[[fraction of the run, size], ...]",
+    lambda value: [rate for _, rate in _pairs(value)],
+    _check_steps,
+)
+WEIGHTED = Form(
+    "[[rate, weight], ...]",
+    "[[size, weight], ...]",
+    lambda value: [rate for rate, _ in _pairs(value)],
+    _check_weights,
+)
 
 
 def ramp(about: str, progress: Callable[[Laid], np.ndarray]) -> Kind:
@@ -143,20 +173,21 @@ def ramp(about: str, progress: Callable[[Laid], np.ndarray]) -> Kind:
 
     def keep_rates(value: Any, laid: Laid) -> np.ndarray:
         low, high = _low_and_high(value)
-        return _ramp(low, high, laid.rounding, progress(laid))
+        return _ramp(low, high, laid, progress(laid))
 
     return Kind(about, LOW_AND_HIGH, keep_rates)
 
 
-def _ramp(low: float, high: float, rounding: float | None, progress: np.ndarray) -> np.ndarray:
-    start, end = 1 - low, 1 - high - (rounding / 2 if rounding and low < high else 0)
-    drop = np.clip((1 - progress) * start + progress * end, 1 - high, 1 - low)
+def _ramp(low: float, high: float, laid: Laid, progress: np.ndarray) -> np.ndarray:
+    top, rounding = laid.top, laid.rounding
+    start, end = top - low, top - high - (rounding / 2 if rounding and low < high else 0)
+    drop = np.clip((1 - progress) * start + progress * end, top - high, top - low)
     if rounding:
         # Halves go to the smaller drop: then a ramp of 900 steps has stages of 100, 200, 200, 200 and 200 steps,
         # and no stage depends on the last bit of a sum.
         nearest = np.ceil(drop / rounding - 0.5 - 1e-9) * rounding
-        drop = np.clip(nearest, 1 - high, 1 - low)
-    return np.round(1 - drop, 9)
+        drop = np.clip(nearest, top - high, top - low)
+    return np.round(top - drop, 9)
 
 
 def _listed(value: Any, laid: Laid) -> np.ndarray:
@@ -170,7 +201,7 @@ def _chosen(value: Any, laid: Laid) -> np.ndarray:
     edges = np.cumsum(weights) / weights.sum()
     flat = laid.steps.reshape(-1)
     runs = np.split(flat, np.flatnonzero(np.diff(flat) != 1) + 1) if flat.size else []
-    draws = [KeyedRows(laid.seed, 0, int(run[0]), len(run)).uniform(Stream.KEEP_RATE, 1) for run in runs]
+    draws = [KeyedRows(laid.seed, 0, int(run[0]), len(run)).uniform(laid.stream, 1) for run in runs]
     drawn = np.concatenate(draws)[:, 0] if draws else np.empty(0)
     return rates[np.searchsorted(edges[:-1], drawn, side="right")].reshape(laid.steps.shape)
 

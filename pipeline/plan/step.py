@@ -57,7 +57,7 @@ CropKind = Literal["resized", "pad", "centre"]
 class StepPlan:
     """One rank's rows of one step.
 
-    Shapes: B rows; C columns of noise, which is N (patches of the full image), 1 (``grid``) or 0 (nothing is drawn).
+    Shapes: B rows; C columns of noise, which is N (patches of an image), 1 (``grid``) or 0 (nothing is drawn).
 
     Attributes:
         step: training step, or number of the validation batch.
@@ -65,7 +65,7 @@ class StepPlan:
         sample_ids: int64 [B].
         labels: int64 [B].
         crops: float32 [B, 4], (top, left, bottom, right) in pixels of the image at full size; of the planner's ``crop``
-            kind ``pad`` in pixels of the image resized to ``image_size``, and it may reach beyond the border.
+            kind ``pad`` in pixels of the image resized to the stage's size, and it may reach beyond the border.
         flips: bool [B], True for the mirror image.
         noise: float32 [B, C] in [0, 1), the selection's random numbers.
         counted: bool [B], False for rows that only fill up a validation batch.
@@ -176,6 +176,11 @@ class TrainPlanner:
         return True
 
     @property
+    def sizes_vary(self) -> bool:
+        """Whether stages tell other sizes of images and patches than ``data``."""
+        return bool(self.schedule.config.sizes)
+
+    @property
     def steps_per_epoch(self) -> int:
         return steps_per_epoch(self.samples.num_samples, self.global_batch_size)
 
@@ -202,7 +207,13 @@ class TrainPlanner:
             ValueError: a step outside the schedule's run, ranks that do not divide the batch, images to be mixed in
                 pairs that the ranks do not divide, or a step that needs scores without those of its epoch.
         """
-        stage = self.schedule.stage(step)
+        return self.plan_at(self.schedule.stage(step), step, rank, world_size, scores)
+
+    def plan_at(
+        self, stage: Stage, step: int, rank: int = 0, world_size: int = 1, scores: SampleScores | None = None
+    ) -> StepPlan:
+        """``plan`` with another stage in place of the schedule's."""
+        data = self.data_at(stage)
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
         rows, echo, echo_gap = first_row + np.arange(num_rows), self.data.echo, self.data.echo_gap
         keyed_rows = KeyedRows(self.seed, step, first_row, num_rows)
@@ -213,7 +224,7 @@ class TrainPlanner:
         else:
             ids = self._sample_ids(plain_steps(step, rows, echo, echo_gap), rows)
         labels = self.samples.label[ids].astype(np.int64)
-        augment, image_size = self.data.augment, self.data.image_size
+        augment = data.augment
         plan = StepPlan(
             step=step,
             epoch=epoch,
@@ -221,11 +232,11 @@ class TrainPlanner:
             first_row=first_row,
             sample_ids=ids,
             labels=labels,
-            crops=self._crops(keyed_rows, ids),
+            crops=self._crops(keyed_rows, ids, data),
             flips=keyed_rows.uniform(Stream.FLIP, 1)[:, 0] < augment.flip_probability,
-            noise=keyed_rows.uniform(Stream.SELECTION, self.selection.noise_columns(self.data.num_patches)),
+            noise=keyed_rows.uniform(Stream.SELECTION, self.selection.noise_columns(data.num_patches)),
             counted=np.ones(num_rows, dtype=bool),
-            augment=plan_augment(augment, image_size, labels, keyed_rows),
+            augment=plan_augment(augment, data.image_size, labels, keyed_rows),
             views_left=views_left(step, rows, echo, echo_gap) if echo > 1 else None,
             weights=weights,
         )
@@ -248,7 +259,7 @@ class TrainPlanner:
             plan,
             sample_ids=ids,
             labels=labels,
-            crops=self._crops(KeyedRows(self.seed, plan.step, plan.first_row, len(ids)), ids),
+            crops=self._crops(KeyedRows(self.seed, plan.step, plan.first_row, len(ids)), ids, self.data_at(plan.stage)),
             augment=None if plan.augment is None else plan.augment.with_labels(labels, plan.first_row),
         )
         return self._at_levels(replaced)
@@ -264,10 +275,14 @@ class TrainPlanner:
             ids[here] = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
         return ids
 
-    def _crops(self, rows: KeyedRows, ids: np.ndarray) -> np.ndarray:
-        augment = self.data.augment
+    def data_at(self, stage: Stage) -> DataConfig:
+        """With the sizes that a stage tells."""
+        return self.data.at(stage.image_size, stage.patch_size)
+
+    def _crops(self, rows: KeyedRows, ids: np.ndarray, data: DataConfig) -> np.ndarray:
+        augment = data.augment
         if augment.crop == "pad":
-            return pad_crops(rows.uniform(Stream.CROP, 2), self.data.image_size, augment.pad_pixels)
+            return pad_crops(rows.uniform(Stream.CROP, 2), data.image_size, augment.pad_pixels)
         assert augment.crop == "resized"
         draws = rows.uniform(Stream.CROP, NUM_CROP_DRAWS)
         return resized_crops(self.samples.height[ids], self.samples.width[ids], draws, augment)
@@ -278,7 +293,7 @@ class TrainPlanner:
         if len(every) == 1:
             return plan
         sizes = np.stack([np.stack([one.height[ids], one.width[ids]], axis=1) for one in every])
-        levels = smallest_levels(plan.crops, sizes[0], sizes[1:], self.data.image_size)
+        levels = smallest_levels(plan.crops, sizes[0], sizes[1:], self.data_at(plan.stage).image_size)
         stored_sizes = sizes[levels, np.arange(plan.num_rows)]
         return replace(plan, levels=levels, level_crops=scaled_crops(plan.crops, sizes[0], stored_sizes))
 
@@ -310,6 +325,10 @@ class ValidationPlanner:
 
     @property
     def training(self) -> bool:
+        return False
+
+    @property
+    def sizes_vary(self) -> bool:
         return False
 
     def num_batches(self, world_size: int = 1) -> int:

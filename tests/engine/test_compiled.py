@@ -1,17 +1,21 @@
 """Compiled blocks. The backend here only traces, which takes no compiler; what is made of the traces is torch's."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from patch_models import make_pair
 
-from engine.compiled import compile_blocks, run_once
+from engine.compiled import compile_blocks, run_once, warm_up
 from engine.config import PretrainConfig
 from engine.models.masked_autoencoder import masked_autoencoder
 from engine.models.patch_embed import PatchModel
 from engine.models.patch_vit import PatchViT
-from engine.task import Model
+from engine.run_plan import MicroBatches, RunPlan
+from engine.task import Model, model_sizes
+from pipeline.config import DataConfig
+from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 
 BATCH_SIZE = 2
 
@@ -64,6 +68,26 @@ def test_a_compiled_model_computes_the_same_and_compiles_nothing_after_its_warm_
     for ours, reference in zip(compiled, plain, strict=True):
         for one, other in zip(ours, reference, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_every_stage_of_changing_sizes_is_compiled_before_the_run() -> None:
+    model, _ = make_pair("custom grid")
+    model.train()
+    (own, _), size = model.patch_embed.patch_size, model.patch_embed.img_size[0]
+    sizes = {"kind": "steps", "values": [[0, size], [0.5, 2 * size]]}
+    config = ScheduleConfig.model_validate({"kind": "linear", "keep_rate": [0.6, 1.0], "image_size": sizes})
+    data = DataConfig(train=Path(), val=Path(), num_classes=10, image_size=size, patch_size=own)
+    schedule = PatchSchedule(config, data.num_patches, 12, 6, BATCH_SIZE, 0, size, own)
+    plan = RunPlan(schedule, 12, 6, 0, MicroBatches(BATCH_SIZE, 1, BATCH_SIZE), None, None, None)
+    compile_blocks(model, backend="aot_eager")
+    warm_up(model, plan, data, torch.device("cpu"))
+    assert len(schedule.stages()) > 3
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for step in range(12):
+            stage = schedule.stage(step)
+            patches = torch.zeros(BATCH_SIZE, stage.num_kept, 3 * own**2, dtype=torch.uint8)
+            ids = torch.arange(stage.num_kept, dtype=torch.int32).repeat(BATCH_SIZE, 1)
+            model(patches, ids, **model_sizes(config, stage)).sum().backward()
 
 
 def test_a_shape_that_was_not_warmed_up_is_noticed() -> None:

@@ -220,3 +220,29 @@ def test_a_route_that_the_configuration_does_not_allow_is_refused_with_the_reaso
     assert load_config(minimal, ["data.augment.crop=pad"]).route == "resample_first"
     with pytest.raises(ConfigError, match=r"data\.route is select_first, but data\.augment\.crop pad shifts images"):
         load_config(minimal, ["data.route=select_first", "data.augment.crop=pad"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["schedule.image_size={kind: constant, values: 27}"], "schedule.image_size: patches of 4 pixels do not tile"),
+        (
+            ["schedule.patch_size={kind: linear, values: [7, 14]}"],
+            "schedule.patch_size: 7 pixels is not on the rounding",
+        ),
+        (
+            ["schedule.image_size={kind: constant, values: 20}", "selection.rule=magnitude"],
+            "schedule.image_size: selection.rule magnitude scores patches of one size",
+        ),
+        (
+            ["schedule={keep_rate: 0.4, image_size: {kind: constant, values: 20}}", "task=pretrain"],
+            "schedule.image_size: a decoder reconstructs images of one size",
+        ),
+    ],
+)
+def test_sizes_that_the_rest_does_not_follow_are_refused_by_name(
+    minimal: Path, overrides: list[str], told: str
+) -> None:
+    sizes = ["data.image_size=28", "data.patch_size=4", "eval.keep_rates=[0.4]"]
+    with pytest.raises(ConfigError, match=told):
+        load_config(minimal, [*sizes, *overrides])

@@ -97,7 +97,7 @@ def test_an_event_that_the_table_does_not_have_is_refused() -> None:
 def test_a_train_line_is_computed_from_the_facts_of_its_step() -> None:
     config = load_config(ROOT / "configs" / "fashion_mnist.yaml", ["train.global_batch_size=64"])
     batch: Any = SimpleNamespace(
-        plan=SimpleNamespace(epoch=3, stage=Stage(keep_rate=0.4, num_kept=19)), num_images=16, num_bytes=16 * 1000
+        plan=SimpleNamespace(epoch=3, stage=Stage(0.4, 19, 28, 4)), num_images=16, num_bytes=16 * 1000
     )
     facts = StepFacts(
         step=29,
@@ -127,6 +127,8 @@ def test_a_train_line_is_computed_from_the_facts_of_its_step() -> None:
         ("grad_norm", None),
         ("keep_rate", 0.4),
         ("num_kept", 19),
+        ("image_size", 28),
+        ("patch_size", 4),
         ("micro_batch_size", 16),
         ("step_s", 0.5),
         ("loader_wait_s", 0.1),

@@ -22,7 +22,11 @@ BASE = {
         "augment": {"auto": {"kind": "randaugment"}},
         "cache": {"kind": "disk", "folder": "pixels", "max_bytes": 1000},
     },
-    "schedule": {"examples": {"rule": "random", "keep": 0.5}},
+    "schedule": {
+        "examples": {"rule": "random", "keep": 0.5},
+        "image_size": {"kind": "steps", "values": [[0, 112], [0.5, 224]]},
+        "patch_size": {"kind": "choice", "values": [[8, 1], [16, 2]]},
+    },
     "model": {"name": "vit_tiny_patch16_224", "options": {"depth": 2}},
     "train": {"duration": "3epochs", "global_batch_size": 8},
     "optim": {"lr": 0.001},

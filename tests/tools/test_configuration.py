@@ -37,6 +37,8 @@ def test_the_sections_and_keys_are_those_of_the_file_that_a_run_leaves_in_its_or
     sets = [
         "data.cache={kind: memory, max_bytes: 1}",
         "data.augment.auto={kind: randaugment}",
+        "schedule.image_size={kind: constant, values: 28}",
+        "schedule.patch_size={kind: constant, values: 4}",
         "monitor.wandb.project=p",
         "schedule.examples={rule: loss, keep: 0.5}",
     ]

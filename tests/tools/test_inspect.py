@@ -64,7 +64,8 @@ def inspect_json(capsys: pytest.CaptureFixture[str], config: Path, *arguments: s
 
 def test_json_has_exactly_the_promised_keys_and_types(capsys: pytest.CaptureFixture[str], config: Path) -> None:
     shown = inspect_json(capsys, config, "--step", "13")
-    assert list(shown) == ["step", "epoch", "rank", "world_size", "keep_rate", "num_kept", "samples"]
+    about = ["step", "epoch", "rank", "world_size", "keep_rate", "num_kept", "image_size", "patch_size", "samples"]
+    assert list(shown) == about
     assert (shown["step"], shown["epoch"], shown["rank"], shown["world_size"]) == (13, 1, 0, 1)
     assert shown["keep_rate"] == 0.8
     assert shown["num_kept"] == 39
@@ -215,12 +216,15 @@ def test_everything_but_the_kept_patches_is_faded(garment_shards: Path, config: 
                 assert (blue > red).all(), "and a colour that these images do not have"
 
 
-@pytest.mark.parametrize("batch_size", [1, 8, 72])
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    [(1, []), (8, []), (72, []), (8, ["--set", "schedule.image_size={kind: constant, values: 20}"])],
+)
 def test_a_picture_of_the_batch_is_drawn(
-    capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path, batch_size: int
+    capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path, batch_size: int, sizes: list[str]
 ) -> None:
     png = tmp_path / "step.png"
-    batch = ["--set", f"train.global_batch_size={batch_size}", "--set", "data.device=gpu"]
+    batch = ["--set", f"train.global_batch_size={batch_size}", "--set", "data.device=gpu", *sizes]
     assert main(["--config", str(config), "--step", "1", "--png", str(png), *batch]) == 0
     with Image.open(png) as image:
         colors = len(set(image.convert("RGB").resize((200, 200)).get_flattened_data()))

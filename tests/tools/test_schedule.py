@@ -76,10 +76,10 @@ def test_examples_that_are_left_out_make_epochs_shorter(config: Path, capsys: py
 def test_the_json_holds_the_schedule_and_nothing_else(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = previewed(config, capsys)
     assert set(shown) == {"total_steps", "num_patches", "mean_keep_rate", "stages", "relative_training_flops"}
-    made = PatchSchedule(ScheduleConfig(kind="cyclic", keep_rate=[0.2, 1.0]), 196, 2700, 900, 100)
+    made = PatchSchedule(ScheduleConfig(kind="cyclic", keep_rate=[0.2, 1.0]), 196, 2700, 900, 100, 0, 224, 16)
     assert (shown["total_steps"], shown["num_patches"]) == (2700, 196)
     assert shown["mean_keep_rate"] == pytest.approx(made.mean_keep_rate)
-    keys = {"keep_rate", "num_kept", "share", "num_steps", "first_step", "last_step"}
+    keys = {"keep_rate", "num_kept", "share", "num_steps", "first_step", "last_step", "image_size", "patch_size"}
     for stage, expected in zip(shown["stages"], made.stages(), strict=True):
         assert set(stage) == keys
         assert stage == {key: getattr(expected, key) for key in keys}
@@ -100,6 +100,40 @@ def test_flops_of_a_run_are_the_mean_of_its_stages(config: Path, capsys: pytest.
     assert 0.15 < relative(0.2) < 0.2
     halves = previewed(config, capsys, "schedule.kind=steps", "schedule.keep_rate=[[0, 0.2], [0.5, 0.6]]")
     assert halves["relative_training_flops"] == pytest.approx((relative(0.2) + relative(0.6)) / 2)
+
+
+def test_sizes_with_a_schedule_stand_in_each_stage_and_in_the_table(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("schedule.kind=constant", "schedule.keep_rate=1.0")
+    sizes += ("schedule.image_size={kind: steps, values: [[0, 112], [0.5, 224]]}",)
+    shown = previewed(config, capsys, *sizes)
+    assert [(stage["num_kept"], stage["image_size"], stage["patch_size"]) for stage in shown["stages"]] == [
+        (49, 112, 16),
+        (196, 224, 16),
+    ]
+    quarter = previewed(config, capsys, "schedule.kind=constant", "schedule.keep_rate=0.2525")  # 49 of 196
+    assert [stage["num_kept"] for stage in quarter["stages"]] == [49]
+    assert shown["relative_training_flops"] == pytest.approx((1 + quarter["relative_training_flops"]) / 2)
+    assert main(["--config", str(config), *(part for one in sizes for part in ("--set", one))]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "constant, image_size steps (112 to 224 pixels); 196 patches" in lines[0]
+    assert [line.split()[:4] for line in lines[3:5]] == [["1", "49", "112", "16"], ["1", "196", "224", "16"]]
+    assert lines[-1].endswith("of those at full patches of 224 pixels")
+
+
+def test_larger_patches_count_with_the_values_they_have(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    patches = "schedule.patch_size={kind: constant, values: 32}"
+    coarse = previewed(config, capsys, "schedule.kind=constant", "schedule.keep_rate=1.0", patches)
+    small = previewed(
+        config,
+        capsys,
+        "schedule.kind=constant",
+        "schedule.keep_rate=1.0",
+        "schedule.image_size={kind: constant, values: 112}",
+    )
+    assert coarse["stages"][0]["num_kept"] == small["stages"][0]["num_kept"] == 49
+    assert coarse["relative_training_flops"] > small["relative_training_flops"]
 
 
 def test_the_table_shows_every_stage(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +166,10 @@ def test_a_schedule_of_many_stages_is_cut_in_the_table_but_not_in_the_json(
         ["schedule.rounding=null"],
         ["schedule.kind=choice", "schedule.keep_rate=[[0.2, 1], [1.0, 2]]"],
         ["schedule.kind=constant", "schedule.keep_rate=0.5", "train.duration=1steps"],
+        [
+            "schedule.image_size={kind: linear, values: [112, 224]}",
+            "schedule.patch_size={kind: choice, values: [[8, 1], [16, 1]]}",
+        ],
     ],
 )
 def test_every_kind_of_schedule_is_drawn(

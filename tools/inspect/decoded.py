@@ -34,14 +34,14 @@ def draw_decoded(planner: TrainPlanner, plan: StepPlan, title: str, path: Path) 
     index, selection = planner.samples, planner.selection
     assert isinstance(index, ShardIndex)
     assert isinstance(selection, SelectionConfig)
-    settings = GraphSettings(data, selection, planner.crop, plan.num_rows, 1)
+    settings = GraphSettings(data, selection, planner.crop, plan.num_rows, 1, sizes_vary=planner.sizes_vary)
     if not settings.splices:
         raise ValueError(f"data.augment.crop is {data.augment.crop}; images are decoded in part under resized alone")
     sizes = file_sizes(plan, index)
     with SampleReader(index) as reader:
         rows, files = RowReader(index, reader, settings, None).read(plan), reader.read(plan.file_ids(len(index.shard)))
     corners = np.concatenate(window_corners(plan, settings, sizes), axis=1)
-    batch = load(planner, plan)
+    batch, data = load(planner, plan), planner.data_at(plan.stage)
     blank = patchify(np.full((plan.num_rows, data.image_size, data.image_size, 3), 255, np.uint8), data.patch_size)
     kept = greyed_out(blank, batch.patches.numpy(), batch.ids_keep.numpy(), data.patch_size)
     images: list[Pixels] = []

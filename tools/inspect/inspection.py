@@ -57,16 +57,20 @@ class Inspection:
             "world_size": self.world_size,
             "keep_rate": self.plan.stage.keep_rate,
             "num_kept": self.plan.stage.num_kept,
+            "image_size": self.plan.stage.image_size,
+            "patch_size": self.plan.stage.patch_size,
             "samples": self.samples(),
         }
 
     def title(self) -> str:
         stage, selection = self.plan.stage, self.config.selection
         rule = selection.rule + (f" at temperature {selection.temperature:g}" if selection.temperature else "")
+        with_sizes = bool(self.config.schedule.sizes)
+        sizes = f" of {stage.patch_size} pixels in an image of {stage.image_size}" if with_sizes else ""
         return (
             f"{self.config.name}, step {self.plan.step} (epoch {self.plan.epoch}, rank {self.rank} of "
             f"{self.world_size}): keep rate {stage.keep_rate:g}, num_kept {stage.num_kept} of "
-            f"{self.config.data.num_patches} patches, rule {rule}"
+            f"{self.planner.data_at(stage).num_patches} patches{sizes}, rule {rule}"
         )
 
 

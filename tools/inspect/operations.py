@@ -8,7 +8,6 @@ import numpy as np
 
 from pipeline.operations import MAX_MAGNITUDE, OPERATION_NAMES, OPERATIONS, levels_of
 from pipeline.plan.augmentation import AugmentPlan
-from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.patches import unpatchify
@@ -49,13 +48,14 @@ def _carried_out(planner: TrainPlanner, plan: StepPlan, shown: list[tuple[str, f
         auto_magnitudes=np.array([[MAX_MAGNITUDE * share] for _, share, _ in shown], dtype=np.float32),
         auto_values=np.array([[value] for _, _, value in shown], dtype=np.float32),
     )
-    whole = Stage(1.0, planner.data.num_patches)
+    data = planner.data_at(plan.stage)
+    whole = plan.stage.whole(data.num_patches)
     at_full_size: dict[str, Any] = {"levels": None, "level_crops": None}
     rows = replace(plan, stage=whole, first_row=0, augment=augment, views_left=None, **at_full_size, **arrays)
     every_patch = SelectionConfig(rule="grid")  # which rule does not matter: every patch is kept
-    data = planner.data.model_copy(update={"device": "cpu", "echo": 1})
-    batch = load(replace(planner, data=data, selection=every_patch), rows)
-    return unpatchify(batch.patches.numpy(), planner.data.patch_size)
+    on_cpu = planner.data.model_copy(update={"device": "cpu", "echo": 1})
+    batch = load(replace(planner, data=on_cpu, selection=every_patch), rows)
+    return unpatchify(batch.patches.numpy(), data.patch_size)
 
 
 _ROWS = ("sample_ids", "labels", "crops", "flips", "counted")

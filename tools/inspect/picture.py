@@ -11,7 +11,6 @@ import numpy.typing as npt
 from pipeline.batch import Batch
 from pipeline.cores import allowed_cores, loader_threads
 from pipeline.loader import PatchLoader
-from pipeline.plan.schedule import Stage
 from pipeline.plan.step import StepPlan, TrainPlanner
 from pipeline.selection.patches import unpatchify
 
@@ -36,9 +35,10 @@ def draw(planner: TrainPlanner, plan: StepPlan, title: str, labels: list[str], p
     """
     shown = plan.rows(0, min(plan.num_rows, MAX_IMAGES))
     planner = replace(planner, data=planner.data.model_copy(update={"device": "cpu"}))
-    everything = replace(shown, stage=Stage(1.0, planner.data.num_patches))
+    data = planner.data_at(shown.stage)
+    everything = replace(shown, stage=shown.stage.whole(data.num_patches))
     batch, full = load(planner, shown), load(planner, everything)
-    images = greyed_out(full.patches.numpy(), batch.patches.numpy(), batch.ids_keep.numpy(), planner.data.patch_size)
+    images = greyed_out(full.patches.numpy(), batch.patches.numpy(), batch.ids_keep.numpy(), data.patch_size)
     if shown.num_rows < plan.num_rows:
         title += f" (the first {shown.num_rows} of {plan.num_rows} images)"
     save_sheet(images, title, labels[: shown.num_rows], path)

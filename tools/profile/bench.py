@@ -59,8 +59,8 @@ def plans_at(
         step = count % schedule.total_steps
         if planner.needs_scores(step) and (scores is None or scores.step != schedule.epochs.first_step(step)):
             scores = SampleScores.unknown(schedule.epochs.first_step(step), len(planner.samples.label))
-        plan = planner.plan(step, world.rank, world.size, scores)
-        yield from replace(plan, stage=stage).micro_batches(micro_batch_size)
+        plan = planner.plan_at(stage, step, world.rank, world.size, scores)
+        yield from plan.micro_batches(micro_batch_size)
 
 
 @contextmanager

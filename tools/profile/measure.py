@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.prepare import Prepared
@@ -19,15 +19,18 @@ _MIN_STEPS = 2
 
 
 def stages_to_profile(schedule: PatchSchedule, *, full_patches: bool) -> list[tuple[Stage, float]]:
-    """The schedule's stages with their shares of the run, fewest patches first.
+    """The schedule's stages with their shares of the run, fewest patches first, and full patches of data's sizes last.
 
     Args:
-        full_patches: put full patches last, with share 0, where the schedule has none.
+        full_patches: add those, with share 0, where the schedule has none.
     """
-    stages = [(Stage(stage.keep_rate, stage.num_kept), stage.share) for stage in schedule.stages()]
-    if full_patches and stages[-1][0].num_kept < schedule.num_patches:
-        stages.append((Stage(1.0, schedule.num_patches), 0.0))
-    return stages
+    full, stages = schedule.full_stage(), [(stage.stage, stage.share) for stage in schedule.stages()]
+
+    def is_full(stage: Stage) -> bool:
+        return replace(stage, keep_rate=full.keep_rate) == full
+
+    last = [one for one in stages if is_full(one[0])] or ([(full, 0.0)] if full_patches else [])
+    return [one for one in stages if not is_full(one[0])] + last
 
 
 @dataclass
@@ -71,6 +74,8 @@ class Measured:
         return StageProfile(
             keep_rate=self.stage.keep_rate,
             num_kept=self.stage.num_kept,
+            image_size=self.stage.image_size,
+            patch_size=self.stage.patch_size,
             share=self.share,
             loader=Rate.of(found.loader),
             step=Rate.of(found.step),
@@ -166,7 +171,7 @@ def profile_run(
             _measure(bench, measured, config.train.global_batch_size, loads=loads, trains=trains)
             progress(f"repeat {repeat + 1}/{repeats}, keep rate {measured.stage.keep_rate:.4g}")
     traced = [bench.trace(one.stage, None if loads else one.batch) for one in found] if traces else []
-    flops = flops_per_image(config, [stage.num_kept for stage, _ in stages])
+    flops = flops_per_image(config, [stage.num_kept for stage, _ in stages], [stage.patch_size for stage, _ in stages])
     profile = Profile(
         name=config.name,
         num_patches=schedule.num_patches,

@@ -83,6 +83,7 @@ class StageProfile:
         loader_wait_share: of ``end_to_end``'s time, in which a rank waited for its loader; the mean over the ranks.
         bytes_per_image: that cross to the training device: see ``Batch.num_bytes``.
         flops_per_image: of a training step, without a decoder's.
+        image_size, patch_size: sides in pixels; None: those of ``data``.
         peak_device_memory_bytes: of the GPU that needed most; None on a CPU.
         loader_thread_us_per_image: microseconds of processor time that the loader's own thread takes for an image while
             nothing holds it up, the mean over the ranks. However many cores there are, a rank's loader makes no more
@@ -117,6 +118,8 @@ class StageProfile:
     bytes_read_per_image: float | None = None
     pages_read_per_image: float | None = None
     device_idle_share: float | None = None
+    image_size: int | None = None
+    patch_size: int | None = None
 
     @property
     def limited_by(self) -> Side | None:
@@ -140,7 +143,7 @@ class Profile:
 
     Attributes:
         num_patches: of the full image.
-        stages: fewest patches first.
+        stages: fewest patches first, the full image's last.
         matmul_flops_per_s: what all ranks together reach in a large matrix product, in the precision of training.
         peak_memory_bytes: main memory of the rank that needed most, over the whole profile.
     """
@@ -155,7 +158,8 @@ class Profile:
     @property
     def full(self) -> StageProfile | None:
         """The stage of full patches."""
-        return next((stage for stage in self.stages if stage.num_kept == self.num_patches), None)
+        last = self.stages[-1]
+        return last if last.num_kept == self.num_patches else None
 
     @property
     def schedule_time_ratio(self) -> float | None:
@@ -245,7 +249,7 @@ class Profile:
         costs = ("bytes_per_image", *read, "flops_per_image", "peak_device_memory_bytes", "limited_by")
         times = ("loader_thread_us_per_image", "behind_decode_cpu_ms_per_image")
         return {
-            **{name: getattr(stage, name) for name in ("keep_rate", "num_kept", "share")},
+            **{name: getattr(stage, name) for name in ("keep_rate", "num_kept", "share", "image_size", "patch_size")},
             **rates,
             **{part.name: getattr(stage.loader_parts, part.name, None) for part in fields(LoaderParts)},
             **{name: getattr(stage, name) for name in (*names, *costs, *times)},

@@ -5,6 +5,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from engine.config import RunConfig, dump_config
+from engine.metrics import rows_by_keep_rate, sizes_of
 from tools.report.files import RunFiles
 from tools.report.mosaic import mosaics, run_rule
 from tools.report.page import Picture, Report, pairs, table, tag
@@ -116,16 +117,18 @@ def _value(run: RunFiles, value: float) -> str:
 def _results(run: RunFiles) -> Element:
     assert run.summary is not None
     measured = run.summary.get("top1") or run.summary["reconstruction_loss"]
-    stages = {stage["keep_rate"]: stage for stage in run.summary["stages"]}
+    with_sizes = len({sizes_of(stage) for stage in run.summary["stages"]}) > 1
     rows = []
-    for rate in sorted({*stages, *map(float, measured)}, reverse=True):
-        value, stage = measured.get(str(rate)), stages.get(rate)
+    for rate, stage in rows_by_keep_rate(run.summary["stages"], measured):
+        value = measured.get(str(rate))
         speed = ["-"] * 4
         if stage:
             speed = [f"{stage['num_kept']}", f"{stage['num_steps']:,}", f"{stage['images_per_s']:,.0f}"]
             speed.append(f"{stage['loader_wait_share']:.1%}")
-        rows.append([f"{rate:g}", "-" if value is None else _value(run, value), *speed])
+        sizes = (["{} / {}".format(*sizes_of(stage))] if stage else ["-"]) if with_sizes else []
+        rows.append([f"{rate:g}", "-" if value is None else _value(run, value), *speed, *sizes])
     head = ["keep rate", run.measure, "patches", "steps trained", "images/s", "loader wait"]
+    head += ["image / patch, pixels"] if with_sizes else []
     caption = "-: not validated, or not trained, at this rate. Loader wait is its share of the step's time."
     return table(head, rows, caption=caption)
 

@@ -1,6 +1,6 @@
 """The pictures of a run's report, but for its mosaics."""
 
-from engine.metrics import stage_table
+from engine.metrics import sizes_of, stage_table
 from tools.report.files import RunFiles
 from tools.report.page import Picture
 from tools.report.plot import Series, draw_bars, draw_lines, looks, smoothed
@@ -69,7 +69,10 @@ def draw_schedule(run: RunFiles) -> list[Picture]:
 def draw_speed(run: RunFiles) -> list[Picture]:
     """Images per second and loader wait of each stage."""
     stages = stage_table(run.train)[:_MAX_BARS]
-    labels = [f"{stage['keep_rate']:.3g}" for stage in stages]
+    with_sizes = len({sizes_of(stage) for stage in stages}) > 1
+    labels = [
+        f"{stage['keep_rate']:.3g}" + (" of {} / {}".format(*sizes_of(stage)) if with_sizes else "") for stage in stages
+    ]
     speeds, waits = [s["images_per_s"] for s in stages], [100 * s["loader_wait_share"] for s in stages]
     texts = [f"{speed:,.0f}" for speed in speeds], [f"{wait:.1f} %" for wait in waits]
     alts = [

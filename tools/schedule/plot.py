@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.plan.schedule import PatchSchedule, StageSummary
+from pipeline.plan.sizes import Axis
 from tools.colours import BLUE, ORANGE
 
 _MAX_POINTS = 200_000  # steps drawn; longer runs are thinned out
@@ -22,12 +23,18 @@ def draw(schedule: PatchSchedule, stages: list[StageSummary], title: str, path: 
     Raises:
         OSError: the file cannot be written.
     """
-    figure = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
-    over_steps, shares = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
+    sizes = schedule.config.sizes
+    figure = Figure(figsize=(10, 4.2 + 1.8 * len(sizes)), dpi=120, layout="constrained")
+    heights = [4.2, *[1.8] * len(sizes)]
+    rows = figure.subplots(len(heights), 2, width_ratios=(3, 1), height_ratios=heights, sharey="row", squeeze=False)
+    over_steps, shares = rows[0]
     figure.suptitle(f"{title} (mean keep rate {schedule.mean_keep_rate:.3f})")
     _draw_steps(over_steps, schedule)
     _draw_shares(shares, stages)
     over_steps.set_ylim(0, 1.08)
+    for axis, (left, right) in zip(sizes, rows[1:], strict=True):
+        _draw_sizes(left, schedule, axis)
+        right.set_axis_off()
     figure.savefig(path)
 
 
@@ -49,24 +56,38 @@ def _draw_steps(axes: Axes, schedule: PatchSchedule) -> None:
     epochs.set_xlabel("epoch" if schedule.config.examples is None else "epochs of all examples")
 
 
+def _draw_sizes(axes: Axes, schedule: PatchSchedule, axis: Axis) -> None:
+    total = schedule.total_steps
+    steps = np.arange(0, total, -(-total // _MAX_POINTS))
+    sizes = {"image_size": schedule.image_sizes, "patch_size": schedule.patch_sizes}[axis](steps)
+    if schedule.config.sizes[axis].kind == "choice":
+        axes.plot(steps, sizes, linestyle="none", marker="|", markersize=4, color=ORANGE)
+    else:
+        axes.plot(np.append(steps, total), np.append(sizes, sizes[-1]), drawstyle="steps-post", color=ORANGE)
+    axes.set_xlim(0, total)
+    axes.set_ylim(0, 1.15 * sizes.max())
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"{axis.replace('_', ' ')}, px")
+    axes.grid(alpha=0.3)
+
+
 def _times(factor: float) -> Callable[[Any], Any]:
     return lambda values: np.asarray(values) * factor
 
 
 def _draw_shares(axes: Axes, stages: list[StageSummary]) -> None:
-    rates = [stage.keep_rate for stage in stages]
-    shares = [stage.share for stage in stages]
-    labelled = len(stages) <= _MAX_LABELLED_STAGES
+    """A bar for each keep rate, all sizes together."""
+    rates = sorted({stage.keep_rate for stage in stages})
+    at_rate = [[stage for stage in stages if stage.keep_rate == rate] for rate in rates]
+    shares = [sum(stage.share for stage in group) for group in at_rate]
+    labelled = len(rates) <= _MAX_LABELLED_STAGES
     gap = min((b - a for a, b in pairwise(rates)), default=0.2)
     axes.barh(rates, shares, height=0.6 * min(gap, 0.2), color=ORANGE)
     if labelled:
-        for stage in stages:
-            axes.annotate(
-                f" {stage.num_kept} patches, {stage.share:.1%}",
-                (stage.share, stage.keep_rate),
-                va="center",
-                fontsize=8,
-            )
+        for rate, share, group in zip(rates, shares, at_rate, strict=True):
+            nums_kept = sorted({stage.num_kept for stage in group})
+            kept = f"{nums_kept[0]}" if len(nums_kept) == 1 else f"{nums_kept[0]} to {nums_kept[-1]}"
+            axes.annotate(f" {kept} patches, {share:.1%}", (share, rate), va="center", fontsize=8)
     # Room for the labels beside the longest bar.
     axes.set_xlim(0, max(shares) * (2.6 if labelled else 1.1))
     axes.set_xlabel("share of the run")

@@ -1,5 +1,6 @@
 """A run's schedule before the run: its stages, their shares, and what training costs against full patches."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipeline.plan.ramps import LOW_AND_HIGH
 from pipeline.plan.schedule import PatchSchedule, StageSummary
 from pipeline.shards.index import open_index
 
+_SIZES_HEAD = f"{'image_size':>11} {'patch_size':>11} "
 _TABLE_ROWS = 24  # with rounding off, a stage for every number of patches would fill screens
 
 
@@ -18,7 +20,8 @@ class Preview:
     """A schedule laid over its run.
 
     Attributes:
-        relative_flops: of each stage, a training step's operations over those of a step at full patches.
+        relative_flops: of each stage, a training step's operations over those of a step at full patches of data's
+            sizes.
     """
 
     config: RunConfig
@@ -64,13 +67,19 @@ def preview(config: RunConfig) -> Preview:
     num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
     schedule = build_schedule(config, num_samples)
     stages = schedule.stages()
-    flops = flops_per_image(config, [stage.num_kept for stage in stages])
+    flops = flops_per_image(config, [stage.num_kept for stage in stages], [stage.patch_size for stage in stages])
     (full,) = flops_per_image(config, [schedule.num_patches])
     return Preview(config, schedule, stages, [one / full for one in flops])
 
 
-def flops_per_image(config: RunConfig, nums_kept: list[int]) -> list[int]:
-    """Floating-point operations of a training step for one image, at each number of patches; no decoder's."""
+def flops_per_image(
+    config: RunConfig, nums_kept: list[int], patch_sizes: Sequence[int | None] | None = None
+) -> list[int]:
+    """Floating-point operations of a training step for one image, at each number of patches; no decoder's.
+
+    Args:
+        patch_sizes: of the patches, in pixels, one for each number; None: that of ``data``.
+    """
     import torch  # here, so that a mistake in the configuration is reported at once
 
     from engine.evaluation.trained import build_run_model
@@ -78,22 +87,23 @@ def flops_per_image(config: RunConfig, nums_kept: list[int]) -> list[int]:
 
     with torch.device("meta"):  # no weights: layer sizes are all that counts
         model = build_run_model(config)
-    return [training_flops_per_image(model, num_kept) for num_kept in nums_kept]
+    of_each = patch_sizes or [None] * len(nums_kept)
+    return [training_flops_per_image(model, *stage) for stage in zip(nums_kept, of_each, strict=True)]
 
 
 def describe(shown: Preview) -> str:
     """The preview as a table for people."""
-    config, schedule = shown.config, shown.schedule
+    config, schedule, with_sizes = shown.config, shown.schedule, bool(shown.config.schedule.sizes)
     lines = [
         f"{config.name}: {title_of(config)}; {schedule.num_patches} patches, {schedule.total_steps:,} steps of "
         f"{schedule.global_batch_size} images, {schedule.steps_per_epoch:,} steps an epoch",
         "",
-        f"{'keep rate':>9} {'num_kept':>9} {'share':>8} {'steps':>11} {'first step':>11} {'last step':>11} "
-        f"{'FLOPs':>8}",
+        f"{'keep rate':>9} {'num_kept':>9} {_SIZES_HEAD if with_sizes else ''}{'share':>8} {'steps':>11} "
+        f"{'first step':>11} {'last step':>11} {'FLOPs':>8}",
     ]
     rows = [
-        f"{stage.keep_rate:>9.4g} {stage.num_kept:>9} {stage.share:>8.1%} {stage.num_steps:>11,} "
-        f"{stage.first_step:>11,} {stage.last_step:>11,} {flops:>8.1%}"
+        f"{stage.keep_rate:>9.4g} {stage.num_kept:>9} {_sizes(stage) if with_sizes else ''}{stage.share:>8.1%} "
+        f"{stage.num_steps:>11,} {stage.first_step:>11,} {stage.last_step:>11,} {flops:>8.1%}"
         for stage, flops in zip(shown.stages, shown.relative_flops, strict=True)
     ]
     if len(rows) > _TABLE_ROWS:
@@ -105,10 +115,16 @@ def describe(shown: Preview) -> str:
             *rows,
             "",
             f"mean keep rate {schedule.mean_keep_rate:.3f}; training FLOPs {shown.relative_training_flops:.1%} of "
-            "those at full patches" + (", without the decoder" if config.task == "pretrain" else ""),
+            "those at full patches"
+            + (f" of {config.data.image_size} pixels" if with_sizes else "")
+            + (", without the decoder" if config.task == "pretrain" else ""),
             *describe_examples(config.schedule.examples, schedule.epochs, schedule.total_steps),
         ]
     )
+
+
+def _sizes(stage: StageSummary) -> str:
+    return f"{stage.image_size:>11} {stage.patch_size:>11} "
 
 
 def title_of(config: RunConfig) -> str:
@@ -119,4 +135,6 @@ def title_of(config: RunConfig) -> str:
         text = f"{schedule.kind} ({low:g} to {high:g})"
     else:
         text = schedule.kind
+    for axis, one in schedule.sizes.items():
+        text += f", {axis} {one.kind} ({min(one.named)} to {max(one.named)} pixels)"
     return f"{text}, cooldown {schedule.cooldown}" if schedule.cooldown.amount else text

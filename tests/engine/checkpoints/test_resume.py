@@ -313,6 +313,14 @@ def test_other_score_maps_are_another_run_that_is_refused_by_name(toy: Path) -> 
     check_allowed_keys(["selection.map.fingerprint"], second)
 
 
+def test_a_run_whose_images_change_their_size_is_another_run(toy: Path) -> None:
+    sizes = "schedule.image_size={kind: steps, values: [[0, 16], [0.5, 32]]}"
+    before, after = identity_of(toy), identity_of(toy, sizes)
+    assert [key for key in after if before[key] != after[key]] == ["schedule"]
+    assert after["schedule"]["image_size"]["kind"] == "steps"
+    assert "patch_size" not in after["schedule"]
+
+
 # What a new key of the configuration brings about
 
 CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
@@ -329,6 +337,7 @@ RECORDED = {
     "optim": ("lr", "final_lr", "weight_decay", "betas", "eps", "warmup", "layer_decay"),
     "engine": ("zero_stage", "precision"),
 }
+RECORDED_SCHEDULE = ("kind", "keep_rate", "rounding", "cooldown")
 RECORDED_SELECTION = ("rule", "temperature", "estimate", "estimate_size", "snapshot_at")
 
 
@@ -338,9 +347,9 @@ def recorded_identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
     scheme = {SCHEME_KEY: SCHEME} if (config.engine.zero_stage, config.engine.precision) == (0, "bf16") else {}
     operations = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     values = config.model_dump(mode="json")
-    del values["schedule"]["examples"]
     return {
-        **{key: values[key] for key in ("task", "seed", "schedule")},
+        **{key: values[key] for key in ("task", "seed")},
+        "schedule": {key: values["schedule"][key] for key in (*RECORDED_SCHEDULE, *config.schedule.sizes)},
         "selection": {key: values["selection"][key] for key in RECORDED_SELECTION},
         **{f"{section}.{key}": values[section][key] for section, keys in RECORDED.items() for key in keys},
         **operations,

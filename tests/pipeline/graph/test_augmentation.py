@@ -304,8 +304,9 @@ def operators(settings: GraphSettings) -> list[Any]:
 @pytest.mark.parametrize("device_id", [None, 0], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("crop", ["resized", "pad"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=["everything", "trivialaugment and mean", "jitter and cutmix"])
+@pytest.mark.parametrize("sizes_vary", [False, True])
 def test_no_operator_draws_anything_and_each_exists_for_its_device(
-    photos: ShardIndex, settings: dict, crop: str, device_id: int | None
+    photos: ShardIndex, settings: dict, crop: str, device_id: int | None, sizes_vary: bool
 ) -> None:
     backend: Any = backend_impl
     registered = {
@@ -314,7 +315,7 @@ def test_no_operator_draws_anything_and_each_exists_for_its_device(
         "mixed": set(backend.RegisteredMixedOps()),
     }
     data = photo_data(photos, **settings, crop=crop)
-    used = operators(GraphSettings(data, SelectionConfig(), crop, 8, 1, device_id=device_id))
+    used = operators(GraphSettings(data, SelectionConfig(), crop, 8, 1, device_id=device_id, sizes_vary=sizes_vary))
     assert len(used) > 10
     for operator in used:
         assert not operator.schema.HasRandomSeedArg(), f"{operator.schema.Name()} draws numbers"

@@ -207,12 +207,14 @@ def test_batches_with_different_numbers_of_kept_patches_follow_one_another(photo
 
 
 @pytest.mark.parametrize("crop", ["resized", "pad"])
-@pytest.mark.parametrize("uniform_size", [True, False])
+@pytest.mark.parametrize(("uniform_size", "sizes_vary"), [(True, False), (False, False), (False, True)])
 @pytest.mark.parametrize("rule", RULES[:3], ids=lambda rule: rule.rule)
 def test_every_operator_of_the_gpu_graph_exists_for_its_device(
-    photos: ShardIndex, crop: str, uniform_size: bool, rule: SelectionConfig
+    photos: ShardIndex, crop: str, uniform_size: bool, sizes_vary: bool, rule: SelectionConfig
 ) -> None:
-    settings = GraphSettings(photo_data(photos), rule, crop, 8, 1, uniform_size=uniform_size, device_id=0)
+    settings = GraphSettings(
+        photo_data(photos), rule, crop, 8, 1, uniform_size=uniform_size, device_id=0, sizes_vary=sizes_vary
+    )
     graph = define_graph(lambda _: (), settings)
     graph._build_graph()  # all of building that needs no GPU
     backend: Any = backend_impl
