@@ -105,7 +105,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
     """
     config, plan, world = run.config, run.plan, run.world
     metrics = MetricsFile(run.folder / "metrics.jsonl", first_step, world, run.monitors)
-    progress = Progress(first_step, stop_step, world)
+    progress = Progress(first_step, stop_step, world, with_sizes=bool(config.schedule.sizes))
     clock = IntervalClock(Laps.on(world.device))
     bad_samples = BadSampleLog(run.folder / "bad_samples.jsonl", first_step, config.data, world)
     run.engine.train()
