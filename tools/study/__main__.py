@@ -59,7 +59,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--machine",
         type=_machine,
         default=(0, 1),
-        metavar="I/N",
+        metavar="I/N|any",
         help=f"train only this part, or {ANY}: what no other process with {ANY} trains (default: 0/1, which is all)",
     )
     parser.add_argument("--show", action="store_true", help="train nothing, write nothing; show what is finished")
