@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from saved_profiles import write_profile
 
+from benchmarks.performance import predicted_hosts_section
 from benchmarks.predicted_hosts import __main__ as benchmark
 from benchmarks.predicted_hosts.compared import compare
 from benchmarks.predicted_hosts.line import bytes_in, shaping
@@ -72,6 +73,20 @@ def test_a_rate_is_told_in_bits_and_a_segment_fits_into_what_goes_at_once() -> N
 def test_bytes_sent_are_read_off_what_ip_tells() -> None:
     told = [{"ifname": "eth0", "stats64": {"rx": {"bytes": 7}, "tx": {"bytes": 1234, "packets": 5}}}]
     assert bytes_in(json.dumps(told)) == 1234
+
+
+def test_the_page_tells_every_rate_stage_and_zero_stage() -> None:
+    stage = {"num_kept": 14, "predicted_step_s": 0.08, "predicted_exchange_s": 0.0147, "measured_step_s": 0.1}
+    run = {"link_gbit_per_s": 0.25, "predicted_s": 9.0, "measured_s": 10.0, "difference": -0.1}
+    carried = {"zero_stage": 3, "predicted_bytes": 21_809_784.0, "counted_bytes": 22_261_940.2}
+    hardware = {"nvidia-dali-cuda130": "2.4", "cpu": "EPYC", "cores": 2, "memory_gib": 24, "torch": "2", "timm": "1"}
+    facts = {"command": "python", "hardware": hardware, "repeats": 4, "load_average_before": 0.1, "turns": 2}
+    rates = [{**run, "stages": [{**stage, "difference": -0.2}], "measured_s_of_turns": [10.5, 11.0]}]
+    shown = predicted_hosts_section({**facts, "rates": rates, "bytes": [carried]})
+    assert "| 0.25 Gbit/s | 14 | 80.0 ms | 14.7 ms | 100.0 ms | -20.0% |" in shown
+    assert "| 0.25 Gbit/s | whole run | 9.00 s |  | 10.00 s | -10.0% |" in shown
+    assert "0.25 Gbit/s: 10.50, 11.00" in shown
+    assert "| 3 | 21,809,784 | 22,261,940 |" in shown
 
 
 def test_a_machine_of_one_core_is_told_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

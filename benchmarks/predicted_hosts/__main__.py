@@ -96,7 +96,7 @@ def profile(hosts: Sequence[Host], cores: Sequence[int], folder: Path, options: 
 def train(hosts: Sequence[Host], cores: Sequence[int], folder: Path, arguments: Sequence[str]) -> Lines:
     """The metrics of a run of one rank on each host."""
     out = folder / "run"
-    command = [*arguments, "--resume", "never", "--out", out]
+    command: list[str | Path] = [*arguments, "--resume", "never", "--out", out]
     places = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_SIZE": "1"}
     places |= {"MASTER_ADDR": hosts[0].name, "MASTER_PORT": "29500"}
     started = [

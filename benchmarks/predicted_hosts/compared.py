@@ -29,19 +29,19 @@ def compare(
         runs: the metrics of each time that the run was made.
     """
     schedule = build_schedule(config, num_samples)
-    cost = cost_of(config, profile, hosts, gbit_per_s)
-    predicted_s, measured_s = predict(config, schedule, cost).predicted_s, undisturbed_s(runs)
+    predicted = predict(config, schedule, cost_of(config, profile, hosts, gbit_per_s)).as_json()
+    predicted_s, measured_s = predicted["predicted_s"], undisturbed_s(runs)
     stages = []
-    for stage in schedule.stages():
-        own_s, run_s = float(cost.step_s[stage.num_kept]), _fastest_step_s(runs, stage.num_kept)
+    for stage, told in zip(schedule.stages(), predicted["predicted_stages"], strict=True):
+        run_s = _fastest_step_s(runs, stage.num_kept)
         stages.append(
             {
                 "num_kept": stage.num_kept,
                 "num_steps": stage.num_steps,
-                "predicted_step_s": own_s,
-                "predicted_exchange_s": float(cost.exchange_s[stage.num_kept]),
+                "predicted_step_s": told["step_s"],
+                "predicted_exchange_s": told["exchange_s"],
                 "measured_step_s": run_s,
-                "difference": own_s / run_s - 1,
+                "difference": told["step_s"] / run_s - 1,
             }
         )
     return {

@@ -96,19 +96,19 @@ def exposed_s(
     passes: np.ndarray,
     forward_s: np.ndarray,
     backward_s: np.ndarray,
-    on_gpu: bool,
+    overlaps: bool,
 ) -> np.ndarray:
     """Seconds of a training step in which ranks exchange and nothing is computed: float64, of the arguments' shape.
 
     Args:
         passes: forward passes that make a step.
         forward_s, backward_s: of all of a step's passes.
-        on_gpu: there exchange goes on beside computation, in a stream of its own. On a processor DeepSpeed waits for
-            every bucket.
+        overlaps: whether exchange goes on beside computation: on a GPU, in a stream of its own. On a processor
+            DeepSpeed waits for every bucket.
     """
     exchange = EXCHANGES[config.engine.zero_stage]
     turn_s = network.turn_s(num_parameters * bytes_of_a_number(config))
-    hiding_s = (backward_s + (forward_s if exchange.beside_forward else 0.0)) / passes if on_gpu else 0.0
-    of_a_pass = np.maximum(exchange.in_a_pass(on_gpu=on_gpu) * turn_s - hiding_s, 0.0)
+    hiding_s = (backward_s + (forward_s if exchange.beside_forward else 0.0)) / passes if overlaps else 0.0
+    of_a_pass = np.maximum(exchange.in_a_pass(on_gpu=overlaps) * turn_s - hiding_s, 0.0)
     times = passes if exchange.every_pass else np.ones_like(passes)
     return of_a_pass * times + exchange.afterwards * turn_s

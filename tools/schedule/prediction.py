@@ -233,7 +233,7 @@ def _exchange(
         passes=np.array([micro_batches.steps(one) for one in nums_kept.tolist()]),
         forward_s=parts["forward_s"],
         backward_s=parts["backward_s"],
-        on_gpu=profile.has_gpu,
+        overlaps=profile.has_gpu,
     )
     return exposed - parts["exchange_s"]  # what ranks of one host exchanged is in the profile's step
 

@@ -17,7 +17,7 @@ def config(zero: int, precision: str = "fp32") -> RunConfig:
     return load_config(ROOT / "configs" / "fashion_mnist.yaml", overrides)
 
 
-def exposed(zero: int, *, passes: int = 1, computing_s: float = 0.0, on_gpu: bool = True, **of: Any) -> float:
+def exposed(zero: int, *, passes: int = 1, computing_s: float = 0.0, overlaps: bool = True, **of: Any) -> float:
     found = exposed_s(
         config(zero, **of),
         TWO,
@@ -25,7 +25,7 @@ def exposed(zero: int, *, passes: int = 1, computing_s: float = 0.0, on_gpu: boo
         passes=np.array([passes]),
         forward_s=np.array([computing_s / 3]),
         backward_s=np.array([2 * computing_s / 3]),
-        on_gpu=on_gpu,
+        overlaps=overlaps,
     )
     return float(found[0])
 
@@ -42,7 +42,7 @@ def test_every_zero_stage_has_its_exchange() -> None:
 
 
 def test_gloo_scatters_by_an_all_reduce() -> None:
-    assert exposed(3, passes=2, on_gpu=False) == pytest.approx(2 * (2 + 4))
+    assert exposed(3, passes=2, overlaps=False) == pytest.approx(2 * (2 + 4))
     assert exposed(3, passes=2) == pytest.approx(2 * (2 + 2))
 
 
@@ -50,7 +50,7 @@ def test_gloo_scatters_by_an_all_reduce() -> None:
 def test_a_line_carries_in_a_step_what_nothing_hides_if_nothing_is_computed(on_gpu: bool) -> None:
     for zero in EXCHANGES:
         carried = carried_bytes(config(zero), TWO, NUMBERS, 4, on_gpu=on_gpu)
-        assert carried == pytest.approx(1e9 * exposed(zero, passes=4, on_gpu=on_gpu))
+        assert carried == pytest.approx(1e9 * exposed(zero, passes=4, overlaps=on_gpu))
 
 
 def test_a_backward_pass_hides_gradients_under_zero_1_and_2_but_not_the_weights_behind_it() -> None:
@@ -60,7 +60,7 @@ def test_a_backward_pass_hides_gradients_under_zero_1_and_2_but_not_the_weights_
 
 
 def test_a_processor_hides_nothing() -> None:
-    assert exposed(1, computing_s=300.0, on_gpu=False) == pytest.approx(6)
+    assert exposed(1, computing_s=300.0, overlaps=False) == pytest.approx(6)
 
 
 def test_zero_1_exchanges_once_a_step_and_zero_2_in_every_pass() -> None:
