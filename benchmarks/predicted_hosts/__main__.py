@@ -13,6 +13,7 @@ predicted_hosts.json. Exit codes: 0; 1 a time is off by more than 15 %; 2 this m
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -211,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if (lacking := why_not_here(cores)) is not None:
             raise OSError(f"two hosts cannot be made: {lacking}")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left behind
         found = measure(options, cores)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
