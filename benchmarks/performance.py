@@ -317,6 +317,39 @@ def levels_table_section(result: dict[str, Any]) -> str:
     )
 
 
+def predicted_hosts_section(result: dict[str, Any]) -> str:
+    rows = []
+    for one in result["rates"]:
+        rate = f"{one['link_gbit_per_s']:g} Gbit/s"
+        for stage in one["stages"]:
+            names = ("predicted_step_s", "predicted_exchange_s", "measured_step_s")
+            ms = [f"{1000 * stage[name]:.1f} ms" for name in names]
+            rows.append([rate, f"{stage['num_kept']}", *ms, f"{stage['difference']:+.1%}"])
+        whole = [f"{one['predicted_s']:.2f} s", "", f"{one['measured_s']:.2f} s"]
+        rows.append([rate, "whole run", *whole, f"{one['difference']:+.1%}"])
+    counted = [
+        [f"{one['zero_stage']}", *(f"{one[name]:,.0f}" for name in ("predicted_bytes", "counted_bytes"))]
+        for one in result["bytes"]
+    ]
+    whole_times = "; ".join(
+        f"{one['link_gbit_per_s']:g} Gbit/s: " + ", ".join(f"{seconds:.2f}" for seconds in one["measured_s_of_turns"])
+        for one in result["rates"]
+    )
+    return "\n".join(
+        [
+            "## Two hosts, predicted from one\n",
+            machine(result),
+            "\nTwo hosts are namespaces of one machine, each a rank on a core of its own; a profile of the first told "
+            "what a step on both takes over lines of two rates. Steps are those of the fastest windows of both sides; "
+            f"whole times of the {result['turns']} turns, in s: {whole_times}. ZeRO 0.\n",
+            table(["line", "patches", "predicted", "of it exchange", "measured", "difference"], rows),
+            "\nBytes that a host sends in a step of two passes of another model (counted as its network device does, "
+            "with headers and answers):\n",
+            table(["ZeRO", "predicted", "counted"], counted),
+        ]
+    )
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "loader": loader_section,
     "loader_real_photographs": partial(loader_section, title="The loader on real photographs"),
@@ -327,6 +360,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "levels_table": levels_table_section,
     "epoch": epoch_section,
     "scale": scale_section,
+    "predicted_hosts": predicted_hosts_section,
 }
 COMMANDS = {name: f"python -m benchmarks.{name}" for name in SECTIONS} | {
     "loader_real_photographs": "python -m benchmarks.loader --data data/real-photographs --data-sets photographs "
