@@ -358,7 +358,7 @@ class DataConfig(Settings):
             return self
         for key, size in sizes.items():
             if not 1 <= size <= MOST_PIXELS:
-                raise ValueError(f"{key} is a whole number of pixels from 1 to {MOST_PIXELS:,}, got {size}")
+                raise ValueError(f"{key}: a size is a whole number of pixels from 1 to {MOST_PIXELS:,}, got {size}")
         _check_tiling(**sizes)
         return self.model_copy(update=sizes)
 

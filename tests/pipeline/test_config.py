@@ -100,8 +100,8 @@ def test_other_sizes_change_nothing_else() -> None:
     [
         (18, None, "patch_size 4 does not divide image_size 18; patch sizes near it that do: 2, 3, 6"),
         (None, 3, "patch_size 3 does not divide image_size 16"),
-        (0, None, "image_size is a whole number of pixels from 1 to 1,000,000, got 0"),
-        (None, -4, "patch_size is a whole number of pixels from 1 to 1,000,000, got -4"),
+        (0, None, "image_size: a size is a whole number of pixels from 1 to 1,000,000, got 0"),
+        (None, -4, "patch_size: a size is a whole number of pixels from 1 to 1,000,000, got -4"),
     ],
 )
 def test_other_sizes_that_do_not_fit_are_refused(image_size: int | None, patch_size: int | None, message: str) -> None:
