@@ -121,8 +121,8 @@ class TrainConfig(Settings):
         None,
         ge=1,
         le=10**9,
-        description="instead of micro_batch_size: micro batches grow as the keep rate falls, to as many images as have "
-        "this many tokens (kept patches, and one more an image); the global batch stays",
+        description="instead of micro_batch_size: micro batches grow where an image has fewer tokens (its kept patches "
+        "and one more), to as many images as have this many; the global batch stays",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target that is spread over all classes")
     loss: Literal["cross_entropy", "binary_cross_entropy"] = Field(

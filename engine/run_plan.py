@@ -19,9 +19,11 @@ _BYTES_EXCHANGED = {"fp32": 4, "bf16": 2}  # for a number, under ZeRO
 class MicroBatches:
     """How a rank's share of every global batch is cut into forward passes, by the number of patches kept.
 
-    With ``most_tokens`` the micro batches grow as the keep rate falls, so that each is about the same work: the largest
-    that divide the share and stay within the limit. A smallest micro batch, of one image or one pair, is allowed to be
-    over it. What is trained on stays the same, only rounding and the draws of dropout and drop path differ.
+    With ``most_tokens`` the micro batches grow where fewer are kept (at a lower keep rate, of a smaller image or of
+    larger patches), so that each is about the same work: the largest that divide the share and stay within the limit.
+    Work follows the tokens, not the pixels in them, which go through one matrix product alone. A smallest micro batch,
+    of one image or one pair, is allowed to be over the limit. What is trained on stays the same, only rounding and the
+    draws of dropout and drop path differ.
 
     Attributes:
         share: the rank's images in a global batch.

@@ -319,13 +319,7 @@ class DataConfig(Settings):
 
     @model_validator(mode="after")
     def _patches_tile_the_image(self) -> "DataConfig":
-        if self.image_size % self.patch_size:
-            divisors = [p for p in range(1, self.image_size + 1) if self.image_size % p == 0]
-            nearest = sorted(divisors, key=lambda p: abs(p - self.patch_size))[:3]
-            raise ValueError(
-                f"patch_size {self.patch_size} does not divide image_size {self.image_size}; "
-                f"patch sizes near it that do: {', '.join(map(str, sorted(nearest)))}"
-            )
+        _check_tiling(self.image_size, self.patch_size)
         return self
 
     @model_validator(mode="after")
@@ -351,11 +345,21 @@ class DataConfig(Settings):
             raise ValueError(f"echo_gap {self.echo_gap} is the gap between the views of an echo, and echo is 1")
         return self
 
-    def at(self, image_size: int | None, patch_size: int | None) -> "DataConfig":
-        """The same for images and patches of another size in pixels; None: as they are here."""
-        sizes = {"image_size": image_size or self.image_size, "patch_size": patch_size or self.patch_size}
-        if (self.image_size, self.patch_size) == tuple(sizes.values()):
+    def at(self, image_size: int | None = None, patch_size: int | None = None) -> "DataConfig":
+        """The same for images and patches of other sizes in pixels; None: as they are here.
+
+        Raises:
+            ValueError: a size below 1, or a patch that does not divide the image.
+        """
+        own = {"image_size": self.image_size, "patch_size": self.patch_size}
+        asked = {"image_size": image_size, "patch_size": patch_size}
+        sizes = own | {key: size for key, size in asked.items() if size is not None}
+        if sizes == own:
             return self
+        for key, size in sizes.items():
+            if not 1 <= size <= MOST_PIXELS:
+                raise ValueError(f"{key}: a size is a whole number of pixels from 1 to {MOST_PIXELS:,}, got {size}")
+        _check_tiling(**sizes)
         return self.model_copy(update=sizes)
 
     @property
@@ -366,3 +370,13 @@ class DataConfig(Settings):
     @property
     def num_patches(self) -> int:
         return self.grid_size**2
+
+
+def _check_tiling(image_size: int, patch_size: int) -> None:
+    if image_size % patch_size:
+        divisors = [p for p in range(1, image_size + 1) if image_size % p == 0]
+        nearest = sorted(divisors, key=lambda p: abs(p - patch_size))[:3]
+        raise ValueError(
+            f"patch_size {patch_size} does not divide image_size {image_size}; "
+            f"patch sizes near it that do: {', '.join(map(str, sorted(nearest)))}"
+        )

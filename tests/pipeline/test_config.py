@@ -87,6 +87,28 @@ def test_a_patch_size_that_does_not_divide_the_image_comes_with_sizes_that_do() 
     assert "patch_size 15 does not divide image_size 224; patch sizes near it that do: 8, 14, 16" in message(error)
 
 
+def test_other_sizes_change_nothing_else() -> None:
+    data = data_config(image_size=16, patch_size=4)
+    assert data.at() is data
+    larger = data.at(24, 8)
+    assert (larger.image_size, larger.patch_size, larger.num_patches) == (24, 8, 9)
+    assert larger.at(data.image_size, data.patch_size) == data
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size", "message"),
+    [
+        (18, None, "patch_size 4 does not divide image_size 18; patch sizes near it that do: 2, 3, 6"),
+        (None, 3, "patch_size 3 does not divide image_size 16"),
+        (0, None, "image_size: a size is a whole number of pixels from 1 to 1,000,000, got 0"),
+        (None, -4, "patch_size: a size is a whole number of pixels from 1 to 1,000,000, got -4"),
+    ],
+)
+def test_other_sizes_that_do_not_fit_are_refused(image_size: int | None, patch_size: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data_config(image_size=16, patch_size=4).at(image_size, patch_size)
+
+
 @pytest.mark.parametrize(
     ("section", "settings"),
     [
