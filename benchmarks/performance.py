@@ -10,36 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.levels.page import levels_section, levels_table_section
 from benchmarks.measuring import RESULTS
-from pipeline.installed import DALI_BUILDS
+from benchmarks.predicted_hosts.page import predicted_hosts_section
+from benchmarks.shared.pages import extremes, machine, table
 
 PAGE, TEXT = Path("docs/performance.md"), Path(__file__).with_suffix(".md")
 _ACCEPTED = ("update", "loader", "step")
 DECODING_RESIZED = "ours, decoding alone, shards of 256 pixels"
 TITLES = {"photographs": "Photographs, 224 pixels, patches of 16", "fashion_mnist": "Fashion-MNIST, patches of 4"}
-
-
-def extremes(found: dict[str, Any], form: str) -> str:
-    """A spread: ``median (min to max)``."""
-    return f"{found['median']:{form}} ({found['min']:{form}} to {found['max']:{form}})"
-
-
-def machine(result: dict[str, Any]) -> str:
-    """What a result was measured on, how, and how busy the machine was with it."""
-    hardware = result["hardware"]
-    dali = next(hardware[build] for build in DALI_BUILDS if build in hardware)
-    gpus = "".join(f"{gpu}, " for gpu in hardware.get("gpus", []))
-    driver = f"driver {hardware['driver']}, " if gpus and hardware.get("driver") else ""
-    return (
-        f"`{result['command']}`, on {gpus}{driver}{hardware['cpu']}, {hardware['cores']} core(s), "
-        f"{hardware['memory_gib']:g} GiB, {result['repeats']} repeats; torch {hardware['torch']}, DALI {dali}, timm "
-        f"{hardware['timm']}. Load average before: {result['load_average_before']:.1f}."
-    )
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def ratio_line(what: str, bound: str, line: dict[str, Any]) -> str:
@@ -255,97 +234,6 @@ def scale_section(result: dict[str, Any]) -> str:
             table(["samples", "shards", "s"], starts),
             "The loader, rule `contrast`, keep rate 0.6:",
             table(["data set", "threads", "batch", "images/s"], loaders),
-        ]
-    )
-
-
-def levels_section(result: dict[str, Any]) -> str:
-    rows = []
-    for line in result["rates"]:
-        rates = [extremes(way["images_per_s"], ",.0f") for way in line["ways"]]
-        ratios = [extremes(line[name], ".2f") for name in ("ratio", "cpu_ratio")]
-        rows.append([f"{line['image_size']}", f"{line['keep_rate']:g}", *rates, *ratios])
-    shares, full_bytes = [], result["tar_bytes"]["full size"]
-    for one in result["pixels"]:
-        at_level = one["distance_of_images_at_a_level"]
-        far = ["", ""] if at_level is None else [f"{at_level['mean']:.2f}", f"{at_level['p95']:.2f}"]
-        taken = ", ".join(f"{name} {share:.0%}" for name, share in one["share_at"].items())
-        kilobytes = [f"{one[key] / 1000:.1f}" for key in ("bytes_read_per_image", "bytes_read_per_image_full_size")]
-        shares.append([f"{one['image_size']}", taken, *kilobytes, f"{one['mean_distance']:.2f}", *far])
-    sizes = ", ".join(f"{name} {size / full_bytes:.0%}" for name, size in result["tar_bytes"].items())
-    heads = (
-        ["image size", "keep", "images/s with levels", "full size alone", "times as fast", "by processor time"],
-        ["image size", "images read at", "KB read of one", "full size alone", "distance", "at a level", "95 % below"],
-    )
-    return "\n".join(
-        [
-            "## Images at several sizes\n",
-            machine(result),
-            f"\n{result['num_images']:,} photographs, crop and flip, `random` patches of 16 pixels, batches of "
-            f"{result['batch_size']}, {result['cores']} threads; `data.levels: {result['levels']}` and without, in "
-            f"turn; ratios are within a round. Bytes of the tars: {sizes}.\n",
-            table(heads[0], rows),
-            "\nHow far the square images are from those that the full size gives, as the mean of an image's absolute "
-            "differences in levels of 255: of all images, and of those that are read at a level.\n",
-            table(heads[1], shares),
-        ]
-    )
-
-
-def levels_table_section(result: dict[str, Any]) -> str:
-    found = result["table"]
-    sizes = [one["image_size"] for one in found["ways"][0]["by_size"]]
-    rows = [
-        [way["way"], extremes(way["seconds"], ".1f"), extremes(way["images_per_s"], ",.0f")]
-        + [f"{one['images_per_s']['median']:,.0f}" for one in way["by_size"]]
-        for way in found["ways"]
-    ]
-    ratio, cpu_ratio = (extremes(found[name], ".2f") for name in ("ratio", "cpu_ratio"))
-    steps = ", ".join(f"[{share:.3f}, {size:g}]" for share, size in found["image_size_values"])
-    return "\n".join(
-        [
-            "## Images at several sizes, under EfficientTrain++'s table\n",
-            machine(result),
-            f"\nThe loader alone over a run of {found['num_images']:,} images of {result['num_images']:,} photographs, "
-            f"crop and flip, all patches of 16 pixels, batches of {result['batch_size']}, {result['cores']} threads, "
-            f"`schedule.image_size: {{kind: steps, values: [{steps}]}}`. Of the computation of training the authors' "
-            "script for DeiT-S (arXiv 2405.08768) gives 96 pixels two tenths, 160 four, 192 and 224 two each; a tenth "
-            f"holds as many images as it can compute. `data.levels: {result['levels']}` and without, in turn.\n",
-            table(["way", "s", "images/s", *(f"at {size}" for size in sizes)], rows),
-            f"\nWith levels the run's images are loaded {ratio} times as fast, {cpu_ratio} by processor time.\n",
-        ]
-    )
-
-
-def predicted_hosts_section(result: dict[str, Any]) -> str:
-    rows = []
-    for one in result["rates"]:
-        rate = f"{one['link_gbit_per_s']:g} Gbit/s"
-        for stage in one["stages"]:
-            names = ("predicted_step_s", "predicted_exchange_s", "measured_step_s")
-            ms = [f"{1000 * stage[name]:.1f} ms" for name in names]
-            rows.append([rate, f"{stage['num_kept']}", *ms, f"{stage['difference']:+.1%}"])
-        whole = [f"{one['predicted_s']:.2f} s", "", f"{one['measured_s']:.2f} s"]
-        rows.append([rate, "whole run", *whole, f"{one['difference']:+.1%}"])
-    counted = [
-        [f"{one['zero_stage']}", *(f"{one[name]:,.0f}" for name in ("predicted_bytes", "counted_bytes"))]
-        for one in result["bytes"]
-    ]
-    whole_times = "; ".join(
-        f"{one['link_gbit_per_s']:g} Gbit/s: " + ", ".join(f"{seconds:.2f}" for seconds in one["measured_s_of_turns"])
-        for one in result["rates"]
-    )
-    return "\n".join(
-        [
-            "## Two hosts, predicted from one\n",
-            machine(result),
-            "\nTwo hosts are namespaces of one machine, each a rank on a core of its own; a profile of the first told "
-            "what a step on both takes over lines of two rates. Steps are those of the fastest windows of both sides; "
-            f"whole times of the {result['turns']} turns, in s: {whole_times}. ZeRO 0.\n",
-            table(["line", "patches", "predicted", "of it exchange", "measured", "difference"], rows),
-            "\nBytes that a host sends in a step of two passes of another model (counted as its network device does, "
-            "with headers and answers):\n",
-            table(["ZeRO", "predicted", "counted"], counted),
         ]
     )
 

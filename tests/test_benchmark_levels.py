@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.levels.__main__ import main
+from benchmarks.levels.page import levels_section, levels_table_section
 from benchmarks.levels.table import starts
-from benchmarks.performance import levels_section, levels_table_section
 from benchmarks.photographs import photographs
 from pipeline.shards.index import open_index
 from tools.shards.convert import Settings, convert
