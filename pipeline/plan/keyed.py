@@ -74,6 +74,13 @@ def uniform(seed: int, stream: Stream, counter: int, *, first_row: int, num_rows
     return numbers
 
 
+def uniform_of_steps(seed: int, stream: Stream, steps: np.ndarray) -> np.ndarray:
+    """A number for each of some steps, int64 [n], as for rows of one table: float32 [n] in [0, 1)."""
+    runs = np.split(steps, np.flatnonzero(np.diff(steps) != 1) + 1) if steps.size else []
+    draws = [KeyedRows(seed, 0, int(run[0]), len(run)).uniform(stream, 1)[:, 0] for run in runs]
+    return np.concatenate(draws) if draws else np.empty(0, dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class KeyedRows:
     """Some rows of a table of random numbers: those of one step that one rank plans.

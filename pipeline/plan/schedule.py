@@ -1,23 +1,24 @@
 """The patch sampling schedule: a pure map from a training step to the share of patches kept, and to their size.
 
-What each kind of schedule does stands in ``pipeline/plan/ramps.py``.
+What each kind of schedule does stands in ``pipeline/ramps.py``.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.config import Duration, DurationField, Settings, one_of
 from pipeline.plan.epochs import Epochs
 from pipeline.plan.examples import ExamplesConfig
-from pipeline.plan.ramps import KINDS, RATES, Kind, Laid
+from pipeline.plan.keyed import Stream, uniform_of_steps
 from pipeline.plan.sizes import STREAMS, Axis, SizeScheduleConfig, check_fit
+from pipeline.ramps import KINDS, RATES, Kind, Laid
+from pipeline.settings import Duration, DurationField, Settings, one_of
 
-_FORMS = "; ".join(f"{name}: {kind.form.text}, {kind.about}" for name, kind in KINDS.items())
+_FORMS = "; ".join(f"{name}: {kind.form.text(RATES)}, {kind.about}" for name, kind in KINDS.items())
 
 _FINEST_ROUNDING = 1e-6  # keep rates are written with nine digits
 
@@ -77,7 +78,7 @@ class ScheduleConfig(Settings):
         try:
             return form.rates(self.keep_rate)
         except (ValueError, TypeError):
-            raise ValueError(f"keep_rate for {self.kind!r} is {form.text}; got {self.keep_rate}") from None
+            raise ValueError(f"keep_rate for {self.kind!r} is {form.text(RATES)}; got {self.keep_rate}") from None
 
     def keep_rates(self, laid: Laid) -> np.ndarray:
         """Keep rate at each of some steps before the cooldown: float64, of their shape."""
@@ -212,8 +213,9 @@ class PatchSchedule:
         """Steps before the cooldown."""
         return self.total_steps - self.config.cooldown.steps(self.steps_per_epoch, self.global_batch_size)
 
-    def _laid(self, steps: np.ndarray, rounding: float | None) -> Laid:
-        return Laid(steps, self.ramp_steps, self.steps_per_epoch, rounding, self.seed)
+    def _laid(self, steps: np.ndarray, rounding: float | None, stream: Stream) -> Laid:
+        draw = partial(uniform_of_steps, self.seed, stream)
+        return Laid(steps, self.ramp_steps, self.steps_per_epoch, rounding, draw)
 
     def _checked(self, steps: np.ndarray) -> np.ndarray:
         steps = np.asarray(steps, dtype=np.int64)
@@ -224,7 +226,7 @@ class PatchSchedule:
     def keep_rates(self, steps: np.ndarray) -> np.ndarray:
         """Keep rate at each of ``steps``: float64, of the same shape. O(len(steps)), whatever the run's length."""
         steps = self._checked(steps)
-        rates = self.config.keep_rates(self._laid(steps, self.config.rounding))
+        rates = self.config.keep_rates(self._laid(steps, self.config.rounding, Stream.KEEP_RATE))
         return np.where(steps < self.ramp_steps, rates, 1.0)
 
     def image_sizes(self, steps: np.ndarray) -> np.ndarray:
@@ -239,8 +241,7 @@ class PatchSchedule:
         steps, config = self._checked(steps), self.config.sizes.get(axis)
         if config is None or full is None or self.patch_size is None:
             return np.full(steps.shape, full or 0)
-        laid = self._laid(steps, config.rounded_to(self.patch_size))
-        laid = replace(laid, top=float(max(config.named)), stream=STREAMS[axis])
+        laid = self._laid(steps, config.rounded_to(self.patch_size), STREAMS[axis])
         return np.where(steps < self.ramp_steps, config.sizes(laid), full)
 
     def nums_patches(self, steps: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from benchmarks.shared.shell import ROOT
 from engine.config import RunConfig, load_config
-from pipeline.config import Settings
+from pipeline.settings import Settings
 from tools.configuration import allowed, main, page, sections, type_of
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from engine.config import RunConfig
 from engine.run_plan import build_schedule
 from pipeline.plan.examples import describe as describe_examples
-from pipeline.plan.ramps import LOW_AND_HIGH
 from pipeline.plan.schedule import PatchSchedule, StageSummary
+from pipeline.ramps import LOW_AND_HIGH
 from pipeline.shards.index import open_index
 
 _SIZES_HEAD = f"{'image_size':>11} {'patch_size':>11} "

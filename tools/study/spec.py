@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from engine.config import RunConfig, load_config
-from pipeline.config import Settings, UserPath
+from pipeline.settings import Settings, UserPath
 from pipeline.yaml_file import ConfigError, read_yaml
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -23,8 +23,8 @@ from engine.checkpoints.resume import (
     set_aside_newer,
 )
 from engine.config import RunConfig, load_config
-from pipeline.config import Settings
 from pipeline.operations import SUITES, Level
+from pipeline.settings import Settings
 from pipeline.shards.index import open_index
 
 RUN: dict[str, Any] = {"seed": 0, "model.name": "vit", "optim.lr": 0.1, "engine.zero_stage": 0}
