@@ -99,6 +99,7 @@ def build_schedule(config: RunConfig, num_train_samples: int) -> PatchSchedule:
         config.seed,
         config.data.image_size,
         config.data.patch_size,
+        config.data.augment.schedules,
     )
 
 

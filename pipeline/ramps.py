@@ -1,6 +1,6 @@
 """The kinds of schedules: what ``keep_rate`` holds under each, and the keep rate that each gives a step.
 
-Sizes follow the same kinds, with pixels in place of rates. A new kind is an entry of
+Sizes and strengths follow the same kinds, with pixels or what they are in place of rates. A new kind is an entry of
 ``KINDS``. The arithmetic of linear, cosine and cyclic is that of McDanel & Huynh,
 "Accelerating Vision Transformer Training via a Patch Sampling Schedule" (arXiv 2208.09520): a *drop* ratio runs from
 0.8 to -0.1, is clamped to [0, 1] and rounded to the nearest 0.2. A step stands for the middle of its stretch of the
@@ -39,6 +39,7 @@ class Words:
 
 RATES = Words("keep_rate", "rate", "0.6", "[0.2, 1.0]")
 SIZES = Words("values", "size", "160", "[96, 224]")
+STRENGTHS = Words("values", "strength", "0.5", "[0, 9]")
 
 
 @dataclass(frozen=True)

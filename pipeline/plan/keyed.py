@@ -36,6 +36,9 @@ class Stream(IntEnum):
     EXAMPLES = 17
     IMAGE_SIZE = 20
     PATCH_SIZE = 21
+    MAGNITUDE = 22
+    MIXUP = 23
+    CUTMIX = 24
 
 
 def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np.random.Philox:

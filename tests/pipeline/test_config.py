@@ -98,6 +98,27 @@ def test_a_value_out_of_range_is_named_by_its_key(key: str, value: Any) -> None:
         ),
         ({"auto": {"kind": "trivialaugment", "magnitude": 5}}, "leave out num_ops, magnitude, magnitude_std"),
         (
+            {"auto": {"kind": "randaugment", "magnitude": {"kind": "linear", "values": [0, 12]}}},
+            "auto.magnitude: Input should be less than or equal to 10",
+        ),
+        (
+            {"auto": {"kind": "randaugment", "magnitude": [0, 9]}},
+            "auto.magnitude: Input should be a number, or a schedule such as {kind: linear, values: [0, 9]}",
+        ),
+        ({"mixup": True}, "mixup: Input should be a number, or a schedule"),
+        (
+            {"auto": {"kind": "threeaugment", "magnitude": {"kind": "linear", "values": [0, 9]}}},
+            "leave out num_ops, magnitude",
+        ),
+        ({"mixup": {"kind": "spiral", "values": 1}}, "mixup.kind: Input should be 'constant', 'linear'"),
+        ({"mixup": {"kind": "linear", "values": 1}}, "mixup: Value error, values for 'linear' is [low, high], such as"),
+        ({"cutmix": {"kind": "linear", "values": [1, 0]}}, "cutmix: Value error, values for 'linear' is [low, high]"),
+        ({"cutmix": {"kind": "steps", "values": [[0, -1]]}}, "cutmix: Input should be greater than or equal to 0"),
+        (
+            {"cutmix": {"kind": "linear", "values": [0, 1], "rounding": 0.3}},
+            "cutmix: Value error, rounding: from 0 to 1 is no whole number of steps of 0.3",
+        ),
+        (
             {"auto": {"kind": "autoaugment"}},
             "auto.kind: Input should be 'randaugment', 'trivialaugment' or 'threeaugment'",
         ),
@@ -117,7 +138,12 @@ def test_automatic_augmentation_survives_being_written_and_read(kind: str) -> No
 
 @pytest.mark.parametrize(
     ("settings", "mixes"),
-    [({}, False), ({"mixup": 0.2}, True), ({"cutmix": 1.0}, True), ({"mixup": 0.2, "mix_probability": 0.0}, False)],
+    [
+        *(({}, False), ({"mixup": 0.2}, True), ({"cutmix": 1.0}, True)),
+        ({"mixup": 0.2, "mix_probability": 0.0}, False),
+        ({"mixup": {"kind": "steps", "values": [[0, 0], [0.9, 0.1]]}}, True),
+        ({"mixup": {"kind": "constant", "values": 0}}, False),
+    ],
 )
 def test_images_are_mixed_where_mixup_or_cutmix_is_on(settings: dict[str, Any], mixes: bool) -> None:
     assert AugmentConfig(**settings).mixes == mixes

@@ -321,6 +321,14 @@ def test_a_run_whose_images_change_their_size_is_another_run(toy: Path) -> None:
     assert "patch_size" not in after["schedule"]
 
 
+def test_a_strength_that_follows_a_schedule_is_another_run_and_a_number_is_recorded_as_one(toy: Path) -> None:
+    number = identity_of(toy, "data.augment.mixup=0.5")
+    assert number["data.augment"]["mixup"] == 0.5
+    followed = identity_of(toy, "data.augment.mixup={kind: linear, values: [0, 0.5]}")
+    assert [key for key in number if number[key] != followed[key]] == ["data.augment"]
+    assert followed["data.augment"]["mixup"] == {"kind": "linear", "values": [0.0, 0.5], "rounding": None}
+
+
 # What a new key of the configuration brings about
 
 CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
