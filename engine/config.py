@@ -17,12 +17,13 @@ from pydantic import (
 
 from engine.values.autos import Weights, numbers_of, without_autos
 from engine.values.text import apply_override, cut, explain
-from pipeline.config import MOST_IMAGES, MOST_STEPS, MOST_THREADS, DataConfig, Duration, DurationField, Settings
+from pipeline.config import DataConfig
 from pipeline.graph.route import Route, check_route, route_of
 from pipeline.plan.examples import check_fits
 from pipeline.plan.schedule import ScheduleConfig, num_kept_at
 from pipeline.plan.sizes import check_sizes
 from pipeline.selection.config import SelectionConfig
+from pipeline.settings import MOST_IMAGES, MOST_STEPS, MOST_THREADS, Duration, DurationField, Settings
 from pipeline.yaml_file import ConfigError, read_yaml
 
 MOST_S = 1e9  # a lifetime; threads cannot wait much longer

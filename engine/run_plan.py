@@ -5,11 +5,11 @@ from functools import cached_property
 from typing import Any
 
 from engine.config import RunConfig
-from pipeline.config import MOST_STEPS, Duration
 from pipeline.plan.augmentation import check_pairs
 from pipeline.plan.epochs import run_steps
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import rank_rows, steps_per_epoch
+from pipeline.settings import MOST_STEPS, Duration
 
 _BUCKET_BYTES = 25_000_000  # of gradients, or of weights, that ZeRO-1 and 2 exchange at a time
 _BYTES_EXCHANGED = {"fp32": 4, "bf16": 2}  # for a number, under ZeRO
@@ -101,6 +101,7 @@ def build_schedule(config: RunConfig, num_train_samples: int) -> PatchSchedule:
         config.seed,
         config.data.image_size,
         config.data.patch_size,
+        config.data.augment.schedules,
     )
 
 

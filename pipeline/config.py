@@ -3,154 +3,94 @@
 Plain validated values without behaviour; the engine's run configuration embeds them.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import Decimal
-from fractions import Fraction
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.files import user_path
 from pipeline.operations import SUITES
+from pipeline.ramps import LOW_AND_HIGH, STRENGTHS, FollowsSchedule, Values, Words, forms
+from pipeline.settings import MOST_PIXELS, MOST_THREADS, OrAuto, Settings, UserPath, one_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Far beyond what anyone means, so that a slip of the keyboard is told at once and nothing is counted up to it.
-MOST_STEPS = 10**8
-MOST_IMAGES = 10**6
-MOST_PIXELS = 10**6
-MOST_THREADS = 10_000
-
-_DURATION = re.compile(r"^\s*([0-9]{1,14}(?:\.[0-9]{1,14})?)\s*(epochs?|steps?|samples?)\s*$")
-
-
-@dataclass(frozen=True)
-class Duration:
-    """A length of training in epochs, steps or samples, such as ``90epochs``."""
-
-    amount: Fraction
-    unit: Literal["epochs", "steps", "samples"]
-
-    @classmethod
-    def parse(cls, value: Any) -> "Duration":
-        if isinstance(value, Duration):
-            return value
-        match = _DURATION.match(value) if isinstance(value, str) else None
-        if match is None:
-            raise ValueError(
-                f"a duration is a number with a unit, such as 90epochs, 500steps or 1000000samples; got {value!r}"
-            )
-        unit = match[2].rstrip("s") + "s"
-        return cls(Fraction(match[1]), unit)  # type: ignore[arg-type]
-
-    def steps(self, steps_per_epoch: int, global_batch_size: int) -> int:
-        """The duration in optimizer steps, rounded to the nearest step (halves up)."""
-        exact = {
-            "epochs": self.amount * steps_per_epoch,
-            "steps": self.amount,
-            "samples": self.amount / global_batch_size,
-        }[self.unit]
-        return int(exact + Fraction(1, 2))
-
-    def __str__(self) -> str:
-        # All digits and no exponent, as parse reads it.
-        amount = Decimal(self.amount.numerator) / Decimal(self.amount.denominator)
-        return f"{amount:f}{self.unit}"
-
-
-UserPath = Annotated[Path, AfterValidator(user_path)]
-"""A path in which ``~`` is the home folder."""
-
-DurationField = Annotated[Duration, BeforeValidator(Duration.parse), PlainSerializer(str, return_type=str)]
-
-
-class Settings(BaseModel):
-    """Base of every section of a configuration file: unknown keys are errors, values never change.
-
-    A number is finite, and is no truth value.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and info.field_name is not None:
-            annotation = cls.model_fields[info.field_name].annotation
-            kinds = {annotation, *get_args(annotation)}
-            if bool not in kinds and any(kind in (int, float) or isinstance(kind, int) for kind in kinds):
-                raise ValueError(f"a number is asked for, got {str(value).lower()}")
-        return value
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """A check of a name against a table's names, as they are then: any other is an error that lists them."""
-
-    table: Mapping[str, Any]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.table)
-
-    def __call__(self, name: str) -> str:
-        if name not in self.names:
-            *others, last = (repr(one) for one in self.names)
-            expected = f"{', '.join(others)} or {last}"
-            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
-        return name
-
-
-def one_of(table: Mapping[str, Any]) -> AfterValidator:
-    """For a field that holds a name out of a table: any other is an error that lists them."""
-    return AfterValidator(OneOf(table))
-
-
-@dataclass(frozen=True)
-class OrAuto:
-    """Marks a key for which a file may say ``auto``: the run looks the value up before anything else sees it.
-
-    is_default: so it does where the file leaves the key out.
-    """
-
-    is_default: bool = False
-
 
 Ratio = Annotated[float, Field(le=1000)]
 Mean = Annotated[float, Field(ge=0, le=1)]
 Std = Annotated[float, Field(ge=0.001, le=10)]
 
 
+Magnitude = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+Alpha = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+StrengthName = Literal["magnitude", "mixup", "cutmix"]
+_MAGNITUDE, _ALPHA = TypeAdapter(Magnitude), TypeAdapter(Alpha)
+
+
+class StrengthScheduleConfig(FollowsSchedule):
+    """A strength of augmentation at every step, in place of one number. What ``values`` holds depends on ``kind``, as
+    ``keep_rate`` does in the schedule. A cooldown changes nothing: what rises over the run stays at its end, the rest
+    goes on.
+    """
+
+    words: ClassVar[Words] = STRENGTHS
+
+    values: Values = Field(description=f"strengths within the bounds of the one number; {forms(STRENGTHS)}")
+    rounding: float | None = Field(
+        None,
+        ge=1e-6,
+        le=1000,
+        description="grid, counted down from the high end, that linear, cosine and cyclic are rounded to; null: none",
+    )
+
+    @model_validator(mode="after")
+    def _ends_on_its_grid(self) -> "StrengthScheduleConfig":
+        if self.rounding is not None and self.of_kind.form is LOW_AND_HIGH:
+            low, high = self.numbers()
+            if abs(round((high - low) / self.rounding) * self.rounding - (high - low)) > 1e-9:
+                raise ValueError(
+                    f"rounding: from {low:g} to {high:g} is no whole number of steps of {self.rounding:g}; choose "
+                    "another strength, another rounding, or rounding: null"
+                )
+        return self
+
+
+def _strength(value: Any, bounds: TypeAdapter[float]) -> float | StrengthScheduleConfig:
+    """What a key holds that takes a number within bounds or a schedule of such. An error speaks of the one it holds."""
+    if value is None or isinstance(value, bool | list | tuple):
+        text = "Input should be a number, or a schedule such as {kind: linear, values: [0, 9]}"
+        raise PydanticCustomError("strength_type", text)
+    if not isinstance(value, dict | StrengthScheduleConfig):
+        return bounds.validate_python(value)
+    found = StrengthScheduleConfig.model_validate(value)
+    for one in found.numbers():
+        bounds.validate_python(one)
+    return found
+
+
 class AutoAugmentConfig(Settings):
     """Operations on the whole image that are drawn from a suite, one of ``operations.SUITES``.
 
     RandAugment applies ``num_ops`` operations in a row, each with the chance ``probability`` and of a magnitude near
-    ``magnitude``; its defaults are timm's ``rand-m9-mstd0.5-inc1``. The others apply one, of any magnitude.
+    ``magnitude``, which may follow a schedule; its defaults are timm's ``rand-m9-mstd0.5-inc1``. The others apply one,
+    of any magnitude.
     """
 
     kind: Annotated[str, one_of(SUITES)] = Field(description="; ".join(f"{k}: {s.source}" for k, s in SUITES.items()))
     num_ops: int = Field(2, ge=1, le=8, description="randaugment: operations on each image")
-    magnitude: float = Field(9.0, ge=0, le=10, description="randaugment: strength of an operation, 0 to 10")
+    magnitude: Magnitude | StrengthScheduleConfig = Field(
+        9.0, description="randaugment: strength of an operation, 0 to 10, or a schedule of it"
+    )
     magnitude_std: float = Field(0.5, ge=0, le=10, description="randaugment: standard deviation of the magnitude")
     probability: float = Field(0.5, ge=0, le=1, description="randaugment: chance of each operation to be applied")
     increasing: bool = Field(
         True, description="randaugment: a larger magnitude changes more under every operation, as timm's inc1"
     )
+
+    @field_validator("magnitude", mode="wrap")
+    @classmethod
+    def _number_or_schedule(cls, value: Any, _: ValidatorFunctionWrapHandler) -> float | StrengthScheduleConfig:
+        return _strength(value, _MAGNITUDE)
 
     @model_validator(mode="after")
     def _only_some_are_set(self) -> "AutoAugmentConfig":
@@ -179,8 +119,12 @@ class AugmentConfig(Settings):
     color_jitter: float = Field(
         0.0, ge=0, le=1, description="brightness, contrast and saturation change by factors in [1 - this, 1 + this]"
     )
-    mixup: float = Field(0.0, ge=0, le=1000, description="alpha of mixup's Beta(alpha, alpha); 0: no mixup")
-    cutmix: float = Field(0.0, ge=0, le=1000, description="alpha of cutmix's Beta(alpha, alpha); 0: no cutmix")
+    mixup: Alpha | StrengthScheduleConfig = Field(
+        0.0, description="alpha of mixup's Beta(alpha, alpha), or a schedule of it; 0: no mixup"
+    )
+    cutmix: Alpha | StrengthScheduleConfig = Field(
+        0.0, description="alpha of cutmix's Beta(alpha, alpha), or a schedule of it; 0: no cutmix"
+    )
     mix_probability: float = Field(1.0, ge=0, le=1, description="share of the pairs of images that are mixed")
     cutmix_share: float = Field(0.5, ge=0, le=1, description="of the mixed pairs, where mixup and cutmix are both on")
     erase_probability: float = Field(0.0, ge=0, le=1, description="chance that a box of the image is erased")
@@ -190,9 +134,41 @@ class AugmentConfig(Settings):
     repeats: int = Field(1, ge=1, le=1000, description="times that each image of a global batch stands in it")
 
     @property
+    def blends(self) -> bool:
+        """Whether mixup mixes images, at some step at least."""
+        return _most(self.mixup) > 0 and self.mix_probability > 0
+
+    @property
+    def pastes(self) -> bool:
+        """Whether cutmix mixes images, at some step at least."""
+        return _most(self.cutmix) > 0 and self.mix_probability > 0
+
+    @property
     def mixes(self) -> bool:
-        """Whether images of a batch are mixed in pairs."""
-        return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
+        """Whether images of a batch are mixed in pairs, at some step at least."""
+        return self.blends or self.pastes
+
+    @property
+    def schedules(self) -> dict[StrengthName, StrengthScheduleConfig]:
+        """The strengths that follow a schedule, by name."""
+        every: dict[StrengthName, float | StrengthScheduleConfig] = {"mixup": self.mixup, "cutmix": self.cutmix}
+        if self.auto is not None:
+            every = {"magnitude": self.auto.magnitude, **every}
+        return {name: one for name, one in every.items() if isinstance(one, StrengthScheduleConfig)}
+
+    def at(self, strengths: Mapping[StrengthName, float]) -> "AugmentConfig":
+        """The same with numbers in place of schedules. strengths: a step's, of each that follows one."""
+        if not strengths:
+            return self
+        numbers: dict[str, Any] = {name: value for name, value in strengths.items() if name != "magnitude"}
+        if self.auto is not None and "magnitude" in strengths:
+            numbers["auto"] = self.auto.model_copy(update={"magnitude": strengths["magnitude"]})
+        return self.model_copy(update=numbers)
+
+    @field_validator("mixup", "cutmix", mode="wrap")
+    @classmethod
+    def _number_or_schedule(cls, value: Any, _: ValidatorFunctionWrapHandler) -> float | StrengthScheduleConfig:
+        return _strength(value, _ALPHA)
 
     @model_validator(mode="after")
     def _one_change_of_colour(self) -> "AugmentConfig":
@@ -208,6 +184,10 @@ class AugmentConfig(Settings):
         if self.scale[1] > 1:
             raise ValueError(f"scale is a share of the image's area, at most 1, got {self.scale[1]}")
         return self
+
+
+def _most(strength: float | StrengthScheduleConfig) -> float:
+    return max(strength.numbers()) if isinstance(strength, StrengthScheduleConfig) else strength
 
 
 class CacheConfig(Settings):

@@ -22,7 +22,8 @@ _TRAINING = {
 EVERYTHING = {
     **_BEIT,
     "model.drop_path": "0.2",
-    "data.augment": "{crop: pad, pad_pixels: 1, auto: {kind: randaugment, num_ops: 1}, mixup: 0.8, cutmix: 1, "
+    "data.augment": "{crop: pad, pad_pixels: 1, auto: {kind: randaugment, num_ops: 1, "
+    "magnitude: {kind: linear, values: [0, 9]}}, mixup: {kind: linear, values: [0, 0.8]}, cutmix: 1, "
     "erase_probability: 0.3, repeats: 2}",
     "selection": "{rule: magnitude, temperature: 0.5, estimate: sketch, estimate_size: 8, snapshot_at: stage}",
     "schedule.kind": "cyclic",
@@ -36,7 +37,8 @@ ALL_AXES_STEPS, CHANGE_OF_SIZE = 30, 15
 ALL_AXES = {
     **_BEIT,
     "data.levels": f"[{LEVEL}]",
-    "data.augment": "{scale: [0.4, 1], auto: {kind: randaugment, num_ops: 1}, mixup: 0.8, cutmix: 1, "
+    "data.augment": "{scale: [0.4, 1], auto: {kind: randaugment, num_ops: 1, "
+    "magnitude: {kind: linear, values: [0, 9]}}, mixup: {kind: linear, values: [0, 0.8]}, cutmix: 1, "
     "erase_probability: 0.3}",
     "selection": "{rule: contrast, temperature: 0.5}",
     "schedule": "{kind: linear, keep_rate: [0.6, 1.0], cooldown: 0.5epochs, examples: {rule: loss, keep: 0.5}, "

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.plan.ramps import LOW_AND_HIGH, ONE_RATE, RATE_FROM, WEIGHTED, Form
+from pipeline.ramps import LOW_AND_HIGH, ONE_RATE, RATE_FROM, WEIGHTED, Form
 
 # Keys of the section schedule, from how much to spend, 0 to 1, and the smallest keep rate to use.
 Family = Callable[[float, float], dict[str, Any]]

@@ -9,8 +9,8 @@ import yaml
 
 from engine.config import RunConfig
 from engine.run_plan import build_schedule
-from pipeline.plan.ramps import KINDS
 from pipeline.plan.schedule import ScheduleConfig
+from pipeline.ramps import KINDS
 from tools.fit.families import FAMILIES, Family
 from tools.schedule.prediction import Cost, Prediction, predict
 from tools.schedule.told import doubts

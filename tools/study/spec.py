@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from engine.config import RunConfig, load_config
-from pipeline.config import Settings, UserPath
+from pipeline.settings import Settings, UserPath
 from pipeline.yaml_file import ConfigError, read_yaml
 
 ANY: Literal["any"] = "any"  # no machine's part: whatever nobody else trains

@@ -1,7 +1,7 @@
 import pytest
 
-from pipeline.plan.ramps import KINDS
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
+from pipeline.ramps import KINDS
 from tools.fit.families import FAMILIES, Family
 
 CASES = [(kind, family) for kind, about in KINDS.items() for family in FAMILIES[about.form]]

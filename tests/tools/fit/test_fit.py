@@ -7,7 +7,7 @@ from saved_profiles import write_profile
 
 from engine.config import RunConfig, load_config
 from engine.run_plan import build_schedule
-from pipeline.plan.ramps import KINDS
+from pipeline.ramps import KINDS
 from tools.fit.__main__ import main
 from tools.fit.proposals import CLOSE, Fitted, fit
 from tools.profile.saved import read_profile
