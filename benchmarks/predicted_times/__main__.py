@@ -85,9 +85,13 @@ def predicted_s(schedule: Schedule, profile: SavedProfile, steps: int) -> float:
 
 
 def proposed(profile: SavedProfile, steps: int) -> tuple[Schedule, float]:
-    """The first proposal for a budget, and the share that it is told to take."""
+    """The first proposal for a budget, and the share that it is told to take.
+
+    None with fewer examples, which has fewer steps than a stretch.
+    """
     config = configured(FULL, steps)
-    (proposal, *_) = fit(config, cost_of(config, profile), NUM_SAMPLES, BUDGET).proposals
+    proposals = fit(config, cost_of(config, profile), NUM_SAMPLES, BUDGET).proposals
+    proposal = next(one for one in proposals if one.kind != "examples")
     return {key.removeprefix("schedule."): value for key, value in proposal.values.items()}, proposal.share
 
 
