@@ -11,7 +11,7 @@ from benchmarks.predicted_hosts import __main__ as benchmark
 from benchmarks.predicted_hosts.compared import compare
 from benchmarks.predicted_hosts.line import bytes_in, shaping
 from benchmarks.predicted_hosts.page import predicted_hosts_section
-from benchmarks.predicted_times.undisturbed import WINDOW_STEPS
+from benchmarks.predicted_hosts.undisturbed import WINDOW_STEPS
 from engine.run_plan import build_schedule, plan_run
 from tools.profile.saved import SavedProfile, read_profile
 from tools.schedule.prediction import num_parameters

@@ -6,7 +6,7 @@ As root on Linux. Two hosts are namespaces of this machine (see benchmarks/share
 processor core of its own; what each of them sends is held to a rate. Fashion-MNIST's configuration, 64 images a rank.
 In turns: both hosts profile themselves, by themselves and at the same time, as they will be busy at the same time, and
 the first one's profile counts; then both train together, once at each rate, at keep rates that were not profiled. What
-decides are the fastest windows of both sides (see benchmarks/predicted_times/undisturbed.py); whole times are told as
+decides are the fastest windows of both sides (see benchmarks/predicted_hosts/undisturbed.py); whole times are told as
 well. At last a short run of every ZeRO stage, two passes a step, whose bytes on the line are counted. Writes
 predicted_hosts.json. Exit codes: 0; 1 a time is off by more than 15 %; 2 this machine cannot do it (one line says why).
 """
@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.measuring import RESULTS, write_result
 from benchmarks.predicted_hosts.compared import Lines, compare
 from benchmarks.predicted_hosts.line import sent_bytes, shape
-from benchmarks.predicted_times.undisturbed import fastest_profile
+from benchmarks.predicted_hosts.undisturbed import fastest_profile
 from benchmarks.shared.hosts import Host, two_hosts, why_impossible
 from benchmarks.shared.shell import ROOT
 from benchmarks.toy_runs import settings

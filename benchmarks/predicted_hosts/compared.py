@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.predicted_times.undisturbed import undisturbed_s, windows
+from benchmarks.predicted_hosts.undisturbed import undisturbed_s, windows
 from engine.config import RunConfig
 from engine.metrics import train_wall_s
 from engine.run_plan import build_schedule

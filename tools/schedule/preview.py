@@ -1,8 +1,8 @@
 """A run's schedule before the run: its stages, their shares, and what training costs against full patches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,12 @@ def flops_per_image(
     Args:
         patch_sizes: of the patches, in pixels, one for each number; None: that of ``data``.
     """
+    flops_of = flops_counter(config)
+    return [flops_of(*stage) for stage in zip(nums_kept, patch_sizes or [None] * len(nums_kept), strict=True)]
+
+
+def flops_counter(config: RunConfig) -> Callable[[int, int | None], int]:
+    """What tells ``flops_per_image`` of one stage, from its number of patches and their size, again and again."""
     import torch  # here, so that a mistake in the configuration is reported at once
 
     from engine.evaluation.trained import build_run_model
@@ -104,8 +110,7 @@ def flops_per_image(
 
     with torch.device("meta"):  # no weights: layer sizes are all that counts
         model = build_run_model(config)
-    of_each = patch_sizes or [None] * len(nums_kept)
-    return [training_flops_per_image(model, *stage) for stage in zip(nums_kept, of_each, strict=True)]
+    return cache(partial(training_flops_per_image, model))
 
 
 def describe(shown: Preview) -> str:
