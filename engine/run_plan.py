@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from engine.config import RunConfig
+from engine.values.decay import DECAYS, Progress
 from pipeline.plan.augmentation import check_pairs
 from pipeline.plan.epochs import run_steps
 from pipeline.plan.schedule import PatchSchedule
@@ -60,6 +61,7 @@ class RunPlan:
     Attributes:
         eval_every, checkpoint_every: in steps, None for the end of the run only.
         keep_every: in steps, None if no checkpoint is kept for ever.
+        decay_over: what the decay of the learning rate counts, one of ``DECAYS``.
     """
 
     schedule: PatchSchedule
@@ -70,6 +72,12 @@ class RunPlan:
     eval_every: int | None
     checkpoint_every: int | None
     keep_every: int | None
+    decay_over: str = "steps"
+
+    @cached_property
+    def decay(self) -> Progress:
+        """How far the decay of the learning rate has come at a step after the warm-up, 0 to 1."""
+        return DECAYS[self.decay_over].progress(self.schedule, self.warmup_steps)
 
     @property
     def rows_per_rank(self) -> int:
@@ -140,6 +148,7 @@ def plan_run(config: RunConfig, num_train_samples: int, world_size: int) -> RunP
         eval_every=interval("eval.every", config.eval.every),
         checkpoint_every=interval("checkpoint.every", config.checkpoint.every),
         keep_every=interval("checkpoint.keep_every", config.checkpoint.keep_every),
+        decay_over=config.optim.decay_over,
     )
 
 

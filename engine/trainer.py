@@ -205,6 +205,7 @@ def train_step(
         final=config.optim.final_lr,
         total_steps=plan.total_steps,
         warmup_steps=plan.warmup_steps,
+        progress=plan.decay,
     )
     set_learning_rate(engine.optimizer, rate)
     seed_model(config.seed, step, run.world)
