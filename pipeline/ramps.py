@@ -232,6 +232,19 @@ def forms(words: Words) -> str:
 Values = float | list[float] | list[tuple[float, float]]
 
 
+def numbers_of(kind: str, values: Values, words: Words) -> list[float]:
+    """Every number that the values of a kind name, in their order.
+
+    Raises:
+        ValueError: they are not of the form that the kind asks for.
+    """
+    form = KINDS[kind].form
+    try:
+        return form.rates(values)
+    except (ValueError, TypeError):
+        raise ValueError(f"{words.key} for {kind!r} is {form.text(words)}; got {values}") from None
+
+
 class FollowsSchedule(Settings):
     """Numbers of one sort that follow a schedule of their own; which sort is for its sections to say."""
 
@@ -251,17 +264,8 @@ class FollowsSchedule(Settings):
         return KINDS[self.kind]
 
     def numbers(self) -> list[float]:
-        """Every number that ``values`` names, in its order.
-
-        Raises:
-            ValueError: ``values`` is not of the form that the kind asks for.
-        """
-        form = self.of_kind.form
-        try:
-            return form.rates(self.values)
-        except (ValueError, TypeError):
-            text = form.text(self.words)
-            raise ValueError(f"{self.words.key} for {self.kind!r} is {text}; got {self.values}") from None
+        """Every number that ``values`` names; raises as ``numbers_of``."""
+        return numbers_of(self.kind, self.values, self.words)
 
     def at(self, laid: Laid) -> np.ndarray:
         """The number at each of some steps: float64, of their shape. ``laid`` need not say what the ``top`` is."""

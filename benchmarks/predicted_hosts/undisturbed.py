@@ -6,27 +6,17 @@ speed. Of a profile that is the fastest repeat of each stage, of a run the faste
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
-from tools.profile.saved import SavedProfile, SavedStage
+from benchmarks.shared.several_profiles import of_several
+from tools.profile.saved import SavedProfile
 
 WINDOW_STEPS = 10  # about as long as a repeat of the profile
 
 
 def fastest_profile(profiles: Sequence[SavedProfile]) -> SavedProfile:
     """One profile of several of the same run: of each stage the fastest repeat of all, each side by itself."""
-    stages = [_fastest_stage(together) for together in zip(*(one.stages for one in profiles), strict=True)]
-    return replace(profiles[0], stages=stages)
-
-
-def _fastest_stage(measured: Sequence[SavedStage]) -> SavedStage:
-    return replace(
-        measured[0],
-        loader_s=(min(min(one.loader_s) for one in measured),),
-        step_s=(min(min(one.step_s) for one in measured),),
-        both_s=(min(min(one.both_s) for one in measured),),
-    )
+    return of_several(profiles, lambda repeats: (min(repeats),))
 
 
 def undisturbed_s(turns: Sequence[Sequence[dict[str, Any]]]) -> float:

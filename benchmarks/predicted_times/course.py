@@ -7,15 +7,16 @@ stages do, and at every ``log_every`` steps, of which a stretch has a whole numb
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from benchmarks.shared.several_profiles import of_several
 from benchmarks.shared.shell import ROOT
 from benchmarks.toy_runs import settings
 from engine.config import RunConfig, load_config
 from pipeline.plan.schedule import PatchSchedule
-from tools.profile.saved import SavedProfile, SavedStage
+from tools.profile.saved import SavedProfile
 
 CONFIG = "configs/fashion_mnist.yaml"
 LOG_EVERY = 10
@@ -79,14 +80,4 @@ def stretches(lines: Sequence[dict[str, Any]], steps: int) -> list[Stretch]:
 
 def pooled(profiles: Sequence[SavedProfile]) -> SavedProfile:
     """One profile of several of the same run, with the repeats of all."""
-    stages = [_pooled_stage(together) for together in zip(*(one.stages for one in profiles), strict=True)]
-    return replace(profiles[0], stages=stages)
-
-
-def _pooled_stage(measured: Sequence[SavedStage]) -> SavedStage:
-    return replace(
-        measured[0],
-        loader_s=tuple(s for one in measured for s in one.loader_s),
-        step_s=tuple(s for one in measured for s in one.step_s),
-        both_s=tuple(s for one in measured for s in one.both_s),
-    )
+    return of_several(profiles, tuple)

@@ -17,7 +17,7 @@ from pipeline.plan.epochs import Epochs
 from pipeline.plan.examples import ExamplesConfig
 from pipeline.plan.keyed import Stream, uniform_of_steps
 from pipeline.plan.sizes import STREAMS, Axis, SizeScheduleConfig, check_fit
-from pipeline.ramps import KINDS, RATES, Kind, Laid
+from pipeline.ramps import KINDS, RATES, Kind, Laid, numbers_of
 from pipeline.settings import Duration, DurationField, Settings, one_of
 
 _FORMS = "; ".join(f"{name}: {kind.form.text(RATES)}, {kind.about}" for name, kind in KINDS.items())
@@ -77,16 +77,8 @@ class ScheduleConfig(Settings):
         return {axis: one for axis, one in axes.items() if one is not None}
 
     def rates(self) -> list[float]:
-        """Every keep rate the configuration names.
-
-        Raises:
-            ValueError: ``keep_rate`` is not of the form that the kind asks for.
-        """
-        form = self.of_kind.form
-        try:
-            return form.rates(self.keep_rate)
-        except (ValueError, TypeError):
-            raise ValueError(f"keep_rate for {self.kind!r} is {form.text(RATES)}; got {self.keep_rate}") from None
+        """Every keep rate the configuration names; raises as ``numbers_of``."""
+        return numbers_of(self.kind, self.keep_rate, RATES)
 
     def keep_rates(self, laid: Laid) -> np.ndarray:
         """Keep rate at each of some steps before the cooldown: float64, of their shape."""

@@ -84,8 +84,9 @@ def preview(config: RunConfig) -> Preview:
     num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
     schedule = build_schedule(config, num_samples)
     stages = schedule.stages()
-    flops = flops_per_image(config, [stage.num_kept for stage in stages], [stage.patch_size for stage in stages])
-    (full,) = flops_per_image(config, [schedule.num_patches])
+    flops_of = flops_counter(config)
+    flops = [flops_of(stage.num_kept, stage.patch_size) for stage in stages]
+    full = flops_of(schedule.num_patches, None)
     return Preview(config, schedule, stages, [one / full for one in flops])
 
 
