@@ -31,6 +31,7 @@ def resize_levels(
     *,
     addressable: bool = False,
     workers: int = 1,
+    ray: str | None = None,
     on_total: Callable[[int, int], object] = lambda total, done: None,
     on_images: Callable[[int], object] = lambda count: None,
     on_phase: Callable[[str], object] = lambda phase: None,
@@ -40,6 +41,7 @@ def resize_levels(
     Args:
         levels: pixels of the shorter side of each.
         addressable: JPEGs are written so that each of their units can be reached alone.
+        ray: a Ray cluster, see ``pool.as_done``.
         on_total, on_images, on_phase: told (samples in all, those done before), samples done, and what is done now.
 
     Returns:
@@ -79,7 +81,7 @@ def resize_levels(
             total = sum(shard.num_samples for shard in group.shards)
             on_total(total, total - sum(one.place.shard.num_samples for one in jobs))
             on_phase(f"level {pixels}")
-            write_shards(write_level_shard, jobs, workers, journal, on_images)
+            write_shards(write_level_shard, jobs, workers, journal, on_images, ray=ray)
             made[pixels] = _describe(folder, out, job, level, group, journal.shards, dataset)
             write_atomically(out / DATASET_NAME, json.dumps(made[pixels], indent=2) + "\n", sync=True)
             journal.remove()
