@@ -169,16 +169,15 @@ def named_samples(options: argparse.Namespace) -> list[Fault]:
 
 def _verify_part(options: argparse.Namespace) -> int:
     """Returns 0 whatever was found: merge tells it of all parts."""
-    found = verify_part(options.folder, options.part, workers=options.workers, show_progress=True)
-    faults = [fault for ones in found.faults for fault in ones]
+    left = verify_part(options.folder, options.part, workers=options.workers, show_progress=True)
     if options.json:
-        told = {"part": str(found.part), "num_shards": len(found.faults), "faults": [asdict(fault) for fault in faults]}
-        print(json.dumps(told, indent=2))
+        faults = [asdict(fault) for fault in left.faults]
+        print(json.dumps({"part": str(options.part), "num_shards": left.num_shards, "faults": faults}, indent=2))
         return 0
-    for fault in faults:
+    for fault in left.faults:
         print(fault)
     print(
-        f"part {found.part}: {len(faults)} fault(s) in {len(found.faults)} shards, kept in {found.path}; when all "
+        f"part {options.part}: {len(left.faults)} fault(s) in {left.num_shards} shards, kept in {left.path}; when all "
         f"parts are done: python -m tools.shards merge {options.folder}"
     )
     return 0

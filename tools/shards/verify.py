@@ -110,7 +110,7 @@ def report_on(folder: Path, found: Mapping[ShardJob, list[Fault]], splits: Colle
     places = _levels(folder, indexes)
     reports = [report_on(place, found, splits) for place in places]
     for place, report in zip(places, reports, strict=True):
-        faults += [replace(fault, shard=f"{place.name}/{fault.shard}") for fault in report.faults]
+        faults += [_at_level(place, fault) for fault in report.faults]
     indexed = {shard.name for index in indexes for shard in index.shards}
     for path in list_tars(folder):
         if path.name not in indexed and splits is None:
@@ -130,6 +130,15 @@ def report_on(folder: Path, found: Mapping[ShardJob, list[Fault]], splits: Colle
     num_shards = len(mine) + sum(report.num_shards for report in reports)
     num_samples = sum(index.num_samples for index in indexes) + sum(report.num_samples for report in reports)
     return Report(num_shards, num_samples, faults, len(known))
+
+
+def fault_in(folder: Path, job: ShardJob, fault: Fault) -> Fault:
+    """A shard's fault as a verification of the folder names it."""
+    return fault if job.folder == folder else _at_level(job.folder, fault)
+
+
+def _at_level(place: Path, fault: Fault) -> Fault:
+    return replace(fault, shard=f"{place.name}/{fault.shard}")
 
 
 def _chosen(folder: Path, splits: Collection[str] | None) -> list[ShardIndex]:

@@ -49,7 +49,7 @@ def run_merge(options: argparse.Namespace) -> int:
     from tools.shards.parts.merge import merge
 
     with progress_bar() as progress:
-        dataset, was_merged = merge(folder, on_phase=progress.on_phase)
+        dataset, was_merged = merge(folder, on_total=progress.on_total, on_phase=progress.on_phase)
     print_conversion(dataset, was_merged, folder, options.json)
     return code_of_rejected(dataset, options.max_rejected)
 

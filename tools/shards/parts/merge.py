@@ -31,8 +31,16 @@ class _Left:
     head: dict[str, Any]
 
 
-def merge(out: Path, *, on_phase: Callable[[str], object] = lambda phase: None) -> tuple[dict[str, Any], bool]:
+def merge(
+    out: Path,
+    *,
+    on_total: Callable[[int, int], object] = lambda total, done: None,
+    on_phase: Callable[[str], object] = lambda phase: None,
+) -> tuple[dict[str, Any], bool]:
     """Join the parts of a conversion in their folder.
+
+    Args:
+        on_total, on_phase: told (samples, samples), all of which are written, and what is done now.
 
     Returns:
         The content of ``dataset.json``, and whether the parts were merged already.
@@ -65,11 +73,13 @@ def merge(out: Path, *, on_phase: Callable[[str], object] = lambda phase: None) 
             journals.append(_opened(out, one))
             stack.callback(journals[-1].close)
         _check_shards(out, left, journals)
+        records = [record for journal in journals for record in journal.shards]
+        num_samples = sum(record.num_samples for record in records)
+        on_total(num_samples, num_samples)
         on_phase("writing the indexes")
         for leftover in out.glob(".*.tmp"):
             leftover.unlink()
         first = left[0].head
-        records = [record for journal in journals for record in journal.shards]
         dataset = FINISH[first["command"]](out, first["job"], first["about"], records)
         write_atomically(out / DATASET_NAME, json.dumps(dataset, indent=2) + "\n", sync=True)
         for journal in journals:

@@ -4,11 +4,12 @@ import argparse
 
 from tools.shards.parts.part import Part
 
-_TO_MERGE = {
-    "max_rejected": "is of all parts together: give it to merge",
-    "exclude": "is of all parts together: give it to merge",
-    "bad_samples": "is of all parts together: give it to merge",
-    "levels": "are made of all shards together: when the parts are merged, use resize-levels",
+_TO_MERGE = "it is of all parts together: give it to merge"
+_WHY_NOT = {
+    "max_rejected": _TO_MERGE,
+    "exclude": _TO_MERGE,
+    "bad_samples": _TO_MERGE,
+    "levels": "they are made of all shards together: when the parts are merged, use resize-levels",
 }
 
 
@@ -43,7 +44,7 @@ def check_parts(options: argparse.Namespace, *of_all: str) -> None:
         return
     for name in of_all:
         if getattr(options, name):
-            raise ValueError(f"--{name.replace('_', '-')} with --part: it {_TO_MERGE[name]}")
+            raise ValueError(f"--{name.replace('_', '-')} with --part: {_WHY_NOT[name]}")
 
 
 def check_workers(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from pipeline.shards.index import index_path, read_index
 from pipeline.shards.tars import Fault
 from tools.shards.parts.part import Part, check_numbers
 from tools.shards.parts.versions import describe_versions, versions
-from tools.shards.verify import Report, ShardJob, list_jobs, report_on, verify_shards
+from tools.shards.verify import Report, ShardJob, fault_in, list_jobs, report_on, verify_shards
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,16 @@ class Found:
     faults: list[list[Fault]]
 
 
-def verify_part(folder: Path, part: Part, *, workers: int = 1, show_progress: bool = False) -> Found:
+@dataclass(frozen=True)
+class Left:
+    """What a part says at its end: where it keeps what it found, and each fault as a verification names it."""
+
+    path: Path
+    num_shards: int
+    faults: list[Fault]
+
+
+def verify_part(folder: Path, part: Part, *, workers: int = 1, show_progress: bool = False) -> Left:
     """Verify one share of a folder's shards and leave there what was found.
 
     Raises:
@@ -33,11 +42,14 @@ def verify_part(folder: Path, part: Part, *, workers: int = 1, show_progress: bo
     mine = part.share(jobs)
     found = verify_shards(mine, workers=workers, show_progress=show_progress)
     path = folder / part.file_name("verification", ".json")
-    told = Found(path, part, _looked_at(jobs), [found[job] for job in mine])
-    content = {"part": part.number, "count": part.count, "of": told.of}
-    faults = [[asdict(fault) for fault in ones] for ones in told.faults]
-    write_atomically(path, json.dumps({**content, "faults": faults}, indent=1) + "\n", sync=True)
-    return told
+    content = {
+        "part": part.number,
+        "count": part.count,
+        "of": _looked_at(jobs),
+        "faults": [[asdict(fault) for fault in found[job]] for job in mine],
+    }
+    write_atomically(path, json.dumps(content, indent=1) + "\n", sync=True)
+    return Left(path, len(mine), [fault_in(folder, job, fault) for job in mine for fault in found[job]])
 
 
 def found_files(folder: Path) -> list[Path]:
