@@ -24,6 +24,7 @@ from tools.shards.parts.journals import open_part
 from tools.shards.parts.part import Part
 from tools.shards.pool import as_done
 from tools.shards.sources.source import Source
+from tools.shards.whole_file import remove_leftovers
 
 __all__ = ["DATASET_NAME", "Conversion", "Settings", "convert", "divide"]
 
@@ -64,14 +65,14 @@ def convert(
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out, job)
     try:
-        for leftover in out.glob(".*.tmp"):
-            leftover.unlink()
+        remove_leftovers(out)
         maker = Maker.of(source, divided, out, settings)
         planned = plan_shards(divided, settings.shard_samples)
         if settings.shard_bytes is None:
             _write_planned(maker, planned, journal, workers, ray, on_total, on_images)
         else:
             _write_by_bytes(maker, planned, journal, workers, on_total, on_images)
+        remove_leftovers(out)  # of workers that were lost on the way
         on_phase("writing the indexes")
         dataset = finish(out, job, about(source, spec, list(divided)), journal.shards)
         write_atomically(out / DATASET_NAME, json.dumps(dataset, indent=2) + "\n", sync=True)

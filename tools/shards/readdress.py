@@ -40,6 +40,7 @@ from tools.shards.parts.journals import open_part
 from tools.shards.parts.part import Part
 from tools.shards.pool import as_done
 from tools.shards.readdress_shard import ShardJob, readdress_shard
+from tools.shards.whole_file import remove_leftovers
 
 Job = TypeVar("Job")
 
@@ -86,9 +87,9 @@ def readdress(
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out, job)
     try:
-        for leftover in out.glob(".*.tmp"):
-            leftover.unlink()
+        remove_leftovers(out)
         _write(_jobs(folder, out, groups), journal, workers, ray, on_total, on_images)
+        remove_leftovers(out)  # of workers that were lost on the way
         on_phase("writing the indexes")
         described = finish(out, job, _about(folder, groups, dataset), journal.shards)
         write_atomically(out / DATASET_NAME, json.dumps(described, indent=2) + "\n", sync=True)

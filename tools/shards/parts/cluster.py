@@ -7,8 +7,9 @@ its own record, so that one that was killed goes on as it does without Ray.
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ Result = TypeVar("Result")
 
 # A task is begun again so often where its worker or host is lost; not where it raises.
 MOST_LOST = 5
+ANSWERS_WITHIN_S = 20.0
 
 _work: dict[str, Any] = {}  # of this worker process: what its last task did, by Ray's name for it
 
@@ -105,17 +107,30 @@ def _result(ray: Any, done: Any) -> Any:
 def _connected(ray: Any, address: str) -> Iterator[None]:
     """A connection that ends with the block, and with it the tasks that are not done."""
     try:
+        _check_answers(address)
         ray.init(address=address, log_to_driver=False, configure_logging=True, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        why = str(error).strip().splitlines()[0]
+    except (OSError, RuntimeError) as error:  # Ray's ConnectionError is Python's
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"no Ray cluster by --ray {address} ({why}); start one with: ray start --head, and on every other host: "
             "ray start --address HEAD:6379"
         ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # Ray prints what it has to say of lost hosts, to the very end, and a command's standard output may be JSON.
+    with redirect_stdout(sys.stderr):
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise ValueError for what is no address, and OSError where nobody answers: Ray would try for a long time."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"--ray {address}; it is auto, or HOST:PORT of the cluster's head, such as 10.0.0.1:6379")
+    socket.create_connection((host, int(port)), timeout=ANSWERS_WITHIN_S).close()
 
 
 def _ray() -> Any:

@@ -15,6 +15,7 @@ from tools.shards.journal import Journal, ShardRecord, part_journals, read_head
 from tools.shards.parts.journals import COMPARED, difference
 from tools.shards.parts.part import Part, check_numbers
 from tools.shards.readdress import finish as finish_readdressing
+from tools.shards.whole_file import remove_leftovers
 
 Finish = Callable[[Path, dict[str, Any], dict[str, Any], Sequence[ShardRecord]], dict[str, Any]]
 
@@ -77,8 +78,7 @@ def merge(
         num_samples = sum(record.num_samples for record in records)
         on_total(num_samples, num_samples)
         on_phase("writing the indexes")
-        for leftover in out.glob(".*.tmp"):
-            leftover.unlink()
+        remove_leftovers(out)
         first = left[0].head
         dataset = FINISH[first["command"]](out, first["job"], first["about"], records)
         write_atomically(out / DATASET_NAME, json.dumps(dataset, indent=2) + "\n", sync=True)
