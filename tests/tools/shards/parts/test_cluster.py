@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jpeg_files import needs_jpegtran
 
 from benchmarks.shared.photographs import write_image_folder
 from pipeline.shards.index import read_index
@@ -21,7 +22,7 @@ def run(*arguments: object) -> int:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """All files but the sample indexes, which record when their shards were written."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".index"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.suffix != ".index"}
 
 
 def test_a_missing_ray_is_told_with_the_command_that_installs_it(
@@ -96,6 +97,21 @@ def test_a_cluster_writes_the_same_bytes_while_driver_and_node_are_lost(
     (tmp_path / "whole/train-000001.tar").write_bytes(b"")
     assert run("verify", tmp_path / "whole", *options) == 1
     assert "train-000001.tar: not a whole, uncompressed tar" in capsys.readouterr().out
+
+
+@needs_jpegtran
+def test_levels_and_readdressed_shards_are_the_same_too(cluster: Any, images: Path, tmp_path: Path) -> None:
+    ways = {"ray": ("--ray", cluster.address), "whole": ("--workers", 1)}
+    for name, options in ways.items():
+        made = ("--out", tmp_path / name, "--shard-samples", 20, "--levels", 20, "--max-rejected", 1, *options)
+        assert run("convert", "--source", f"imagefolder:{images}", *made) == 0
+        assert run("readdress", tmp_path / name, "--out", tmp_path / f"{name}-addressable", *options) == 0
+    assert files_of(tmp_path / "ray-addressable") == files_of(tmp_path / "whole-addressable")
+    levels = [files_of(tmp_path / name / "level-20") for name in ways]
+    # The level says of which folder it is.
+    assert {path: data for path, data in levels[0].items() if path != "dataset.json"} == {
+        path: data for path, data in levels[1].items() if path != "dataset.json"
+    }
 
 
 def test_no_cluster_is_an_error_of_one_line(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
