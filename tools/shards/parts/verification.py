@@ -1,6 +1,7 @@
 """A verification in parts: what each has found lies in the folder until the parts are merged."""
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ def verify_part(folder: Path, part: Part, *, workers: int = 1, show_progress: bo
         FileNotFoundError, ValueError, OSError: as of ``verify_folder``; or the folder cannot be written.
     """
     jobs = list_jobs(folder)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(
+            f"{folder}: cannot be written, but a part leaves there what it finds until parts are merged"
+        )
     mine = part.share(jobs)
     found = verify_shards(mine, workers=workers, show_progress=show_progress)
     path = folder / part.file_name("verification", ".json")

@@ -131,6 +131,15 @@ def test_parts_that_looked_at_other_shards_are_refused(folder: Path, capsys: pyt
     assert "part 1/1 (verification-1-of-1.json) looked at other shards than those" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_images_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tools.shards.parts.verification.os.access", lambda path, mode: False)
+    monkeypatch.setattr("tools.shards.parts.verification.verify_shards", None)
+    assert run("verify", folder, "--part", "1/2") == 2
+    assert "cannot be written, but a part leaves there what it finds" in capsys.readouterr().err
+
+
 def test_maps_are_scored_in_parts_and_what_is_missing_without(
     foreign: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
