@@ -21,7 +21,7 @@ FLOORS = (
     *(("loader",), ("train_plans", "finishing"), ("batch",)),
     *(("graph",), ("selection",), ("plan",), ("shards",), ("jpeg",), ("config",)),
     *(("ramps",), ("settings",)),
-    ("operations", "compiling", "cores", "crossing", "files", "installed", "told", "yaml_file"),
+    ("operations", "compiling", "cores", "crossing", "files", "installed", "program", "told", "yaml_file"),
 )
 MOST_FILES, MOST_LINES = 24, 400
 

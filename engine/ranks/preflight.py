@@ -4,7 +4,6 @@ Each check is collective. Every rank learns what all the others have, so all of 
 prints a single line that names the ranks, their hosts and both values.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ import pipeline
 from engine.config import RunConfig
 from engine.ranks.world import World, one_clear_error
 from pipeline.installed import dali_build
+from pipeline.program import sources_digest
 from pipeline.shards.index import ShardIndex
 
 # Packages whose version changes what is computed or how ranks talk to each other.
@@ -64,16 +64,6 @@ def software() -> dict[str, str]:
         "Python": platform.python_version(),
         **{package: version(package) for package in (*PACKAGES, dali_build())},
     }
-
-
-def sources_digest(packages: Sequence[Path]) -> str:
-    """SHA-256 over the names and contents of all Python files in some packages, however deep they lie."""
-    digest = hashlib.sha256()
-    for package in packages:
-        for path in sorted(package.rglob("*.py")):
-            digest.update(f"{path.relative_to(package.parent)}\n".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def check_same_inputs(
