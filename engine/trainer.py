@@ -186,6 +186,9 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
         world,
         batch_size=max(plan.micro_batches.size(stage.num_kept) for stage in plan.schedule.stages()),
         snapshots=run.snapshots,
+        # A wish to stop is heard at the end of a step, and agreed on at the end of the next.
+        reserve=2 * max(plan.micro_batches.steps(stage.num_kept) for stage in plan.schedule.stages()),
+        on_store_lost=run.watch.lose_store,
     )
 
 
@@ -266,7 +269,15 @@ def evaluate_all(run: Run, done: int, metrics: MetricsFile, bad_samples: BadSamp
     model, evaluations = run.evaluated_model, []
     for keep_rate in run.config.eval.keep_rates:
         with _uncompiled(run.config):
-            evaluation, bad = evaluate(model, run.val_index, run.config, keep_rate, run.world, is_interrupted)
+            evaluation, bad = evaluate(
+                model,
+                run.val_index,
+                run.config,
+                keep_rate,
+                run.world,
+                is_interrupted,
+                on_store_lost=run.watch.lose_store,
+            )
         if evaluation is None:
             return []
         if not math.isfinite(evaluation.loss):

@@ -3,29 +3,28 @@
 Plain validated values without behaviour; the engine's run configuration embeds them.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from pipeline.addresses import Address, Place
+from pipeline.durations import Duration as Duration
+from pipeline.durations import DurationField as DurationField
 from pipeline.files import user_path
 from pipeline.operations import SUITES
+from pipeline.storage.cache import CacheSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,47 +35,8 @@ MOST_IMAGES = 10**6
 MOST_PIXELS = 10**6
 MOST_THREADS = 10_000
 
-_DURATION = re.compile(r"^\s*([0-9]{1,14}(?:\.[0-9]{1,14})?)\s*(epochs?|steps?|samples?)\s*$")
-
-
-@dataclass(frozen=True)
-class Duration:
-    """A length of training in epochs, steps or samples, such as ``90epochs``."""
-
-    amount: Fraction
-    unit: Literal["epochs", "steps", "samples"]
-
-    @classmethod
-    def parse(cls, value: Any) -> "Duration":
-        if isinstance(value, Duration):
-            return value
-        match = _DURATION.match(value) if isinstance(value, str) else None
-        if match is None:
-            raise ValueError(
-                f"a duration is a number with a unit, such as 90epochs, 500steps or 1000000samples; got {value!r}"
-            )
-        unit = match[2].rstrip("s") + "s"
-        return cls(Fraction(match[1]), unit)  # type: ignore[arg-type]
-
-    def steps(self, steps_per_epoch: int, global_batch_size: int) -> int:
-        """The duration in optimizer steps, rounded to the nearest step (halves up)."""
-        exact = {
-            "epochs": self.amount * steps_per_epoch,
-            "steps": self.amount,
-            "samples": self.amount / global_batch_size,
-        }[self.unit]
-        return int(exact + Fraction(1, 2))
-
-    def __str__(self) -> str:
-        # All digits and no exponent, as parse reads it.
-        amount = Decimal(self.amount.numerator) / Decimal(self.amount.denominator)
-        return f"{amount:f}{self.unit}"
-
-
 UserPath = Annotated[Path, AfterValidator(user_path)]
 """A path in which ``~`` is the home folder."""
-
-DurationField = Annotated[Duration, BeforeValidator(Duration.parse), PlainSerializer(str, return_type=str)]
 
 
 class Settings(BaseModel):
@@ -233,8 +193,29 @@ class CacheConfig(Settings):
 class DataConfig(Settings):
     """Where the images are and what leaves the pipeline."""
 
-    train: UserPath = Field(description="folder of training shards and their index")
-    val: UserPath = Field(description="folder of validation shards and their index; may be the same folder")
+    train: Place = Field(
+        description="folder of training shards and their index, or the address of one in a store: s3://bucket/prefix, "
+        "gs://..., https://..."
+    )
+    val: Place = Field(
+        description="folder of validation shards and their index, or the address of one; may be the same folder"
+    )
+    cache_folder: UserPath | None = Field(
+        None,
+        description="where a host keeps the shards that it fetches from a store, for all ranks and runs there, on a "
+        "disk of its own; needed where train or val is an address",
+    )
+    cache_max_bytes: int | None = Field(
+        None, ge=1, le=2**60, description="bytes of shards in cache_folder; null: all that are fetched stay"
+    )
+    remote_patience_s: float = Field(
+        600.0,
+        ge=0,
+        le=86_400,
+        description="seconds that a rank which needs a shard waits for a store that gives nothing; then the run ends "
+        "with a checkpoint and exit code 75. Other ranks wait meanwhile, as long as DEEPSPEED_TIMEOUT lets them: 15 "
+        "minutes by default",
+    )
     num_train_samples: int | None = Field(
         None,
         ge=1,
@@ -329,6 +310,18 @@ class DataConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _stores_have_a_cache(self) -> "DataConfig":
+        if isinstance(self.train, Address) and self.levels:
+            raise ValueError(
+                f"levels are read from a disk, but train is {self.train}; leave levels out, or copy the set"
+            )
+        for key in ("train", "val"):
+            place = getattr(self, key)
+            if isinstance(place, Address) and self.cache_folder is None:
+                raise ValueError(f"{key} is {place}; set cache_folder to a folder on a disk of each host")
+        return self
+
+    @model_validator(mode="after")
     def _levels_shrink(self) -> "DataConfig":
         if list(self.levels) != sorted(set(self.levels), reverse=True):
             raise ValueError(f"levels are named from the largest to the smallest, each once; got {list(self.levels)}")
@@ -357,6 +350,13 @@ class DataConfig(Settings):
         if (self.image_size, self.patch_size) == tuple(sizes.values()):
             return self
         return self.model_copy(update=sizes)
+
+    @property
+    def shard_cache(self) -> CacheSettings | None:
+        """Where shards of a store are kept on this host; None where nothing is said of it."""
+        if self.cache_folder is None:
+            return None
+        return CacheSettings(self.cache_folder, self.cache_max_bytes, self.remote_patience_s)
 
     @property
     def grid_size(self) -> int:

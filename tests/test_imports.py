@@ -18,9 +18,10 @@ MAY_NOT_IMPORT = {
 SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package).rglob("*.py"))
 # The rooms of pipeline from the top down; those of one floor know nothing of one another.
 FLOORS = (
-    *(("loader",), ("train_plans", "finishing"), ("batch",)),
+    *(("loader",), ("train_plans", "finishing", "looking_ahead"), ("batch",)),
     *(("graph",), ("selection",), ("plan",), ("shards",), ("jpeg",), ("config",)),
-    ("operations", "compiling", "cores", "crossing", "files", "installed", "told", "yaml_file"),
+    *(("storage",), ("addresses",)),
+    ("operations", "compiling", "cores", "crossing", "durations", "files", "installed", "told", "yaml_file"),
 )
 MOST_FILES, MOST_LINES = 24, 400
 

@@ -21,6 +21,7 @@ from pipeline.loader import validation_plans
 from pipeline.plan.step import ValidationPlanner
 from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import ShardIndex
+from pipeline.storage.errors import StoreGoneError
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def evaluate(
     *,
     image_size: int | None = None,
     patch_size: int | None = None,
+    on_store_lost: Callable[[StoreGoneError], object] = lambda error: None,
 ) -> tuple[Evaluation | None, list[BadRow]]:
     """One pass over the validation set, and the bad samples that this rank met.
 
@@ -85,6 +87,8 @@ def evaluate(
 
     Args:
         image_size, patch_size: in pixels, of what a classifier is shown; None: as configured.
+
+        on_store_lost: called once the shards' store gives nothing more; two batches are still to come.
 
     Raises:
         DataError: an image or a shard that cannot be used.
@@ -113,6 +117,8 @@ def evaluate(
             world,
             batch_size=config.eval.micro_batch_size,
             snapshots=snapshots,
+            reserve=2,
+            on_store_lost=on_store_lost,
         ) as loader,
     ):
         for batch in read_batches(loader):

@@ -25,6 +25,8 @@ _ROWS_A_THREAD = 32  # and more; fewer are read sooner than handed over
 class SampleReader:
     """Reads the still encoded images of samples. For one thread; open one reader for each.
 
+    ``files``: of shards in a store, as this reader has them open; None of others.
+
     Where the index has levels, ids are those of ``ShardIndex.files``: the samples' own lead to their largest images.
 
     It uses pread and not a mapping of the tars: when a mapped file shrinks, touching the lost pages ends the
@@ -38,6 +40,7 @@ class SampleReader:
         self._max_open_shards = max_open_shards
         self._memory, self._helpers = ReusedMemory(), Helpers(_NUM_THREADS, "shard-reader")
         self._descriptors: OrderedDict[int, int] = OrderedDict()
+        self.files = None if index.remote is None else index.remote.open()
         self._checked_mtimes_ns = {number: shard.mtime_ns for number, shard in enumerate(index.shards)}
 
     def read(self, sample_ids: npt.NDArray[np.integer]) -> list[npt.NDArray[np.uint8]]:
@@ -147,6 +150,8 @@ class SampleReader:
 
     def _open(self, sample_id: int) -> int:
         number = int(self._index.shard[sample_id])
+        if self.files is not None:
+            return self.files.descriptor(number)
         if number in self._descriptors:
             self._descriptors.move_to_end(number)
             return self._descriptors[number]
@@ -184,8 +189,10 @@ class SampleReader:
         self._checked_mtimes_ns[number] = mtime_ns
 
     def close(self) -> None:
-        """Closes the shards; reading again opens them again."""
+        """Closes the shards; reading again opens them again, but for those of a store."""
         self._helpers.close()
+        if self.files is not None:
+            self.files.close()
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
@@ -203,7 +210,7 @@ class SampleReader:
 
 def _misfit(index: ShardIndex, number: int) -> str:
     """What a shard holds otherwise than the index says, in words; empty if every offset, length and label is right."""
-    scan = scan_shard(index.folder / index.shards[number].name, *index.members)
+    scan = scan_shard(index.shard_path(number), *index.members)
     for fault in scan.faults:
         if not fault.key:
             return fault.reason

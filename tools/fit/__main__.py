@@ -47,7 +47,9 @@ def _shown(options: argparse.Namespace) -> str:
     profile = read_profile(options.profile)
     cost = cost_of(config, profile)
     check_is_here(profile)
-    num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
+    num_samples = (
+        config.data.num_train_samples or open_index(config.data.train, "train", config.data.shard_cache).num_samples
+    )
     found = fit(config, cost, profile.stages[0].keep_rate, num_samples, options.budget)
     told = describe(found, options.budget, cost)
     if options.out is None:
