@@ -2,11 +2,13 @@
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from stores import Line, s3_at, s3_server, web_server
 
 from benchmarks.shared.photographs import photograph
 from benchmarks.shared.shard_files import write_tar
@@ -75,3 +77,26 @@ def garment_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_index(folder, "train", train)
     build_index(folder, "val", val)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """An S3 server of this session's."""
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def s3_line(s3_url: str) -> Iterator[Line]:
+    """A line to it, over which this process speaks S3."""
+    line = Line(s3_url)
+    with s3_at(line.url):
+        yield line
+    line.close()
+
+
+@pytest.fixture(scope="session")
+def web(garment_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A web server over ``garment_shards``: its URL, and the one under which it knows no ranges."""
+    with web_server(garment_shards, tmp_path_factory.mktemp("nginx")) as urls:
+        yield urls

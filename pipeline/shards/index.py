@@ -277,7 +277,8 @@ def _open_remote(address: Address, split: str, cache: CacheSettings | None) -> S
     beside = beside_files(address, cache)
     suffixes = INDEX_SUFFIX, EXCLUSION_SUFFIX
     beside.renew([DATASET_NAME, *(f"{name}{suffix}" for name in (split, ALL_SPLIT) for suffix in suffixes)])
-    if (index := _read_split(beside.folder, split)) is None:
+    if (index := _read_split(beside.folder, split, address)) is None:
+        beside.check_bucket()
         raise FileNotFoundError(
             f"{address}: no index of a split '{split}' there; make one of the tars there with: {index_command(address)}"
         )
@@ -286,19 +287,22 @@ def _open_remote(address: Address, split: str, cache: CacheSettings | None) -> S
     return _exclude(replace(index, shards=shards, remote=remote))
 
 
-def _read_split(folder: Path, split: str) -> ShardIndex | None:
-    """The index that a folder has for a split, its rows checked; None where it has none."""
+def _read_split(folder: Path, split: str, place: Path | Address | None = None) -> ShardIndex | None:
+    """The index that a folder has for a split, its rows checked; None where it has none. place: as ``read_index``."""
     for name in (split, ALL_SPLIT):
         if index_path(folder, name).is_file():
-            index = read_index(index_path(folder, name))
-            _check_rows(index)
+            index = read_index(index_path(folder, name), place)
+            _check_rows(index, place or folder)
             return index
     return None
 
 
-def read_index(path: Path) -> ShardIndex:
-    """Maps an index file without looking at its tars or at its rows. Raises ValueError where it cannot be read."""
-    again = index_command(path.parent)
+def read_index(path: Path, place: Path | Address | None = None) -> ShardIndex:
+    """Maps an index file without looking at its tars or at its rows. Raises ValueError where it cannot be read.
+
+    place: where its tars lie, if not beside it.
+    """
+    again = index_command(place or path.parent)
     try:
         table = read_table(path, _METADATA_KEY, FORMAT_VERSION)
         facts, batch = table.facts, table.batch
@@ -343,11 +347,11 @@ def _exclude(index: ShardIndex) -> ShardIndex:
     return replace(index, excluded=exclusion.ids, fingerprint=fingerprint)
 
 
-def _check_rows(index: ShardIndex) -> None:
+def _check_rows(index: ShardIndex, place: Path | Address) -> None:
     """The rows of an index of up to a gigabyte; those of a larger one are checked as they are used."""
     rows = index._rows
     if not rows.has_digests:
-        path, again = index_path(index.folder, index.split), index_command(index.folder)
+        path, again = index_path(index.folder, index.split), index_command(place)
         tell_once(f"{path}: has no digests of its rows, so they are not checked; to have them checked: {again}")
     if rows.is_small:
         rows.check_all()

@@ -26,8 +26,16 @@ class NotInStoreError(StoreError):
     """There is no such file, or no such bucket."""
 
 
+class NoBucketError(NotInStoreError):
+    """There is not even the bucket."""
+
+
 class ChangedFileError(StoreError):
     """A file in the store is not what the index says of it."""
+
+
+class BeyondTheEndError(ChangedFileError):
+    """A file ends before the bytes that were asked for."""
 
 
 class CacheFullError(StoreError):
@@ -77,7 +85,7 @@ def understood(error: BaseException, address: Address) -> StoreError:
     answers = [number for one in chain if (number := _answer(one)) is not None]
     said = f"{type(error).__name__}: {error}".rstrip(": ")
     if any(_code(one) == "NoSuchBucket" for one in chain):
-        return NotInStoreError(f"{address}: there is no such bucket as {address.bucket}")
+        return NoBucketError(f"{address}: there is no such bucket as {address.bucket}")
     if _ABSENT & set(answers):
         return NotInStoreError(f"{address}: is not there")
     if _REFUSED & set(answers) or _REFUSED_CLASSES & names:
@@ -86,7 +94,7 @@ def understood(error: BaseException, address: Address) -> StoreError:
             f"{_CREDENTIALS[address.scheme]}"
         )
     if _BEYOND_THE_END in answers:
-        return ChangedFileError(f"{address}: ends before the bytes that the index says are there")
+        return BeyondTheEndError(f"{address}: ends before the bytes that the index says are there")
     if any(number in _LATER or number >= 500 for number in answers):
         return StoreGoneError(f"{address}: the store answers {max(answers)} ({said})")
     if _GONE_CLASSES & names or any(isinstance(one, OSError) and one.errno in _GONE_NUMBERS for one in chain):
@@ -118,7 +126,8 @@ def _answer(error: BaseException) -> int | None:
         return _CODES[code]
     response = getattr(error, "response", None)
     told = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
-    for number in (told, getattr(error, "status", None), getattr(error, "code", None)):
+    status = getattr(error, "status", None)  # of aiohttp; what gcsfs raises has a code
+    for number in (told, getattr(error, "code", None) if status is None else status):
         if isinstance(number, int) and number >= 400:
             return number
     return None

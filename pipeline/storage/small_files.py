@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.addresses import Address
 from pipeline.files import write_atomically
 from pipeline.storage.cache import CacheSettings
-from pipeline.storage.errors import NotInStoreError, StoreError, StoreGoneError, StoreRefusedError
+from pipeline.storage.errors import NoBucketError, NotInStoreError, StoreError, StoreGoneError, StoreRefusedError
 from pipeline.storage.patience import Patience
 from pipeline.storage.stores import read_all, told_of
 from pipeline.told import tell_once
@@ -52,6 +52,15 @@ class BesideFiles:
         for refusal in refusals:
             # S3 says so of files that are not there, to those who may not list the bucket.
             tell_once(f"{refusal}; taken as if it were not there")
+
+    def check_bucket(self) -> None:
+        """Raise NoBucketError if there is no such bucket, of which a store says nothing when asked about a file."""
+        try:
+            read_all(self.address.join("dataset.json"))
+        except NoBucketError:
+            raise
+        except NotInStoreError:
+            return
 
     def fetch_if_there(self, names: Iterable[str]) -> None:
         """Copy those of the files that this folder has not, where the store has them. One attempt.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.addresses import Address
-from pipeline.storage.errors import StoreError, understood
+from pipeline.storage.errors import BeyondTheEndError, StoreError, understood
 
 _BLOCK_BYTES = 16 << 20  # asked for at a time where a store is read by ranges
 _PIECE_BYTES = 1 << 20  # taken from a connection at a time
@@ -29,7 +29,17 @@ def _file_system(scheme: str) -> Any:
         )
     import fsspec
 
-    return fsspec.filesystem("http" if scheme == "https" else scheme, use_listings_cache=False, **_options(scheme))
+    store = fsspec.filesystem(
+        "http" if scheme == "https" else scheme, use_listings_cache=False, skip_instance_cache=True, **_options(scheme)
+    )
+    if scheme == "s3":
+        store.retries = 1  # whoever asks has a patience of its own, and says when it is over
+    return store
+
+
+def forget_stores() -> None:
+    """Speak with stores by what the environment says now, which is looked at once otherwise."""
+    _file_system.cache_clear()
 
 
 def _options(scheme: str) -> dict[str, Any]:
@@ -58,7 +68,10 @@ def read_from(address: Address, start: int, size: int, write: Write) -> None:
 
 def _read_blocks(address: Address, start: int, size: int, write: Write) -> None:
     while start < size:
-        block = read_range(address, start, min(start + _BLOCK_BYTES, size))
+        try:
+            block = read_range(address, start, min(start + _BLOCK_BYTES, size))
+        except BeyondTheEndError:
+            return
         if not block:
             return
         write(start, block)

@@ -1,0 +1,186 @@
+"""Real stores for tests, as processes of their own: an S3 server, a web server; and a line to them that can fail."""
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from pipeline.addresses import Address
+
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
+_PIECE = 1 << 16
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _serving(command: list[str], port: int) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, f"{command} ended with {process.returncode}"
+            assert time.monotonic() < until, f"{command} does not listen"
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """Moto's, empty; its URL."""
+    pytest.importorskip("moto.server", reason="the S3 server of the group dev is not installed")
+    pytest.importorskip("s3fs", reason="the group storage is not installed")
+    port = free_port()
+    with _serving([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def web_server(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
+    """nginx over a folder: its URL, and another under which it knows no ranges. root: for its own files."""
+    pytest.importorskip("aiohttp", reason="the group storage is not installed")
+    if shutil.which("nginx") is None:
+        pytest.skip("nginx is not installed")
+    ports = free_port(), free_port()
+    places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = " ".join(f"{name}_temp_path {root / name};" for name in places)
+    (root / "nginx.conf").write_text(
+        f"daemon off; worker_processes 1; pid {root / 'pid'}; error_log {root / 'error.log'};"
+        "user root; events { worker_connections 64; }"
+        f"http {{ access_log off; {temporary}"
+        f"server {{ listen 127.0.0.1:{ports[0]}; root {folder}; }}"
+        f"server {{ listen 127.0.0.1:{ports[1]}; root {folder}; max_ranges 0; }} }}"
+    )
+    command = ["nginx", "-e", str(root / "start.log"), "-c", str(root / "nginx.conf")]
+    with _serving(command, ports[0]):
+        yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+
+
+class Line:
+    """A line to a server that tests do harm to. What comes through is the server's own answer.
+
+    Attributes:
+        url: of this end.
+        gets: how often the content of each path was asked for.
+        refusals: answers still to be replaced by ``answer``, an HTTP status.
+        cut_after: bytes after which the next content breaks off; None: never.
+        is_down: connections are closed without a word.
+        delay_s: before each piece of content.
+    """
+
+    def __init__(self, server: str) -> None:
+        self.gets: Counter[str] = Counter()
+        self.refusals, self.answer = 0, 503
+        self.cut_after: int | None = None
+        self.is_down, self.delay_s = False, 0.0
+        self._there = urlsplit(server)
+        line = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                line._pass_on(self)
+
+            do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def _pass_on(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        if self.is_down:
+            return
+        if handler.command == "GET":
+            self.gets[handler.path.partition("?")[0]] += 1
+        if self.refusals and handler.path.partition("?")[0].endswith(".tar"):
+            self.refusals -= 1
+            handler.send_response(self.answer)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
+        assert self._there.hostname is not None
+        upstream = http.client.HTTPConnection(self._there.hostname, self._there.port, timeout=30)
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        upstream.request(handler.command, handler.path, body or None, dict(handler.headers.items()))
+        answer = upstream.getresponse()
+        handler.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "server", "date"):
+                handler.send_header(name, value)
+        handler.end_headers()
+        self._send(handler, answer)
+        upstream.close()
+
+    def _send(self, handler: BaseHTTPRequestHandler, answer: http.client.HTTPResponse) -> None:
+        sent, is_content = 0, handler.command == "GET" and handler.path.partition("?")[0].endswith(".tar")
+        while piece := answer.read(_PIECE):
+            if is_content and self.is_down:
+                return
+            if is_content and self.delay_s:
+                time.sleep(self.delay_s)
+            if is_content and self.cut_after is not None and sent + len(piece) > self.cut_after:
+                handler.wfile.write(piece[: self.cut_after - sent])
+                self.cut_after = None
+                return
+            handler.wfile.write(piece)
+            sent += len(piece)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def s3_at(url: str) -> Iterator[None]:
+    """Whoever speaks S3 meanwhile, in this process and in those it starts, speaks with the server at this URL."""
+    from pipeline.storage.stores import forget_stores
+
+    before = dict(os.environ)
+    os.environ |= {**CREDENTIALS, "AWS_ENDPOINT_URL": url}
+    forget_stores()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+        forget_stores()
+
+
+def put(folder: Path, address: Address) -> None:
+    """Copy the files of a folder into a bucket, which is made if need be."""
+    from pipeline.storage.stores import _file_system, upload
+
+    if not _file_system("s3").exists(address.bucket):
+        _file_system("s3").mkdir(address.bucket)
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            upload(path, address.join(path.name))
