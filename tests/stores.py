@@ -88,6 +88,7 @@ class Line:
         refusals: answers still to be replaced by ``answer``, an HTTP status.
         cut_after: bytes after which the next content breaks off; None: never.
         is_down: connections are closed without a word.
+        down_after: contents of shards after which that comes to be; None: never.
         delay_s: before each piece of content.
     """
 
@@ -95,6 +96,7 @@ class Line:
         self.gets: Counter[str] = Counter()
         self.refusals, self.answer = 0, 503
         self.cut_after: int | None = None
+        self.down_after: int | None = None
         self.is_down, self.delay_s = False, 0.0
         self._there = urlsplit(server)
         line = self
@@ -120,7 +122,13 @@ class Line:
         if self.is_down:
             return
         if handler.command == "GET":
-            self.gets[handler.path.partition("?")[0]] += 1
+            path = handler.path.partition("?")[0]
+            if path.endswith(".tar") and self.down_after is not None:
+                self.down_after -= 1
+                self.is_down = self.down_after < 0
+                if self.is_down:
+                    return
+            self.gets[path] += 1
         if self.refusals and handler.path.partition("?")[0].endswith(".tar"):
             self.refusals -= 1
             handler.send_response(self.answer)

@@ -64,10 +64,6 @@ def test_an_error_is_told_by_the_code_of_the_answer_or_by_its_class(error: Excep
 
 def test_what_a_package_hides_behind_an_absent_file_is_seen() -> None:
     """fsspec says of a web server that fails that the file is not there."""
-    try:
-        try:
-            raise WebError(503)
-        except WebError as error:
-            raise FileNotFoundError("x") from error
-    except FileNotFoundError as error:
-        assert isinstance(understood(error, FILE), StoreGoneError)
+    hidden = FileNotFoundError("x")
+    hidden.__cause__ = WebError(503)
+    assert isinstance(understood(hidden, FILE), StoreGoneError)
