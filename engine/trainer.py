@@ -28,6 +28,7 @@ from engine.progress import Progress
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, agree
 from engine.run.example_scores import SCORES_FILE, ScoreRecord
+from engine.run.store_traffic import StoreTraffic
 from engine.run_plan import RunPlan
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, snapshot_state
 from engine.task import training_loss, training_outcome
@@ -108,6 +109,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
     progress = Progress(first_step, stop_step, world)
     clock = IntervalClock(Laps.on(world.device))
     bad_samples = BadSampleLog(run.folder / "bad_samples.jsonl", first_step, config.data, world)
+    store = StoreTraffic((run.train_index, run.val_index), world)
     run.engine.train()
     evaluations = _evaluation_left_out(run, first_step, stop_step, metrics, bad_samples)
     with training_loader(run, first_step, stop_step) as loader, open_checkpoints(run, metrics) as checkpoints:
@@ -128,6 +130,8 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
                 line = _train_line(run, step, loss, grad_norm, batch, clock, loader, bad_samples)
                 progress.show(line)
                 metrics.write(line)
+                if (fetched := store.line(step)) is not None:
+                    metrics.write(fetched)
                 checkpoints.poll()
             progress.advance()
             done = step + 1

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,14 @@ class CachedFile(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.identity}-{self.size_bytes}"
+
+
+class Unclaimed(Enum):
+    """Why a file is not to be fetched now: it is there, another fetches it, or there is no room for it."""
+
+    IS_THERE = "is there"
+    IS_TAKEN = "is taken"
+    NO_ROOM = "no room"
 
 
 @dataclass(frozen=True)
@@ -89,22 +98,22 @@ class Cache:
             os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
         return descriptor
 
-    def claim(self, file: CachedFile, own: Collection[str], *, needed: bool) -> Claim | None:
-        """The right to fetch a file; None where it is there, is being fetched by another, or has no room.
+    def claim(self, file: CachedFile, own: Collection[str], *, needed: bool) -> Claim | Unclaimed:
+        """The right to fetch a file, or why there is none.
 
         own: names of the files of the same data set. needed: it is fetched even if all the others must stay.
         """
         with self._locked():
             if self._is_whole(file):
-                return None
+                return Unclaimed.IS_THERE
             path = self.folder / f"{file.name}{_PART}"
             is_new = not path.exists()
             if is_new and not self._has_room(file.size_bytes, own) and not needed:
-                return None
+                return Unclaimed.NO_ROOM
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             if not _lock(descriptor):
                 os.close(descriptor)
-                return None
+                return Unclaimed.IS_TAKEN
             return Claim(descriptor, path)
 
     def finish(self, file: CachedFile, claim: Claim) -> int:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.addresses import Address
-from pipeline.storage.cache import Cache, CacheSettings, Claim
+from pipeline.storage.cache import Cache, CacheSettings, Claim, Unclaimed
 from pipeline.storage.errors import StoreError, StoreGoneError
 from pipeline.storage.fetching import StoppedError, StoredFile, fetch
 from pipeline.storage.patience import Patience
@@ -20,6 +20,7 @@ from pipeline.storage.small_files import BesideFiles
 
 _NUM_FETCHERS = 4  # connections of a reader: one by itself does not fill a fast line
 _LOOK_AGAIN_S = 0.02  # whether another process has fetched a file
+_IDLE_S = 0.1  # until a fetcher looks again for what is wanted, and for room
 _RETRY_S = 2.0  # of what is fetched ahead
 
 
@@ -85,8 +86,9 @@ class ShardFiles:
         self._wanted: list[int] = []
         self._busy: set[int] = set()
         self._later: dict[int, float] = {}
-        self._changed = threading.Condition()
+        self._changed = threading.Lock()  # of what stands above
         self._stopped = threading.Event()
+        self._taking = threading.Lock()  # one at a time, so that the next shard gets what room there is
         self._threads: list[threading.Thread] = []
 
     @property
@@ -103,7 +105,6 @@ class ShardFiles:
             keep = set(self._wanted)
             for number in [one for one in self._held if one not in keep]:
                 os.close(self._held.pop(number))
-            self._changed.notify_all()
         while len(self._threads) < min(_NUM_FETCHERS, len(self._wanted)):
             thread = threading.Thread(target=self._fetch_ahead, name="shard-fetcher", daemon=True)
             self._threads.append(thread)
@@ -129,14 +130,15 @@ class ShardFiles:
     def _wait_for(self, number: int) -> int:
         """A shard that is needed now: fetched here, unless another does it."""
         cache, file = self._remote.cache, self._remote.files[number]
-        patience, problem = Patience(self._remote.settings.patience_s), None
+        patience = Patience(self._remote.settings.patience_s)
+        problem: StoreGoneError | None = None
+        pause_s: float | None
         while not self._stopped.is_set():
             if (descriptor := cache.open(file.content)) is not None:
                 return descriptor
             claim = cache.claim(file.content, self._own, needed=True)
-            if claim is None:
-                pause_s = _LOOK_AGAIN_S
-            else:
+            pause_s = _LOOK_AGAIN_S
+            if isinstance(claim, Claim):
                 try:
                     return self._fetch(number, claim)
                 except StoreGoneError as error:
@@ -172,54 +174,60 @@ class ShardFiles:
         with self._changed:
             if self._held.setdefault(number, descriptor) != descriptor:
                 os.close(descriptor)
-            self._changed.notify_all()
             return self._held[number]
 
     # The fetchers' threads.
 
     def _fetch_ahead(self) -> None:
         while not self._stopped.is_set():
-            number = self._take()
-            if number is None:
+            taken = self._take()
+            if taken is None:
+                self._stopped.wait(_IDLE_S)
                 continue
-            again_s = _RETRY_S
+            number, claim = taken
             try:
-                again_s = self._try_ahead(number)
-            except StoreError:
-                pass  # whoever needs the shard tries again, and says what is wrong
+                self._hold_if_wanted(number, self._fetch(number, claim))
+            except StoreError:  # whoever needs the shard tries again, and says what is wrong
+                with self._changed:
+                    self._later[number] = time.monotonic() + _RETRY_S
             finally:
                 with self._changed:
                     self._busy.discard(number)
-                    self._later[number] = time.monotonic() + again_s
 
-    def _take(self) -> int | None:
-        """The first shard that is wanted and that nobody here has or fetches; waits for a moment if there is none."""
-        with self._changed:
-            now_s = time.monotonic()
-            for number in self._wanted:
-                if number in self._held or number in self._busy or self._later.get(number, 0.0) > now_s:
+    def _take(self) -> tuple[int, Claim] | None:
+        """The first shard that is wanted and that nobody has or fetches, claimed; None if there is none.
+
+        What is in the cache already is opened on the way. Where one has no room, no later one may take it.
+        """
+        cache = self._remote.cache
+        with self._taking:
+            for number in self._missing():
+                file = self._remote.files[number]
+                if (descriptor := cache.open(file.content)) is not None:
+                    self._hold_if_wanted(number, descriptor)
                     continue
-                self._busy.add(number)
-                return number
-            self._changed.wait(timeout=0.1)
+                claim = cache.claim(file.content, self._own, needed=False)
+                if isinstance(claim, Claim):
+                    with self._changed:
+                        self._busy.add(number)
+                    return number, claim
+                if claim is Unclaimed.NO_ROOM:
+                    return None
         return None
 
-    def _try_ahead(self, number: int) -> float:
-        """One attempt to have a shard. Returns after how many seconds the next makes sense."""
-        cache, file = self._remote.cache, self._remote.files[number]
-        descriptor = cache.open(file.content)
-        if descriptor is None:
-            claim = cache.claim(file.content, self._own, needed=False)
-            if claim is None:
-                return 0.2
-            descriptor = self._fetch(number, claim)
+    def _missing(self) -> list[int]:
+        """Shards that are wanted and neither open nor being fetched here, the next first."""
         with self._changed:
-            is_wanted = number in self._wanted and not self._stopped.is_set()
-            if not is_wanted:
+            now_s = time.monotonic()
+            passed_over = {number for number, until_s in self._later.items() if until_s > now_s}
+            return [one for one in self._wanted if one not in self._held and one not in self._busy | passed_over]
+
+    def _hold_if_wanted(self, number: int, descriptor: int) -> None:
+        with self._changed:
+            if number not in self._wanted or self._stopped.is_set():
                 os.close(descriptor)
-                return 0.0
+                return
         self._hold(number, descriptor)
-        return 0.0
 
     def stop(self) -> None:
         """Have whoever waits for a shard give up. Any thread may call it."""
@@ -229,6 +237,5 @@ class ShardFiles:
         """Close the shards and let the threads end; what they fetch meanwhile stays for the next."""
         self.stop()
         with self._changed:
-            self._changed.notify_all()
             while self._held:
                 os.close(self._held.popitem()[1])
