@@ -2,16 +2,17 @@
 
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from stores import Line, s3_at, s3_server, web_server
 
 from benchmarks.shared.photographs import photograph
 from benchmarks.shared.shard_files import write_tar
+from benchmarks.shared.stores import Line, s3_at, s3_server, web_server
 from pipeline.shards.index import build_index
 
 
@@ -82,6 +83,8 @@ def garment_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def s3_url() -> Iterator[str]:
     """An S3 server of this session's."""
+    pytest.importorskip("moto.server", reason="the S3 server of the group dev is not installed")
+    pytest.importorskip("s3fs", reason="the group storage is not installed")
     with s3_server() as url:
         yield url
 
@@ -98,5 +101,8 @@ def s3_line(s3_url: str) -> Iterator[Line]:
 @pytest.fixture(scope="session")
 def web(garment_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """A web server over ``garment_shards``: its URL, and the one under which it knows no ranges."""
+    pytest.importorskip("aiohttp", reason="the group storage is not installed")
+    if shutil.which("nginx") is None:
+        pytest.skip("nginx is not installed")
     with web_server(garment_shards, tmp_path_factory.mktemp("nginx")) as urls:
         yield urls

@@ -136,7 +136,7 @@ def evaluate(
     num_samples, num_bad = (int(count) for count in counts.tolist())
     assert num_samples + num_bad == index.num_samples
     if not num_samples:
-        raise DataError(f"{index.folder}: not one sample of {index.split} can be decoded", agreed=True)
+        raise DataError(f"{index.place}: not one sample of {index.split} can be decoded", agreed=True)
     loss, *correct = (value / num_samples for value in sums.tolist())
     num_kept = planner.plan(0).stage.num_kept
     if config.task == "pretrain":

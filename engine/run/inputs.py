@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.config import MonitorConfig, RunConfig
 from engine.evaluation.held_images import check_batches, describe_held
@@ -10,7 +11,7 @@ from engine.models.weight_place import weights_file
 from engine.run_plan import RunPlan, plan_run
 from pipeline.looking_ahead import check_cache_fits
 from pipeline.plan.step import TrainPlanner
-from pipeline.selection.maps import ScoreMaps
+from pipeline.selection.maps import ScoreMaps, map_path
 from pipeline.shards.classes import most_classes
 from pipeline.shards.index import ShardIndex, open_index
 from pipeline.shards.levels import open_with_levels
@@ -73,6 +74,9 @@ def open_maps(name: str | None, indexes: Mapping[str, ShardIndex]) -> dict[str, 
     """
     if name is None:
         return {}
+    for index in indexes.values():
+        if index.remote is not None:
+            index.remote.beside.renew(map_path(Path(shard.name), name).name for shard in index.shards)
     maps = {key: ScoreMaps(index, name) for key, index in indexes.items()}
     for one in maps.values():
         one.facts()

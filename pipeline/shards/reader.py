@@ -125,7 +125,7 @@ class SampleReader:
     def _read_one(self, sample_id: int) -> npt.NDArray[np.uint8]:
         index = self._index
         if not 0 <= sample_id < len(index.shard):
-            raise IndexError(f"sample id {sample_id}; {index.folder} holds ids 0 to {len(index.shard) - 1}")
+            raise IndexError(f"sample id {sample_id}; {index.place} holds ids 0 to {len(index.shard) - 1}")
         offset, length = int(index.offset[sample_id]), int(index.length[sample_id])
         image = np.empty(length, dtype=np.uint8)
         view = image.data
@@ -139,11 +139,11 @@ class SampleReader:
                 self._check_unchanged(sample_id, descriptor)
         except OSError as error:
             raise type(error)(
-                error.errno, f"cannot read {index.describe(sample_id)}: {error.strerror}", str(index.folder)
+                error.errno, f"cannot read {index.describe(sample_id)}: {error.strerror}", str(index.place)
             ) from error
         if done < length:
             raise StaleIndexError(
-                f"{index.folder}: {index.describe(sample_id)} should have {length} bytes, but the shard "
+                f"{index.place}: {index.describe(sample_id)} should have {length} bytes, but the shard "
                 f"ends after {done} of them: it was shortened after it was indexed"
             )
         return image
@@ -163,7 +163,7 @@ class SampleReader:
         if size_bytes != shard.size_bytes:
             os.close(descriptor)
             raise StaleIndexError(
-                f"{self._index.folder}: cannot read {self._index.describe(sample_id)}: the shard has "
+                f"{self._index.place}: cannot read {self._index.describe(sample_id)}: the shard has "
                 f"{size_bytes} bytes, but had {shard.size_bytes} when it was indexed; if the new content is "
                 f"meant: {index_command_of(self._index, number)}"
             )
@@ -182,7 +182,7 @@ class SampleReader:
         misfit = _misfit(self._index, number)
         if misfit:
             raise StaleIndexError(
-                f"{self._index.folder}: cannot read {self._index.describe(sample_id)}: the shard was written to and no "
+                f"{self._index.place}: cannot read {self._index.describe(sample_id)}: the shard was written to and no "
                 f"longer fits the index ({misfit}); bring the old content back, or, if the new one is meant: "
                 f"{index_command_of(self._index, number)}"
             )

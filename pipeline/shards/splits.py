@@ -45,8 +45,8 @@ def group_tars(folder: str | Path) -> dict[str, list[Path]]:
 def group_paths(tars: Iterable[Path], folder: object) -> dict[str, list[Path]]:
     """Tars of a folder by the split that their names speak of (train, val, test; see ``SPLIT_WORDS``).
 
-    folder: for messages; neither it nor the tars need be there. Where no name does, all tars belong to the split ``all``. Raises ValueError where only some names do, or where one
-    leaves a doubt.
+    folder: for messages; neither it nor the tars need be there. Where no name speaks of one, all tars belong to the
+    split ``all``. Raises ValueError where only some names do, or where one leaves a doubt.
     """
     groups: dict[str, list[Path]] = {}
     say = "say which are meant with --split NAME --pattern 'GLOB'"

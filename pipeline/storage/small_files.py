@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.storage.stores import read_all, told_of
 from pipeline.told import tell_once
 
 _SEEN = ".seen.json"
+_CONNECTIONS = 8
 _MOST_PATIENCE_S = 30.0  # where a person waits for the first word of a run
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "mtime", "updated", "generation")
 
@@ -45,7 +47,8 @@ class BesideFiles:
         refusals: list[StoreRefusedError] = []
         with self._locked():
             seen = self._seen()
-            found = [self._renew(name, seen, refusals) for name in names]
+            with ThreadPoolExecutor(_CONNECTIONS) as pool:
+                found = list(pool.map(lambda name: self._renew(name, seen, refusals), names))
             write_atomically(self.folder / _SEEN, json.dumps(seen), sync=False)
         if refusals and not any(found):
             raise refusals[0]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from loaded import content, garment_data
 from pixels import train_planner
-from stores import Line
 
+from benchmarks.shared.stores import Line
 from pipeline.addresses import Address
 from pipeline.loader import PatchLoader
 from pipeline.plan.step import TrainPlanner

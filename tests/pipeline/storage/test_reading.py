@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from stores import Line, put
 
 from benchmarks.shared.shard_files import write_tar
+from benchmarks.shared.stores import Line, put
 from pipeline.addresses import Address
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path
 from pipeline.shards.index import ShardIndex, build_index, open_index

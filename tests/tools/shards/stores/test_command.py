@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import Line, put
 
 from benchmarks.shared.photographs import write_image_folder
 from benchmarks.shared.shard_files import image_bytes, write_tar
+from benchmarks.shared.stores import Line, put
 from pipeline.addresses import Address
 from pipeline.shards.index import ShardIndex, open_index
 from pipeline.shards.reader import SampleReader

@@ -1,8 +1,7 @@
-"""Real stores for tests, as processes of their own: an S3 server, a web server; and a line to them that can fail."""
+"""Real stores, as processes of their own: an S3 server, a web server; and a line to them that can be made to fail."""
 
 import http.client
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,18 +15,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
+import fsspec
 
+from benchmarks.shared.shell import free_port
 from pipeline.addresses import Address
+from pipeline.storage.stores import forget_stores, upload
 
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nobody", "AWS_DEFAULT_REGION": "us-east-1"}
 _PIECE = 1 << 16
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -51,8 +46,6 @@ def _serving(command: list[str], port: int) -> Iterator[None]:
 @contextmanager
 def s3_server() -> Iterator[str]:
     """Moto's, empty; its URL."""
-    pytest.importorskip("moto.server", reason="the S3 server of the group dev is not installed")
-    pytest.importorskip("s3fs", reason="the group storage is not installed")
     port = free_port()
     with _serving([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
         yield f"http://127.0.0.1:{port}"
@@ -61,9 +54,7 @@ def s3_server() -> Iterator[str]:
 @contextmanager
 def web_server(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
     """nginx over a folder: its URL, and another under which it knows no ranges. root: for its own files."""
-    pytest.importorskip("aiohttp", reason="the group storage is not installed")
-    if shutil.which("nginx") is None:
-        pytest.skip("nginx is not installed")
+    root.mkdir(parents=True, exist_ok=True)
     ports = free_port(), free_port()
     places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = " ".join(f"{name}_temp_path {root / name};" for name in places)
@@ -80,7 +71,7 @@ def web_server(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
 
 
 class Line:
-    """A line to a server that tests do harm to. What comes through is the server's own answer.
+    """A line to a server that harm is done to. What comes through is the server's own answer.
 
     Attributes:
         url: of this end.
@@ -170,8 +161,6 @@ class Line:
 @contextmanager
 def s3_at(url: str) -> Iterator[None]:
     """Whoever speaks S3 meanwhile, in this process and in those it starts, speaks with the server at this URL."""
-    from pipeline.storage.stores import forget_stores
-
     before = dict(os.environ)
     os.environ |= {**CREDENTIALS, "AWS_ENDPOINT_URL": url}
     forget_stores()
@@ -185,10 +174,9 @@ def s3_at(url: str) -> Iterator[None]:
 
 def put(folder: Path, address: Address) -> None:
     """Copy the files of a folder into a bucket, which is made if need be."""
-    from pipeline.storage.stores import _file_system, upload
-
-    if not _file_system("s3").exists(address.bucket):
-        _file_system("s3").mkdir(address.bucket)
+    store = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+    if not store.exists(address.bucket):
+        store.mkdir(address.bucket)
     for path in sorted(folder.iterdir()):
         if path.is_file():
             upload(path, address.join(path.name))
