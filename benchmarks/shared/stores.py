@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ _PIECE = 1 << 16
 
 
 @contextmanager
-def _serving(command: list[str], port: int) -> Iterator[None]:
+def serving(command: list[str], port: int) -> Iterator[None]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 60
@@ -47,26 +47,32 @@ def _serving(command: list[str], port: int) -> Iterator[None]:
 def s3_server() -> Iterator[str]:
     """Moto's, empty; its URL."""
     port = free_port()
-    with _serving([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
+    with serving([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
         yield f"http://127.0.0.1:{port}"
+
+
+def nginx_settings(folder: Path, root: Path, ports: tuple[int, int], host: str, *, with_logs: bool = False) -> Path:
+    """nginx's own file, in ``root`` with all that it writes: a folder's files, at the second port without ranges."""
+    root.mkdir(parents=True, exist_ok=True)
+    places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = " ".join(f"{name}_temp_path {root / name};" for name in places)
+    logs = [f"access_log {root / f'{port}.log'};" if with_logs else "access_log off;" for port in ports]
+    path = root / "nginx.conf"
+    path.write_text(
+        f"daemon off; worker_processes 1; pid {root / 'pid'}; error_log {root / 'error.log'}; user root;"
+        f"events {{ worker_connections 64; }} http {{ {temporary}"
+        f"server {{ listen {host}:{ports[0]}; root {folder}; {logs[0]} }}"
+        f"server {{ listen {host}:{ports[1]}; root {folder}; {logs[1]} max_ranges 0; }} }}"
+    )
+    return path
 
 
 @contextmanager
 def web_server(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
     """nginx over a folder: its URL, and another under which it knows no ranges. root: for its own files."""
-    root.mkdir(parents=True, exist_ok=True)
     ports = free_port(), free_port()
-    places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    temporary = " ".join(f"{name}_temp_path {root / name};" for name in places)
-    (root / "nginx.conf").write_text(
-        f"daemon off; worker_processes 1; pid {root / 'pid'}; error_log {root / 'error.log'};"
-        "user root; events { worker_connections 64; }"
-        f"http {{ access_log off; {temporary}"
-        f"server {{ listen 127.0.0.1:{ports[0]}; root {folder}; }}"
-        f"server {{ listen 127.0.0.1:{ports[1]}; root {folder}; max_ranges 0; }} }}"
-    )
-    command = ["nginx", "-e", str(root / "start.log"), "-c", str(root / "nginx.conf")]
-    with _serving(command, ports[0]):
+    settings = nginx_settings(folder, root, ports, "127.0.0.1")
+    with serving(["nginx", "-e", str(root / "start.log"), "-c", str(settings)], ports[0]):
         yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
 
 
@@ -96,7 +102,8 @@ class Line:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                line._pass_on(self)
+                with suppress(OSError):  # of either end: the connection is closed
+                    line._pass_on(self)
 
             do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 

@@ -5,6 +5,7 @@ One connection a kind of store and process, by fsspec. Its packages are an optio
 
 import importlib.util
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,14 @@ def read_from(address: Address, start: int, size: int, write: Write) -> None:
     Raises:
         StoreError: what went wrong. What ``write`` raises comes through as it is.
     """
-    _READERS[address.scheme](address, start, size, write)
+    if start < size:
+        with suppress(BeyondTheEndError):
+            _READERS[address.scheme](address, start, size, write)
 
 
 def _read_blocks(address: Address, start: int, size: int, write: Write) -> None:
     while start < size:
-        try:
-            block = read_range(address, start, min(start + _BLOCK_BYTES, size))
-        except BeyondTheEndError:
-            return
+        block = read_range(address, start, min(start + _BLOCK_BYTES, size))
         if not block:
             return
         write(start, block)

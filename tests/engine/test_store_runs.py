@@ -1,6 +1,5 @@
 """Whole runs over shards in stores: the weights are those of the same shards on a disk."""
 
-import io
 import shutil
 import threading
 import time
@@ -9,33 +8,12 @@ from pathlib import Path
 
 import pytest
 from launching import run_jobs
-from PIL import Image
 from run_results import lines
 
-from benchmarks.shared.shard_files import write_tar
 from benchmarks.shared.stores import Line, put, web_server
-from benchmarks.shared.toy_data import toy_image, write_toy_config
+from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.metrics_table import METRICS
 from pipeline.addresses import Address
-from pipeline.shards.index import build_index
-
-SHARD_SAMPLES = 20
-
-
-def write_shards(folder: Path) -> Path:
-    """200 training images in ten shards, 40 validation images in two."""
-    for split, first, count in (("train", 0, 200), ("val", 10_000, 40)):
-        tars = []
-        for shard, start in enumerate(range(first, first + count, SHARD_SAMPLES)):
-            members = []
-            for number in range(start, start + SHARD_SAMPLES):
-                pixels, label = toy_image(number)
-                png = io.BytesIO()
-                Image.fromarray(pixels).save(png, "PNG")
-                members += [(f"{number:05d}.png", png.getvalue()), (f"{number:05d}.cls", str(label).encode())]
-            tars.append(write_tar(folder / f"{split}-{shard:06d}.tar", members))
-        build_index(folder, split, tars)
-    return folder
 
 
 def mend_once_stopped(line: Line, folder: Path) -> None:
@@ -52,7 +30,7 @@ def test_runs_over_disk_web_and_bucket_train_the_same_weights_also_where_the_sto
 ) -> None:
     if shutil.which("nginx") is None:
         pytest.skip("nginx is not installed")
-    shards = write_shards(tmp_path / "shards")
+    shards = write_toy_shards(tmp_path / "shards", shard_samples=20)  # ten of training, three of validation
     config = write_toy_config(tmp_path / "toy.yaml", shards)
     address = Address.parse("s3://runs/toy")
     put(shards, address)
@@ -87,7 +65,7 @@ def test_runs_over_disk_web_and_bucket_train_the_same_weights_also_where_the_sto
     ]
     assert others == [disk, disk]
     fetched = {path: count for path, count in s3_line.gets.items() if path.endswith(".tar")}
-    assert len(fetched) == 12
+    assert len(fetched) == 13
     told = lines(tmp_path, "bucket", "store")
     assert {tuple(line) for line in told} == {tuple(metric.name for metric in METRICS if metric.event == "store")}
     assert not lines(tmp_path, "disk", "store")

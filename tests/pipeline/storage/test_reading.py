@@ -237,6 +237,30 @@ def _png() -> bytes:
     return sink.getvalue()
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_part_of_a_shard_or_all_of_it_is_gone_on_with(
+    web: tuple[str, str], garment_shards: Path, tmp_path: Path, share: float
+) -> None:
+    """A process may be killed when it has all the bytes and has not said so yet."""
+    remote = open_index(Address.parse(web[0]), "train", CacheSettings(tmp_path))
+    assert remote.remote is not None
+    content = (garment_shards / "train-000000.tar").read_bytes()
+    part = tmp_path / "shards" / f"{remote.remote.path(0).name}.part"
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(content[: int(share * len(content))])
+    assert all_images(remote) == all_images(open_index(garment_shards, "train"))
+    assert remote.remote.traffic.num_bytes == sum(remote.remote.sizes) - int(share * len(content))
+
+
+def test_what_is_left_and_damaged_is_fetched_anew(web: tuple[str, str], garment_shards: Path, tmp_path: Path) -> None:
+    remote = open_index(Address.parse(web[0]), "train", CacheSettings(tmp_path))
+    assert remote.remote is not None
+    part = tmp_path / "shards" / f"{remote.remote.path(0).name}.part"
+    part.parent.mkdir(exist_ok=True)
+    part.write_bytes(bytes(remote.remote.sizes[0]))
+    assert all_images(remote) == all_images(open_index(garment_shards, "train"))
+
+
 def test_what_a_killed_process_left_is_gone_on_with(web: tuple[str, str], garment_shards: Path, tmp_path: Path) -> None:
     """The kill is of another process, as no test can go on without its own."""
     line = Line(web[0])
