@@ -20,6 +20,7 @@ from engine.metrics import read_metrics
 _WEB_PORTS, _S3_PORT = (8081, 8082), 5000
 _RANKS_A_HOST = 2
 _JOBS = ROOT / "benchmarks" / "shared" / "runs_on_two_hosts.py"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of moto's log
 _ANSWERED = re.compile(r'^(\S+) .*"GET /(?:toys/set/)?(\S+\.tar)\S* HTTP')
 
 
@@ -111,19 +112,14 @@ def _asked(folder: Path) -> dict[str, dict[str, Any]]:
         "web server without ranges": folder / "nginx" / f"{_WEB_PORTS[1]}.log",
         "S3": folder / "moto.log",
     }
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, log in logs.items():
-        lines = [match for line in log.read_text().splitlines() if (match := _ANSWERED.match(line))]
-        counts = Counter((match[1], match[2]) for match in lines)
-        found[name] = {
-            host: {
-                "shards": len([1 for place, _ in counts if place == address]),
-                "most_for_one_shard": max(
-                    (count for (place, _), count in counts.items() if place == address), default=0
-                ),
-            }
-            for host, address in ADDRESSES.items()
-        }
+        text = _COLOURS.sub("", log.read_text())
+        lines = [match for line in text.splitlines() if (match := _ANSWERED.match(line))]
+        found[name] = {}
+        for host, address in ADDRESSES.items():
+            counts = Counter(match[2] for match in lines if match[1] == address)
+            found[name][host] = {"shards": len(counts), "most_for_one_shard": max(counts.values(), default=0)}
     return found
 
 

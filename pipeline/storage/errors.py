@@ -63,7 +63,14 @@ _CODES = {
 }
 # By the class of what was raised, or of one of its bases.
 _REFUSED_CLASSES = frozenset(
-    {"PermissionError", "NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "RefreshError"}
+    {
+        "PermissionError",
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "TokenRetrievalError",
+        "RefreshError",
+        "DefaultCredentialsError",
+    }
 )
 _GONE_CLASSES = frozenset(
     {
