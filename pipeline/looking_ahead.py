@@ -8,9 +8,10 @@ import numpy.typing as npt
 
 from pipeline.config import DataConfig
 from pipeline.shards.index import ShardIndex
-from pipeline.storage.shard_files import ShardFiles
+from pipeline.storage.shard_files import MOST_OPEN, ShardFiles
 
-_MOST_SHARDS = 64  # fetched ahead; each of them is an open file
+_MOST_SHARDS = 64  # fetched ahead
+_MOST_OPEN = MOST_OPEN // 2  # each is an open file, and so are those that a batch reads beside them
 _MOST_STEPS = 100  # looked at for one that is planned: to look costs some of the planning
 
 
@@ -75,8 +76,9 @@ class LookAhead:
 
 def most_shards(data: DataConfig, *, training: bool, num_shards: int) -> int:
     """How many shards are looked ahead for: at the least a window and the next one, where a window is shuffled."""
+    most = min(num_shards, _MOST_OPEN)
     at_once = 2 * data.window_shards if data.shuffle == "window" else num_shards
-    return min(num_shards, max(_MOST_SHARDS, at_once if training else 2))
+    return min(most, max(_MOST_SHARDS, at_once if training else 2))
 
 
 def bytes_needed(sizes: Sequence[int], data: DataConfig, *, training: bool) -> int:
@@ -91,7 +93,12 @@ def bytes_needed(sizes: Sequence[int], data: DataConfig, *, training: bool) -> i
 
 
 def check_cache_fits(data: DataConfig, train: ShardIndex, val: ShardIndex) -> None:
-    """Raise ValueError if the cache of shards is too small for what is read at a time."""
+    """Raise ValueError if the cache of shards is too small for what is read at a time, or that is too many files."""
+    if train.remote is not None and data.shuffle == "window" and 2 * data.window_shards > _MOST_OPEN:
+        raise ValueError(
+            f"data.window_shards is {data.window_shards}, but of shards in a store, which are held open, at most "
+            f"{_MOST_OPEN // 2} are shuffled together; lower it"
+        )
     needed = {
         name: bytes_needed(index.remote.sizes, data, training=name == "train")
         for name, index in (("train", train), ("val", val))

@@ -6,6 +6,7 @@
 import os
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ from pipeline.storage.fetching import StoppedError, StoredFile, fetch
 from pipeline.storage.patience import Patience
 from pipeline.storage.small_files import BesideFiles
 
+MOST_OPEN = 512  # shards of a reader; twice as many as one call reads, so that none is closed while it is read
 _NUM_FETCHERS = 4  # connections of a reader: one by itself does not fill a fast line
 _LOOK_AGAIN_S = 0.02  # whether another process has fetched a file
 _IDLE_S = 0.1  # until a fetcher looks again for what is wanted, and for room
@@ -82,7 +84,7 @@ class ShardFiles:
     def __init__(self, remote: RemoteShards) -> None:
         self._remote = remote
         self._own = frozenset(file.content.name for file in remote.files)
-        self._held: dict[int, int] = {}
+        self._held: OrderedDict[int, int] = OrderedDict()  # the one used last at the end
         self._wanted: list[int] = []
         self._busy: set[int] = set()
         self._later: dict[int, float] = {}
@@ -119,6 +121,7 @@ class ShardFiles:
         """
         with self._changed:
             if number in self._held:
+                self._held.move_to_end(number)
                 return self._held[number]
         start_s = time.perf_counter()
         try:
@@ -174,6 +177,9 @@ class ShardFiles:
         with self._changed:
             if self._held.setdefault(number, descriptor) != descriptor:
                 os.close(descriptor)
+            self._held.move_to_end(number)
+            if len(self._held) > MOST_OPEN:
+                os.close(self._held.popitem(last=False)[1])
             return self._held[number]
 
     # The fetchers' threads.

@@ -109,6 +109,9 @@ def test_a_cache_must_hold_two_windows_or_all_that_is_shuffled_at_once() -> None
     check_cache_fits(window, of_sizes(1, 2, 1, 2), of_sizes(1, 1))
     with pytest.raises(ValueError, match=r"10, but 20 are needed.*11 for data\.train, 9 for data\.val.*window_shards"):
         check_cache_fits(window, of_sizes(1, 5, 2, 4), of_sizes(4, 5))
+    wide = DataConfig(**values | {"window_shards": 200}, shuffle="window")
+    with pytest.raises(ValueError, match="at most 128 are shuffled together"):
+        check_cache_fits(wide, of_sizes(1), of_sizes(1))
     whole = DataConfig(**values, shuffle="global", cache_max_bytes=10)
     with pytest.raises(ValueError, match=r"data\.shuffle to window"):
         check_cache_fits(whole, of_sizes(1, 5, 2, 4), SimpleNamespace(remote=None))  # type: ignore[arg-type]

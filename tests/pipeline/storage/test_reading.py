@@ -83,6 +83,18 @@ def test_what_is_in_the_cache_is_not_fetched_again(opened: Callable[..., ShardIn
     assert {path: count for path, count in s3_line.gets.items() if path.endswith(".tar")} == tars
 
 
+def test_a_reader_keeps_few_files_open_however_many_shards_it_reads(
+    web: tuple[str, str], garment_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.storage.shard_files.MOST_OPEN", 2)
+    remote = open_index(Address.parse(web[0]), "train", CacheSettings(tmp_path))
+    with SampleReader(remote, max_open_shards=1) as reader:
+        found = [bytes(image) for image in reader.read(np.arange(96))]
+        assert reader.files is not None
+        assert len(reader.files._held) == 2
+    assert found == all_images(open_index(garment_shards, "train"))
+
+
 def test_readers_at_the_same_time_fetch_each_shard_once(opened: Callable[..., ShardIndex], s3_line: Line) -> None:
     indexes = [opened() for _ in range(4)]
     s3_line.delay_s = 0.05
