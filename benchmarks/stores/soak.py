@@ -95,12 +95,17 @@ def _train(
             time.sleep(options.every_s)
             if launcher.poll() is not None:
                 break
-            for number, rank in enumerate(ranks_below(launcher.pid)):
+            for number, rank in enumerate(_ranks(launcher)):
                 readings.setdefault(f"rank {number}", []).append(read_process(rank, started))
-        for rank in ranks_below(launcher.pid) if launcher.poll() is None else ():
+        for rank in _ranks(launcher) if launcher.poll() is None else ():
             rank.send_signal(signal.SIGTERM)
         code = launcher.wait(300)
     return readings, code, (folder / "printed").read_text()
+
+
+def _ranks(launcher: psutil.Popen) -> list[psutil.Process]:
+    """Without the launcher, which names the module too."""
+    return [rank for rank in ranks_below(launcher.pid) if "--module" not in rank.cmdline()]
 
 
 def _variables(host: Host) -> list[str]:

@@ -86,7 +86,7 @@ class ShardFiles:
         self._own = frozenset(file.content.name for file in remote.files)
         self._held: OrderedDict[int, int] = OrderedDict()  # the one used last at the end
         self._wanted: list[int] = []
-        self._busy: set[int] = set()
+        self._busy: set[int | None] = set()
         self._later: dict[int, float] = {}
         self._changed = threading.Lock()  # of what stands above
         self._stopped = threading.Event()
@@ -186,19 +186,26 @@ class ShardFiles:
 
     def _fetch_ahead(self) -> None:
         while not self._stopped.is_set():
-            taken = self._take()
-            if taken is None:
-                self._stopped.wait(_IDLE_S)
-                continue
-            number, claim = taken
+            number = None
             try:
+                if (taken := self._take()) is None:
+                    self._stopped.wait(_IDLE_S)
+                    continue
+                number, claim = taken
                 self._hold_if_wanted(number, self._fetch(number, claim))
-            except StoreError:  # whoever needs the shard tries again, and says what is wrong
-                with self._changed:
-                    self._later[number] = time.monotonic() + _RETRY_S
+            except (StoreError, OSError):  # whoever needs the shard tries again, and says what is wrong
+                self._pass_over(number)
             finally:
                 with self._changed:
-                    self._busy.discard(number)
+                    self._busy -= {number}
+
+    def _pass_over(self, number: int | None) -> None:
+        """Let a while go by before a shard is tried again, or anything where not even that is known."""
+        if number is None:
+            self._stopped.wait(_RETRY_S)
+            return
+        with self._changed:
+            self._later[number] = time.monotonic() + _RETRY_S
 
     def _take(self) -> tuple[int, Claim] | None:
         """The first shard that is wanted and that nobody has or fetches, claimed; None if there is none.
