@@ -36,8 +36,10 @@ ENTRIES = (
 )
 LIGHT_MODULES = (
     "plan.augmentation",
+    "addresses",
     "config",
     "cores",
+    "durations",
     "files",
     "operations",
     "plan.crops",
@@ -50,6 +52,8 @@ LIGHT_MODULES = (
     "selection.magnitude",
     "plan.mixing",
     "plan.order",
+    "looking_ahead",
+    "storage.shard_files",
     "graph.pixel_cache",
     "plan.step",
     "shards.reader",
