@@ -9,7 +9,9 @@ digest of the weights, and the loss of every step, are held against those of the
 benchmarks/results/kill_and_resume.json. Takes about fifteen minutes on two cores. With --everything the runs have
 planned augmentation, mixing, the magnitude rule, relative positions, averaging and drop path all at once, and the
 result goes into benchmarks/results/kill_and_resume_everything.json. With --bf16 they compute in bfloat16 at ZeRO 0
-(benchmarks/results/kill_and_resume_bf16.json).
+(benchmarks/results/kill_and_resume_bf16.json). With --all-axes image size, patch size, keep rate and examples follow
+schedules of their own, beside augmentation, mixing, a level of smaller images, growing micro batches, averaging and
+drop path (benchmarks/results/kill_and_resume_all_axes.json).
 """
 
 import argparse
@@ -20,18 +22,20 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shared.everything import everything
+from benchmarks.shared.everything import all_axes, everything
 from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from benchmarks.toy_runs import ToyRun, settings, wait_until
 from engine.metrics import read_metrics
 from engine.ranks.hardware import describe_hardware
 
+KINDS = ("usual", "everything", "bf16", "all_axes")
 RESULT = Path("benchmarks/results/kill_and_resume.json")
-RESULTS = {"usual": RESULT} | {kind: RESULT.with_stem(f"{RESULT.stem}_{kind}") for kind in ("everything", "bf16")}
+RESULTS = {"usual": RESULT} | {kind: RESULT.with_stem(f"{RESULT.stem}_{kind}") for kind in KINDS[1:]}
 TARGETS = ("everything", "rank 0", "rank 1", "launch.py", "runner")
 MOST_KILLS = 3
 START_UP_SHARE = 0.2
@@ -58,16 +62,17 @@ class Kill:
     ended_after_s: float
 
 
-def overrides(steps: int, kind: str) -> list[str]:
-    """A run of some length and one of the ``RESULTS``' kinds, with checkpoints and evaluations in it."""
+def overrides(steps: int, kind: str, shards: Path) -> list[str]:
+    """A run of some length and one of the ``KINDS``, with checkpoints and evaluations in it."""
     common = settings(train__duration=f"{steps}steps", checkpoint__every="10steps", eval__every="25steps")
     some = settings(model__drop_path=0.1, data__augment__flip_probability=0.5)
-    own = {
-        "usual": [*settings(engine__zero_stage=1), *some],  # weights that no rank holds alone
-        "everything": everything(),
-        "bf16": [*settings(engine__precision="bf16"), *some],
+    own: dict[str, Callable[[], list[str]]] = {
+        "usual": lambda: [*settings(engine__zero_stage=1), *some],  # weights that no rank holds alone
+        "everything": everything,
+        "bf16": lambda: [*settings(engine__precision="bf16"), *some],
+        "all_axes": lambda: [*all_axes(shards), *settings(model__drop_path=0.2)],
     }
-    return common + own[kind]
+    return own[kind]() + common
 
 
 def losses(out: Path) -> list[tuple[int, float]]:
@@ -149,16 +154,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--everything", action="store_true", help="with every feature of training switched on")
-    parser.add_argument("--bf16", action="store_true", help="in bfloat16 at ZeRO 0")
+    kinds = parser.add_mutually_exclusive_group()
+    for flag, about in {
+        "--everything": "with every feature of training switched on",
+        "--bf16": "in bfloat16 at ZeRO 0",
+        "--all-axes": "with schedules of sizes and examples beside that of the keep rate",
+    }.items():
+        kind = flag.removeprefix("--").replace("-", "_")
+        kinds.add_argument(flag, dest="kind", action="store_const", const=kind, default=KINDS[0], help=about)
     arguments = parser.parse_args()
-    if arguments.everything and arguments.bf16:
-        parser.error("--everything and --bf16 are two kinds of runs; give one of them")
-    kind = "everything" if arguments.everything else "bf16" if arguments.bf16 else "usual"
-    flags = overrides(arguments.steps, kind)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = write_toy_config(folder / "toy.yaml", write_toy_shards(folder / "shards"))
+        shards = write_toy_shards(folder / "shards")
+        config = write_toy_config(folder / "toy.yaml", shards)
+        flags = overrides(arguments.steps, arguments.kind, shards)
         with ToyRun(config, folder / "in-peace", flags) as run:
             run.wait_for_step(0)
             start_up_s = time.monotonic() - run.started
@@ -197,7 +206,7 @@ def main() -> None:
         },
         "runs": runs,
     }
-    path = RESULTS[kind]
+    path = RESULTS[arguments.kind]
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"{result['num_weights_equal']} of {len(runs)} digests equal that of the run in peace; written to {path}")
 

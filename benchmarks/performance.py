@@ -10,36 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.levels.page import levels_section, levels_table_section
 from benchmarks.measuring import RESULTS
-from pipeline.installed import DALI_BUILDS
+from benchmarks.predicted_hosts.page import predicted_hosts_section
+from benchmarks.shared.pages import extremes, machine, table
 
 PAGE, TEXT = Path("docs/performance.md"), Path(__file__).with_suffix(".md")
 _ACCEPTED = ("update", "loader", "step")
 DECODING_RESIZED = "ours, decoding alone, shards of 256 pixels"
 TITLES = {"photographs": "Photographs, 224 pixels, patches of 16", "fashion_mnist": "Fashion-MNIST, patches of 4"}
-
-
-def extremes(found: dict[str, Any], form: str) -> str:
-    """A spread: ``median (min to max)``."""
-    return f"{found['median']:{form}} ({found['min']:{form}} to {found['max']:{form}})"
-
-
-def machine(result: dict[str, Any]) -> str:
-    """What a result was measured on, how, and how busy the machine was with it."""
-    hardware = result["hardware"]
-    dali = next(hardware[build] for build in DALI_BUILDS if build in hardware)
-    gpus = "".join(f"{gpu}, " for gpu in hardware.get("gpus", []))
-    driver = f"driver {hardware['driver']}, " if gpus and hardware.get("driver") else ""
-    return (
-        f"`{result['command']}`, on {gpus}{driver}{hardware['cpu']}, {hardware['cores']} core(s), "
-        f"{hardware['memory_gib']:g} GiB, {result['repeats']} repeats; torch {hardware['torch']}, DALI {dali}, timm "
-        f"{hardware['timm']}. Load average before: {result['load_average_before']:.1f}."
-    )
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def ratio_line(what: str, bound: str, line: dict[str, Any]) -> str:
@@ -259,39 +238,6 @@ def scale_section(result: dict[str, Any]) -> str:
     )
 
 
-def levels_section(result: dict[str, Any]) -> str:
-    rows = []
-    for line in result["rates"]:
-        rates = [extremes(way["images_per_s"], ",.0f") for way in line["ways"]]
-        ratios = [extremes(line[name], ".2f") for name in ("ratio", "cpu_ratio")]
-        rows.append([f"{line['image_size']}", f"{line['keep_rate']:g}", *rates, *ratios])
-    shares, full_bytes = [], result["tar_bytes"]["full size"]
-    for one in result["pixels"]:
-        at_level = one["distance_of_images_at_a_level"]
-        far = ["", ""] if at_level is None else [f"{at_level['mean']:.2f}", f"{at_level['p95']:.2f}"]
-        taken = ", ".join(f"{name} {share:.0%}" for name, share in one["share_at"].items())
-        kilobytes = [f"{one[key] / 1000:.1f}" for key in ("bytes_read_per_image", "bytes_read_per_image_full_size")]
-        shares.append([f"{one['image_size']}", taken, *kilobytes, f"{one['mean_distance']:.2f}", *far])
-    sizes = ", ".join(f"{name} {size / full_bytes:.0%}" for name, size in result["tar_bytes"].items())
-    heads = (
-        ["image size", "keep", "images/s with levels", "full size alone", "times as fast", "by processor time"],
-        ["image size", "images read at", "KB read of one", "full size alone", "distance", "at a level", "95 % below"],
-    )
-    return "\n".join(
-        [
-            "## Images at several sizes\n",
-            machine(result),
-            f"\n{result['num_images']:,} photographs, crop and flip, `random` patches of 16 pixels, batches of "
-            f"{result['batch_size']}, {result['cores']} threads; `data.levels: {result['levels']}` and without, in "
-            f"turn; ratios are within a round. Bytes of the tars: {sizes}.\n",
-            table(heads[0], rows),
-            "\nHow far the square images are from those that the full size gives, as the mean of an image's absolute "
-            "differences in levels of 255: of all images, and of those that are read at a level.\n",
-            table(heads[1], shares),
-        ]
-    )
-
-
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "loader": loader_section,
     "loader_real_photographs": partial(loader_section, title="The loader on real photographs"),
@@ -299,12 +245,15 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "step_s16": step_section,
     "attention_bias": attention_bias_section,
     "levels": levels_section,
+    "levels_table": levels_table_section,
     "epoch": epoch_section,
     "scale": scale_section,
+    "predicted_hosts": predicted_hosts_section,
 }
 COMMANDS = {name: f"python -m benchmarks.{name}" for name in SECTIONS} | {
     "loader_real_photographs": "python -m benchmarks.loader --data data/real-photographs --data-sets photographs "
-    "--out benchmarks/results/loader_real_photographs.json"
+    "--out benchmarks/results/loader_real_photographs.json",
+    "levels_table": "python -m benchmarks.levels --table",
 }
 
 

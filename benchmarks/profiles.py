@@ -26,7 +26,7 @@ from benchmarks.measuring import RESULTS, spread, write_result
 from benchmarks.photographs import write_photographs
 from benchmarks.shared.shell import ROOT, command_of, environment
 from benchmarks.toy_runs import settings
-from engine.metrics import read_metrics, stage_table
+from engine.metrics import read_metrics, sizes_of, stage_table
 
 PHOTOGRAPHS, NUM_PHOTOGRAPHS = Path("data/photographs"), 2000
 TOLERANCE = 0.1
@@ -87,17 +87,17 @@ def compare(profiles: list[dict[str, Any]], runs: list[list[dict[str, Any]]]) ->
         profiles: what ``tools.profile --json`` wrote, turn by turn.
         runs: the lines of each turn's metrics.
     """
-    trained = [{stage["num_kept"]: stage["images_per_s"] for stage in stage_table(lines)} for lines in runs]
-    profiled = [{stage["num_kept"]: stage for stage in one["stages"]} for one in profiles]
+    trained = [{shape_of(stage): stage["images_per_s"] for stage in stage_table(lines)} for lines in runs]
+    profiled = [{shape_of(stage): stage for stage in one["stages"]} for one in profiles]
     stages = []
-    for num_kept in trained[0]:
-        rates = [one[num_kept]["end_to_end_images_per_s"] for one in profiled]
-        run_rates = [one[num_kept] for one in trained]
-        fastest = max(one[num_kept]["end_to_end_images_per_s_range"][1] for one in profiled)
-        of_runs = max(fastest_interval(lines, num_kept) for lines in runs)
+    for shape in trained[0]:
+        rates = [one[shape]["end_to_end_images_per_s"] for one in profiled]
+        run_rates = [one[shape] for one in trained]
+        fastest = max(one[shape]["end_to_end_images_per_s_range"][1] for one in profiled)
+        of_runs = max(fastest_interval(lines, shape) for lines in runs)
         stages.append(
             {
-                "keep_rate": profiled[0][num_kept]["keep_rate"],
+                "keep_rate": profiled[0][shape]["keep_rate"],
                 "profile_images_per_s": spread(rates),
                 "run_images_per_s": spread(run_rates),
                 "difference": spread([rate / of_run - 1 for rate, of_run in zip(rates, run_rates, strict=True)]),
@@ -110,9 +110,14 @@ def compare(profiles: list[dict[str, Any]], runs: list[list[dict[str, Any]]]) ->
     return {"stages": stages, "largest_difference": largest, "agrees": largest <= TOLERANCE}
 
 
-def fastest_interval(lines: list[dict[str, Any]], num_kept: int) -> float:
-    """Images per second of a run's fastest logged interval with so many patches, of those of the full length."""
-    found = [line for line in lines if line["event"] == "train" and line["num_kept"] == num_kept]
+def shape_of(stage: dict[str, Any]) -> tuple[int, int | None, int | None]:
+    """What tells stages apart, in a profile as in a run: patches kept, and sizes, where they are told."""
+    return stage["num_kept"], *sizes_of(stage)
+
+
+def fastest_interval(lines: list[dict[str, Any]], shape: tuple[int, int | None, int | None]) -> float:
+    """Images per second of a run's fastest logged interval in a stage, of those of the full length."""
+    found = [line for line in lines if line["event"] == "train" and shape_of(line) == shape]
     longest = max(line["interval_steps"] for line in found)
     return max(line["images_per_s"] for line in found if line["interval_steps"] == longest)
 

@@ -25,10 +25,11 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from engine.ranks.hardware import describe_hardware
-from pipeline.config import DataConfig, Duration
+from pipeline.config import DataConfig
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
 from pipeline.plan.step import TrainPlanner, steps_per_epoch
 from pipeline.selection.config import SelectionConfig
+from pipeline.settings import Duration
 from pipeline.shards.arrow_file import map_file
 
 RESULT = Path("benchmarks/results/seek.json")

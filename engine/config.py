@@ -16,13 +16,15 @@ from pydantic import (
 )
 
 from engine.values.autos import Weights, numbers_of, without_autos
+from engine.values.optim import OptimConfig
 from engine.values.text import apply_override, cut, explain
-from pipeline.config import MOST_IMAGES, MOST_STEPS, MOST_THREADS, DataConfig, Duration, DurationField, Settings
+from pipeline.config import DataConfig
 from pipeline.graph.route import Route, check_route, route_of
 from pipeline.plan.examples import check_fits
 from pipeline.plan.schedule import ScheduleConfig, num_kept_at
 from pipeline.plan.sizes import check_sizes
 from pipeline.selection.config import SelectionConfig
+from pipeline.settings import MOST_IMAGES, MOST_STEPS, MOST_THREADS, DurationField, Settings
 from pipeline.yaml_file import ConfigError, read_yaml
 
 MOST_S = 1e9  # a lifetime; threads cannot wait much longer
@@ -121,8 +123,8 @@ class TrainConfig(Settings):
         None,
         ge=1,
         le=10**9,
-        description="instead of micro_batch_size: micro batches grow as the keep rate falls, to as many images as have "
-        "this many tokens (kept patches, and one more an image); the global batch stays",
+        description="instead of micro_batch_size: micro batches grow where an image has fewer tokens (its kept patches "
+        "and one more), to as many images as have this many; the global batch stays",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target that is spread over all classes")
     loss: Literal["cross_entropy", "binary_cross_entropy"] = Field(
@@ -159,25 +161,6 @@ class PretrainConfig(Settings):
         if self.decoder_dim % self.decoder_heads:
             raise ValueError(f"decoder_heads {self.decoder_heads} does not divide decoder_dim {self.decoder_dim}")
         return self
-
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimConfig(Settings):
-    """AdamW with linear warm-up and cosine decay, per step."""
-
-    lr: float = Field(gt=0, le=1000, description="peak learning rate, for this global batch size")
-    final_lr: float = Field(0.0, ge=0, le=1000, description="learning rate that the cosine ends at")
-    weight_decay: float = Field(
-        0.05, ge=0, le=1000, description="AdamW's; norms, biases, layer scales, positions and class tokens get none"
-    )
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's, of the gradient and of its square")
-    eps: float = Field(1e-8, gt=0, le=1, description="AdamW's, added to the denominator")
-    warmup: DurationField = Field(
-        Duration.parse("0steps"), description="steps in which the learning rate rises from 0 to lr, linearly"
-    )
-    layer_decay: float | None = Field(None, gt=0, le=1, description="learning rate factor per layer below the head")
 
 
 class EngineConfig(Settings):

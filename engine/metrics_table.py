@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.config import StrengthName
+
 if TYPE_CHECKING:  # whoever only reads metrics needs no torch
     from engine.config import RunConfig
     from pipeline.batch import Batch
@@ -78,7 +80,7 @@ class Metric:
 
     Attributes:
         of_step: its value in a train line; None for those of the other events.
-        only: when it is there, empty for always.
+        only: when it is there, empty for always. A train line is without it where its value is None.
     """
 
     event: str
@@ -87,6 +89,18 @@ class Metric:
     meaning: str
     of_step: Callable[[StepFacts], Any] | None = None
     only: str = ""
+
+
+def _strength(name: StrengthName, what: str, key: str) -> Metric:
+    """The field of a strength of augmentation, which is there where the key holds a schedule."""
+    return Metric(
+        "train",
+        name,
+        "",
+        f"{what} in the step",
+        lambda facts: facts.batch.plan.stage.strengths.get(name),
+        f"{key}.kind",
+    )
 
 
 METRICS = (
@@ -143,6 +157,9 @@ METRICS = (
         "side of a patch of the step",
         lambda facts: facts.batch.plan.stage.patch_size,
     ),
+    _strength("magnitude", "RandAugment's magnitude", "data.augment.auto.magnitude"),
+    _strength("mixup", "alpha of mixup", "data.augment.mixup"),
+    _strength("cutmix", "alpha of cutmix", "data.augment.cutmix"),
     Metric(
         "train",
         "micro_batch_size",
@@ -274,7 +291,8 @@ METRICS = (
 
 def train_line(facts: StepFacts) -> dict[str, Any]:
     """The line of a training step, its fields in the order of the table."""
-    return {metric.name: metric.of_step(facts) for metric in METRICS if metric.of_step is not None}
+    values = {metric: metric.of_step(facts) for metric in METRICS if metric.of_step is not None}
+    return {metric.name: value for metric, value in values.items() if value is not None or not metric.only}
 
 
 def check_line(line: dict[str, Any]) -> None:

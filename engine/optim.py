@@ -8,6 +8,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.models.patch_embed import PatchModel
+from engine.values.decay import Progress
 
 
 def param_groups(
@@ -46,13 +47,14 @@ def learning_rate(
     warmup_steps: int,
     warmup_start: float = 0.0,
     final: float = 0.0,
+    progress: Progress | None = None,
 ) -> float:
     """The learning rate of step ``step``, counted from 0: a linear warm-up, then half a cosine.
 
-    With W = warmup_steps and T = total_steps:
+    With W = warmup_steps, T = total_steps, and p = progress(step), or (step - W) / (T - W) without one:
 
         step <  W:  warmup_start + (peak - warmup_start) * (step + 1) / (W + 1)
-        step >= W:  final + (peak - final) * (1 + cos(pi * (step - W) / (T - W))) / 2
+        step >= W:  final + (peak - final) * (1 + cos(pi * p)) / 2
 
     So step W is the first at the peak, step 0 already moves even if ``warmup_start`` is 0, and the last step, T
     - 1, lies one cosine step above ``final``: no step is wasted on a rate of 0.
@@ -66,8 +68,8 @@ def learning_rate(
         raise ValueError(f"step {step} lies outside the run: steps go from 0 to {total_steps - 1}")
     if step < warmup_steps:
         return warmup_start + (peak - warmup_start) * (step + 1) / (warmup_steps + 1)
-    progress = (step - warmup_steps) / (total_steps - warmup_steps)
-    return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
+    come = (step - warmup_steps) / (total_steps - warmup_steps) if progress is None else progress(step)
+    return final + (peak - final) * (1 + math.cos(math.pi * come)) / 2
 
 
 def build_optimizer(

@@ -20,9 +20,14 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Every rank has one; that of the first rank speaks, the others' are silent."""
+    """Every rank has one; that of the first rank speaks, the others' are silent.
 
-    def __init__(self, first_step: int, stop_step: int, world: World) -> None:
+    Args:
+        with_sizes: the sizes of images or patches follow a schedule, so lines say them.
+    """
+
+    def __init__(self, first_step: int, stop_step: int, world: World, *, with_sizes: bool = False) -> None:
+        self._with_sizes = with_sizes
         self._speaks, self._stop = world.is_first, stop_step
         self._bar = None
         self._first, self._started_at, self._shown_at = first_step, time.monotonic(), 0.0
@@ -37,8 +42,9 @@ class Progress:
         """The figures of a train line of the metrics."""
         if not self._speaks:
             return
+        sizes = f" of {line['image_size']} / {line['patch_size']} pixels" if self._with_sizes else ""
         text = (
-            f"keep {line['keep_rate']:.3g} ({line['num_kept']} patches)  loss {line['loss']:.3f}  "
+            f"keep {line['keep_rate']:.3g} ({line['num_kept']} patches{sizes})  loss {line['loss']:.3f}  "
             f"lr {line['lr']:.2e}  {line['images_per_s']:.0f} images/s  "
             f"loader wait {line['loader_wait_s'] / line['step_s']:.0%}  "
             f"idle {line['device_idle_s'] / line['step_s']:.0%}"

@@ -5,11 +5,12 @@ from functools import cached_property
 from typing import Any
 
 from engine.config import RunConfig
-from pipeline.config import MOST_STEPS, Duration
+from engine.values.decay import DECAYS, Progress
 from pipeline.plan.augmentation import check_pairs
 from pipeline.plan.epochs import run_steps
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.plan.step import rank_rows, steps_per_epoch
+from pipeline.settings import MOST_STEPS, Duration
 
 _BUCKET_BYTES = 25_000_000  # of gradients, or of weights, that ZeRO-1 and 2 exchange at a time
 _BYTES_EXCHANGED = {"fp32": 4, "bf16": 2}  # for a number, under ZeRO
@@ -19,9 +20,11 @@ _BYTES_EXCHANGED = {"fp32": 4, "bf16": 2}  # for a number, under ZeRO
 class MicroBatches:
     """How a rank's share of every global batch is cut into forward passes, by the number of patches kept.
 
-    With ``most_tokens`` the micro batches grow as the keep rate falls, so that each is about the same work: the largest
-    that divide the share and stay within the limit. A smallest micro batch, of one image or one pair, is allowed to be
-    over it. What is trained on stays the same, only rounding and the draws of dropout and drop path differ.
+    With ``most_tokens`` the micro batches grow where fewer are kept (at a lower keep rate, of a smaller image or of
+    larger patches), so that each is about the same work: the largest that divide the share and stay within the limit.
+    Work follows the tokens, not the pixels in them, which go through one matrix product alone. A smallest micro batch,
+    of one image or one pair, is allowed to be over the limit. What is trained on stays the same, only rounding and the
+    draws of dropout and drop path differ.
 
     Attributes:
         share: the rank's images in a global batch.
@@ -58,6 +61,7 @@ class RunPlan:
     Attributes:
         eval_every, checkpoint_every: in steps, None for the end of the run only.
         keep_every: in steps, None if no checkpoint is kept for ever.
+        decay_over: what the decay of the learning rate counts, one of ``DECAYS``.
     """
 
     schedule: PatchSchedule
@@ -68,6 +72,12 @@ class RunPlan:
     eval_every: int | None
     checkpoint_every: int | None
     keep_every: int | None
+    decay_over: str = "steps"
+
+    @cached_property
+    def decay(self) -> Progress:
+        """How far the decay of the learning rate has come at a step after the warm-up, 0 to 1."""
+        return DECAYS[self.decay_over].progress(self.schedule, self.warmup_steps)
 
     @property
     def rows_per_rank(self) -> int:
@@ -99,6 +109,7 @@ def build_schedule(config: RunConfig, num_train_samples: int) -> PatchSchedule:
         config.seed,
         config.data.image_size,
         config.data.patch_size,
+        config.data.augment.schedules,
     )
 
 
@@ -137,6 +148,7 @@ def plan_run(config: RunConfig, num_train_samples: int, world_size: int) -> RunP
         eval_every=interval("eval.every", config.eval.every),
         checkpoint_every=interval("checkpoint.every", config.checkpoint.every),
         keep_every=interval("checkpoint.keep_every", config.checkpoint.keep_every),
+        decay_over=config.optim.decay_over,
     )
 
 

@@ -148,6 +148,7 @@ def announcement(run: Run, start: Start) -> str:
         *describe_devices(run.world),
         f"schedule {config.schedule.kind}, rule {config.selection.rule}{_which_map(config)}: keep rates {stages}, "
         f"mean {plan.schedule.mean_keep_rate:.3f}",
+        *([f"strengths of augmentation: {told}"] if (told := plan.schedule.strengths_told()) else []),
         *describe_examples(config.schedule.examples, plan.schedule.epochs, plan.total_steps),
         f"data.route {config.route}{_why_this_route(config)}",
     ]

@@ -106,7 +106,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
     """
     config, plan, world = run.config, run.plan, run.world
     metrics = MetricsFile(run.folder / "metrics.jsonl", first_step, world, run.monitors)
-    progress = Progress(first_step, stop_step, world)
+    progress = Progress(first_step, stop_step, world, with_sizes=bool(config.schedule.sizes))
     clock = IntervalClock(Laps.on(world.device))
     bad_samples = BadSampleLog(run.folder / "bad_samples.jsonl", first_step, config.data, world)
     store = StoreTraffic((run.train_index, run.val_index), world)
@@ -212,6 +212,7 @@ def train_step(
         final=config.optim.final_lr,
         total_steps=plan.total_steps,
         warmup_steps=plan.warmup_steps,
+        progress=plan.decay,
     )
     set_learning_rate(engine.optimizer, rate)
     seed_model(config.seed, step, run.world)

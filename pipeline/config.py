@@ -4,113 +4,95 @@ Plain validated values without behaviour; the engine's run configuration embeds 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.addresses import Address, Place
-from pipeline.durations import Duration as Duration
-from pipeline.durations import DurationField as DurationField
-from pipeline.files import user_path
 from pipeline.operations import SUITES
+from pipeline.ramps import LOW_AND_HIGH, STRENGTHS, FollowsSchedule, Values, Words, forms
+from pipeline.settings import MOST_PIXELS, MOST_THREADS, OrAuto, Settings, UserPath, one_of
 from pipeline.storage.cache import CacheSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Far beyond what anyone means, so that a slip of the keyboard is told at once and nothing is counted up to it.
-MOST_STEPS = 10**8
-MOST_IMAGES = 10**6
-MOST_PIXELS = 10**6
-MOST_THREADS = 10_000
-
-UserPath = Annotated[Path, AfterValidator(user_path)]
-"""A path in which ``~`` is the home folder."""
-
-
-class Settings(BaseModel):
-    """Base of every section of a configuration file: unknown keys are errors, values never change.
-
-    A number is finite, and is no truth value.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and info.field_name is not None:
-            annotation = cls.model_fields[info.field_name].annotation
-            kinds = {annotation, *get_args(annotation)}
-            if bool not in kinds and any(kind in (int, float) or isinstance(kind, int) for kind in kinds):
-                raise ValueError(f"a number is asked for, got {str(value).lower()}")
-        return value
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """A check of a name against a table's names, as they are then: any other is an error that lists them."""
-
-    table: Mapping[str, Any]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.table)
-
-    def __call__(self, name: str) -> str:
-        if name not in self.names:
-            *others, last = (repr(one) for one in self.names)
-            expected = f"{', '.join(others)} or {last}"
-            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
-        return name
-
-
-def one_of(table: Mapping[str, Any]) -> AfterValidator:
-    """For a field that holds a name out of a table: any other is an error that lists them."""
-    return AfterValidator(OneOf(table))
-
-
-@dataclass(frozen=True)
-class OrAuto:
-    """Marks a key for which a file may say ``auto``: the run looks the value up before anything else sees it.
-
-    is_default: so it does where the file leaves the key out.
-    """
-
-    is_default: bool = False
-
 
 Ratio = Annotated[float, Field(le=1000)]
 Mean = Annotated[float, Field(ge=0, le=1)]
 Std = Annotated[float, Field(ge=0.001, le=10)]
 
 
+Magnitude = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+Alpha = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+StrengthName = Literal["magnitude", "mixup", "cutmix"]
+_MAGNITUDE, _ALPHA = TypeAdapter(Magnitude), TypeAdapter(Alpha)
+
+
+class StrengthScheduleConfig(FollowsSchedule):
+    """A strength of augmentation at every step, in place of one number. What ``values`` holds depends on ``kind``, as
+    ``keep_rate`` does in the schedule. A cooldown changes nothing: what rises over the run stays at its end, the rest
+    goes on.
+    """
+
+    words: ClassVar[Words] = STRENGTHS
+
+    values: Values = Field(description=f"strengths within the bounds of the one number; {forms(STRENGTHS)}")
+    rounding: float | None = Field(
+        None,
+        ge=1e-6,
+        le=1000,
+        description="grid, counted down from the high end, that linear, cosine and cyclic are rounded to; null: none",
+    )
+
+    @model_validator(mode="after")
+    def _ends_on_its_grid(self) -> "StrengthScheduleConfig":
+        if self.rounding is not None and self.of_kind.form is LOW_AND_HIGH:
+            low, high = self.numbers()
+            if abs(round((high - low) / self.rounding) * self.rounding - (high - low)) > 1e-9:
+                raise ValueError(
+                    f"rounding: from {low:g} to {high:g} is no whole number of steps of {self.rounding:g}; choose "
+                    "another strength, another rounding, or rounding: null"
+                )
+        return self
+
+
+def _strength(value: Any, bounds: TypeAdapter[float]) -> float | StrengthScheduleConfig:
+    """What a key holds that takes a number within bounds or a schedule of such. An error speaks of the one it holds."""
+    if value is None or isinstance(value, bool | list | tuple):
+        text = "Input should be a number, or a schedule such as {kind: linear, values: [0, 9]}"
+        raise PydanticCustomError("strength_type", text)
+    if not isinstance(value, dict | StrengthScheduleConfig):
+        return bounds.validate_python(value)
+    found = StrengthScheduleConfig.model_validate(value)
+    for one in found.numbers():
+        bounds.validate_python(one)
+    return found
+
+
 class AutoAugmentConfig(Settings):
     """Operations on the whole image that are drawn from a suite, one of ``operations.SUITES``.
 
     RandAugment applies ``num_ops`` operations in a row, each with the chance ``probability`` and of a magnitude near
-    ``magnitude``; its defaults are timm's ``rand-m9-mstd0.5-inc1``. The others apply one, of any magnitude.
+    ``magnitude``, which may follow a schedule; its defaults are timm's ``rand-m9-mstd0.5-inc1``. The others apply one,
+    of any magnitude.
     """
 
     kind: Annotated[str, one_of(SUITES)] = Field(description="; ".join(f"{k}: {s.source}" for k, s in SUITES.items()))
     num_ops: int = Field(2, ge=1, le=8, description="randaugment: operations on each image")
-    magnitude: float = Field(9.0, ge=0, le=10, description="randaugment: strength of an operation, 0 to 10")
+    magnitude: Magnitude | StrengthScheduleConfig = Field(
+        9.0, description="randaugment: strength of an operation, 0 to 10, or a schedule of it"
+    )
     magnitude_std: float = Field(0.5, ge=0, le=10, description="randaugment: standard deviation of the magnitude")
     probability: float = Field(0.5, ge=0, le=1, description="randaugment: chance of each operation to be applied")
     increasing: bool = Field(
         True, description="randaugment: a larger magnitude changes more under every operation, as timm's inc1"
     )
+
+    @field_validator("magnitude", mode="wrap")
+    @classmethod
+    def _number_or_schedule(cls, value: Any, _: ValidatorFunctionWrapHandler) -> float | StrengthScheduleConfig:
+        return _strength(value, _MAGNITUDE)
 
     @model_validator(mode="after")
     def _only_some_are_set(self) -> "AutoAugmentConfig":
@@ -139,8 +121,12 @@ class AugmentConfig(Settings):
     color_jitter: float = Field(
         0.0, ge=0, le=1, description="brightness, contrast and saturation change by factors in [1 - this, 1 + this]"
     )
-    mixup: float = Field(0.0, ge=0, le=1000, description="alpha of mixup's Beta(alpha, alpha); 0: no mixup")
-    cutmix: float = Field(0.0, ge=0, le=1000, description="alpha of cutmix's Beta(alpha, alpha); 0: no cutmix")
+    mixup: Alpha | StrengthScheduleConfig = Field(
+        0.0, description="alpha of mixup's Beta(alpha, alpha), or a schedule of it; 0: no mixup"
+    )
+    cutmix: Alpha | StrengthScheduleConfig = Field(
+        0.0, description="alpha of cutmix's Beta(alpha, alpha), or a schedule of it; 0: no cutmix"
+    )
     mix_probability: float = Field(1.0, ge=0, le=1, description="share of the pairs of images that are mixed")
     cutmix_share: float = Field(0.5, ge=0, le=1, description="of the mixed pairs, where mixup and cutmix are both on")
     erase_probability: float = Field(0.0, ge=0, le=1, description="chance that a box of the image is erased")
@@ -150,9 +136,41 @@ class AugmentConfig(Settings):
     repeats: int = Field(1, ge=1, le=1000, description="times that each image of a global batch stands in it")
 
     @property
+    def blends(self) -> bool:
+        """Whether mixup mixes images, at some step at least."""
+        return _most(self.mixup) > 0 and self.mix_probability > 0
+
+    @property
+    def pastes(self) -> bool:
+        """Whether cutmix mixes images, at some step at least."""
+        return _most(self.cutmix) > 0 and self.mix_probability > 0
+
+    @property
     def mixes(self) -> bool:
-        """Whether images of a batch are mixed in pairs."""
-        return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
+        """Whether images of a batch are mixed in pairs, at some step at least."""
+        return self.blends or self.pastes
+
+    @property
+    def schedules(self) -> dict[StrengthName, StrengthScheduleConfig]:
+        """The strengths that follow a schedule, by name."""
+        every: dict[StrengthName, float | StrengthScheduleConfig] = {"mixup": self.mixup, "cutmix": self.cutmix}
+        if self.auto is not None:
+            every = {"magnitude": self.auto.magnitude, **every}
+        return {name: one for name, one in every.items() if isinstance(one, StrengthScheduleConfig)}
+
+    def at(self, strengths: Mapping[StrengthName, float]) -> "AugmentConfig":
+        """The same with numbers in place of schedules. strengths: a step's, of each that follows one."""
+        if not strengths:
+            return self
+        numbers: dict[str, Any] = {name: value for name, value in strengths.items() if name != "magnitude"}
+        if self.auto is not None and "magnitude" in strengths:
+            numbers["auto"] = self.auto.model_copy(update={"magnitude": strengths["magnitude"]})
+        return self.model_copy(update=numbers)
+
+    @field_validator("mixup", "cutmix", mode="wrap")
+    @classmethod
+    def _number_or_schedule(cls, value: Any, _: ValidatorFunctionWrapHandler) -> float | StrengthScheduleConfig:
+        return _strength(value, _ALPHA)
 
     @model_validator(mode="after")
     def _one_change_of_colour(self) -> "AugmentConfig":
@@ -168,6 +186,10 @@ class AugmentConfig(Settings):
         if self.scale[1] > 1:
             raise ValueError(f"scale is a share of the image's area, at most 1, got {self.scale[1]}")
         return self
+
+
+def _most(strength: float | StrengthScheduleConfig) -> float:
+    return max(strength.numbers()) if isinstance(strength, StrengthScheduleConfig) else strength
 
 
 class CacheConfig(Settings):
@@ -194,12 +216,9 @@ class DataConfig(Settings):
     """Where the images are and what leaves the pipeline."""
 
     train: Place = Field(
-        description="folder of training shards and their index, or the address of one in a store: s3://bucket/prefix, "
-        "gs://..., https://..."
+        description="folder of training shards and their index, or its address: s3://bucket/prefix, gs://, https://"
     )
-    val: Place = Field(
-        description="folder of validation shards and their index, or the address of one; may be the same folder"
-    )
+    val: Place = Field(description="folder of validation shards and their index, or its address; may be the same")
     cache_folder: UserPath | None = Field(
         None,
         description="where a host keeps the shards that it fetches from a store, for all ranks and runs there, on a "
@@ -212,9 +231,8 @@ class DataConfig(Settings):
         600.0,
         ge=0,
         le=86_400,
-        description="seconds that a rank which needs a shard waits for a store that gives nothing; then the run ends "
-        "with a checkpoint and exit code 75. Other ranks wait meanwhile, as long as DEEPSPEED_TIMEOUT lets them: 15 "
-        "minutes by default",
+        description="seconds to wait for a store that gives nothing, while other ranks wait in a collective operation "
+        "(DEEPSPEED_TIMEOUT, 15 minutes by default); then the run ends with a checkpoint and exit code 75",
     )
     num_train_samples: int | None = Field(
         None,
@@ -300,13 +318,7 @@ class DataConfig(Settings):
 
     @model_validator(mode="after")
     def _patches_tile_the_image(self) -> "DataConfig":
-        if self.image_size % self.patch_size:
-            divisors = [p for p in range(1, self.image_size + 1) if self.image_size % p == 0]
-            nearest = sorted(divisors, key=lambda p: abs(p - self.patch_size))[:3]
-            raise ValueError(
-                f"patch_size {self.patch_size} does not divide image_size {self.image_size}; "
-                f"patch sizes near it that do: {', '.join(map(str, sorted(nearest)))}"
-            )
+        _check_tiling(self.image_size, self.patch_size)
         return self
 
     @model_validator(mode="after")
@@ -344,11 +356,21 @@ class DataConfig(Settings):
             raise ValueError(f"echo_gap {self.echo_gap} is the gap between the views of an echo, and echo is 1")
         return self
 
-    def at(self, image_size: int | None, patch_size: int | None) -> "DataConfig":
-        """The same for images and patches of another size in pixels; None: as they are here."""
-        sizes = {"image_size": image_size or self.image_size, "patch_size": patch_size or self.patch_size}
-        if (self.image_size, self.patch_size) == tuple(sizes.values()):
+    def at(self, image_size: int | None = None, patch_size: int | None = None) -> "DataConfig":
+        """The same for images and patches of other sizes in pixels; None: as they are here.
+
+        Raises:
+            ValueError: a size below 1, or a patch that does not divide the image.
+        """
+        own = {"image_size": self.image_size, "patch_size": self.patch_size}
+        asked = {"image_size": image_size, "patch_size": patch_size}
+        sizes = own | {key: size for key, size in asked.items() if size is not None}
+        if sizes == own:
             return self
+        for key, size in sizes.items():
+            if not 1 <= size <= MOST_PIXELS:
+                raise ValueError(f"{key}: a size is a whole number of pixels from 1 to {MOST_PIXELS:,}, got {size}")
+        _check_tiling(**sizes)
         return self.model_copy(update=sizes)
 
     @property
@@ -366,3 +388,13 @@ class DataConfig(Settings):
     @property
     def num_patches(self) -> int:
         return self.grid_size**2
+
+
+def _check_tiling(image_size: int, patch_size: int) -> None:
+    if image_size % patch_size:
+        divisors = [p for p in range(1, image_size + 1) if image_size % p == 0]
+        nearest = sorted(divisors, key=lambda p: abs(p - patch_size))[:3]
+        raise ValueError(
+            f"patch_size {patch_size} does not divide image_size {image_size}; "
+            f"patch sizes near it that do: {', '.join(map(str, sorted(nearest)))}"
+        )

@@ -71,6 +71,7 @@ def train_planner(
         seed,
         data.image_size,
         data.patch_size,
+        data.augment.schedules,
     )
     return TrainPlanner(index, data, selection or SelectionConfig(), patch_schedule, global_batch_size, seed)
 

@@ -20,8 +20,8 @@ SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package)
 FLOORS = (
     *(("loader",), ("train_plans", "finishing", "looking_ahead"), ("batch",)),
     *(("graph",), ("selection",), ("plan",), ("shards",), ("jpeg",), ("config",)),
-    *(("storage",), ("addresses",)),
-    ("operations", "compiling", "cores", "crossing", "durations", "files", "installed", "told", "yaml_file"),
+    *(("ramps",), ("settings", "storage"), ("addresses",)),
+    ("operations", "compiling", "cores", "crossing", "files", "installed", "told", "yaml_file"),
 )
 MOST_FILES, MOST_LINES = 24, 400
 
@@ -39,7 +39,6 @@ LIGHT_MODULES = (
     "addresses",
     "config",
     "cores",
-    "durations",
     "files",
     "operations",
     "plan.crops",

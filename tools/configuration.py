@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from engine.command_line import Parser
 from engine.config import RunConfig
 from pipeline.addresses import Address
-from pipeline.config import Duration, OneOf, OrAuto
+from pipeline.settings import Duration, OneOf, OrAuto
 from tools.command import answer
 
 PAGE = Path("docs/configuration.md")

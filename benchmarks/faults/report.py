@@ -95,7 +95,7 @@ def _table(result: dict[str, Any]) -> list[str]:
 def _killed_at_random() -> list[str]:
     found = {
         path: json.loads(path.read_text())
-        for name in ("kill_and_resume", "kill_and_resume_everything")
+        for name in ("kill_and_resume", "kill_and_resume_everything", "kill_and_resume_all_axes")
         if (path := RESULTS / f"{name}.json").exists()
     }
     lines = ["## Killed at random", ""] if found else []

@@ -2,6 +2,7 @@
 
     python -m benchmarks.real_photographs --out data/real-photographs --num 1200
     python -m benchmarks.levels
+    python -m benchmarks.levels --table
 
 Crop and flip. The photographs' tars are linked into a folder of their own, --work, in which the levels are made at
 first use. Each image size is measured with levels and without, in turn and several times over; a ratio is within a
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.levels.table import TABLE, WAYS, describe_table, measure_table
 from benchmarks.loader import measure
 from benchmarks.loader_ours import Ours, planned
 from benchmarks.loader_peers import Setting
@@ -33,7 +35,6 @@ from tools.shards.levels.resize import resize_levels
 
 PATCH_SIZE = 16
 IMAGE_SIZES, KEEP_RATES, LEVELS = (96, 160, 192, 224), (1.0, 0.2), (256, 128)
-WAYS = {"levels": True, "full size": False}
 
 
 def linked_with_levels(data: Path, work: Path, levels: Sequence[int], *, workers: int) -> dict[str, int]:
@@ -144,26 +145,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="timed in each repeat (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--batches", type=int, default=16, help="whose pixels are compared (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "levels.json", help="(default: %(default)s)")
+    parser.add_argument("--table", action="store_true", help="a run through the sizes of a table, not each size alone")
+    parser.add_argument("--images", type=int, default=48_000, help="of the table's run (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help=f"(default: levels.json or levels_table.json in {RESULTS})")
     options = parser.parse_args(argv)
     load_before = os.getloadavg()[0]
     keep_to_cores(options.cores)
     torch.set_num_threads(1)
     tar_bytes = linked_with_levels(options.data, options.work, options.levels, workers=options.cores)
-    index = open_index(options.work, "train")
+    measured = (
+        ("cores", "batch_size", "repeats", "images") if options.table else ("cores", "batch_size", "seconds", "repeats")
+    )
+    facts: dict[str, Any] = {name: getattr(options, name) for name in ("levels", *measured)}
+    facts |= {"num_images": open_index(options.work, "train").num_samples, "tar_bytes": tar_bytes}
+    found = {"table": _table(options)} if options.table else _sizes(options)
+    out = options.out or RESULTS / ("levels_table.json" if options.table else "levels.json")
+    write_result(out, "benchmarks.levels", argv, facts | found, load_before)
+
+
+def _setting(options: argparse.Namespace, image_size: int) -> Setting:
+    classes = max(2, open_index(options.work, "train").max_label + 1)
+    return Setting(options.work, image_size, PATCH_SIZE, classes, options.batch_size, options.cores)
+
+
+def _table(options: argparse.Namespace) -> dict[str, Any]:
+    full_size = max(size for size, _ in TABLE)
+    found = measure_table(_setting(options, full_size), options.levels, options.images, options.repeats)
+    print(describe_table(found), flush=True)
+    return found
+
+
+def _sizes(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"rates": [], "pixels": []}
     for image_size in options.image_sizes:
-        classes = max(2, index.max_label + 1)
-        setting = Setting(options.work, image_size, PATCH_SIZE, classes, options.batch_size, options.cores)
-        which = {"image_size": image_size}
+        setting, which = _setting(options, image_size), {"image_size": image_size}
         found["pixels"].append(which | distances(setting, options.levels, options.batches))
         for keep_rate in options.keep_rates:
             line = rates(setting, options.levels, keep_rate, options.seconds, options.repeats)
             found["rates"].append(which | {"keep_rate": keep_rate} | line)
             print(describe(found["rates"][-1:]), flush=True)
-    facts = {name: getattr(options, name) for name in ("levels", "cores", "batch_size", "seconds", "repeats")}
-    facts |= {"num_images": index.num_samples, "tar_bytes": tar_bytes}
-    write_result(options.out, "benchmarks.levels", argv, facts | found, load_before)
+    return found
 
 
 if __name__ == "__main__":

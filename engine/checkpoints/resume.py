@@ -97,6 +97,8 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
             del values[section][key]
     if not config.data.levels:
         del values["data.levels"]
+    if config.optim.decay_over == "steps":
+        del values["optim.decay_over"]
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
     drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     return {

@@ -10,7 +10,6 @@ from torch import nn
 
 from engine.bad_data import DataError, read_batches
 from engine.config import RunConfig
-from engine.evaluation.sizes import at_sizes
 from engine.loading import open_loader
 from engine.models.patch_embed import PatchModel
 from engine.ranks.world import World
@@ -146,7 +145,7 @@ def evaluate(
 
 
 def _at_sizes(config: RunConfig, image_size: int | None, patch_size: int | None) -> RunConfig:
-    data = at_sizes(config.data, image_size, patch_size)
+    data = config.data.at(image_size, patch_size)
     if config.task == "pretrain" and data != config.data:
         raise ValueError(
             f"a masked autoencoder reconstructs images of its own sizes, {config.data.image_size} pixels in patches of "

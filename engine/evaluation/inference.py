@@ -14,7 +14,6 @@ from torch import Tensor
 
 from engine.evaluation.exported import check_all_loaded, class_names, exported_model
 from engine.evaluation.image_files import preprocessed
-from engine.evaluation.sizes import at_sizes
 from engine.evaluation.trained import Trained, load_trained
 from engine.models.patch_embed import PatchModel, Sizes
 from engine.run.finished import check_classifier
@@ -132,7 +131,7 @@ class Classifier:
             ValueError: no image, or one that the loader does not decode; names it.
             OSError, TypeError: a file cannot be read, or it is no image at all.
         """
-        data = at_sizes(self._known_data(), image_size, patch_size)
+        data = self._known_data().at(image_size, patch_size)
         return torch.from_numpy(preprocessed(images, data, _num_threads(data)))
 
     def answers(
@@ -164,7 +163,7 @@ class Classifier:
         if selection is None:
             raise ValueError(_NO_RULE)
         device = next(self.model.parameters()).device
-        data = at_sizes(self._known_data(), image_size, patch_size).model_copy(update={"on_bad_sample": "skip"})
+        data = self._known_data().at(image_size, patch_size).model_copy(update={"on_bad_sample": "skip"})
         if device.type != "cuda":
             data = data.model_copy(update={"device": "cpu"})
         batch_size = min(batch_size, index.num_samples)

@@ -52,6 +52,8 @@ def model_card(
         "",
         "## Validation",
         "",
+        f"On images of {size} x {size} pixels in patches of {data.patch_size}, whatever sizes it was trained on:",
+        "",
         f"| keep rate | {MEASURES[measure]} |",
         "|---|---|",
         *rows,

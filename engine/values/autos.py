@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig, OrAuto
+from pipeline.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
+from pipeline.settings import OrAuto
 from pipeline.shards.classes import read_class_names
 from pipeline.storage.errors import StoreError
 from pipeline.storage.small_files import small_files_of

@@ -46,9 +46,8 @@ def input_names(augment: AugmentConfig) -> set[str]:
         names |= {"auto_ops", "auto_values", "auto_matrices"}
     if augment.color_jitter > 0:
         names |= {"jitter"}
-    if augment.mixes:
-        names |= {"partner", "blend_weight"} if augment.mixup > 0 else set()
-        names |= {"paste_ids", "paste_anchors", "paste_shapes"} if augment.cutmix > 0 else set()
+    names |= {"partner", "blend_weight"} if augment.blends else set()
+    names |= {"paste_ids", "paste_anchors", "paste_shapes"} if augment.pastes else set()
     if augment.erase_probability > 0:
         names |= {"erase_start", "erase_shape"} | ({"erase_noise"} if augment.erase_mode == "pixel" else set())
     return names
@@ -120,9 +119,9 @@ def augmented(images: Node, inputs: Mapping[str, Node], data: DataConfig, square
             images = nodes.auto_augment(images, operations, ops[level], values[level], matrices[level])
     if settings.color_jitter > 0:
         images = nodes.jitter_colors(images, inputs["jitter"])
-    if settings.mixes and settings.mixup > 0:
+    if settings.blends:
         images = nodes.blend(images, inputs["partner"], inputs["blend_weight"])
-    if settings.mixes and settings.cutmix > 0:
+    if settings.pastes:
         ids, anchors, shapes = inputs["paste_ids"], inputs["paste_anchors"], inputs["paste_shapes"]
         images = nodes.paste_boxes(images, ids, anchors, shapes, size)
     if settings.erase_probability > 0:

@@ -57,8 +57,14 @@ class AugmentPlan:
         return replace(self, mix_labels=np.where(is_here, labels[partner], self.mix_labels))
 
 
-def plan_augment(augment: AugmentConfig, image_size: int, labels: np.ndarray, rows: KeyedRows) -> AugmentPlan | None:
+def plan_augment(
+    augment: AugmentConfig, image_size: int, labels: np.ndarray, rows: KeyedRows, *, mixes: bool
+) -> AugmentPlan | None:
     """What is done to rows of a training step beyond crop and flip; None where nothing is.
+
+    Args:
+        augment: with the step's own numbers in place of schedules.
+        mixes: whether images are mixed at some step of the run. At a step that mixes none all weights are 1 then.
 
     Raises:
         ValueError: images are mixed in pairs and the rows are not pairs.
@@ -69,7 +75,7 @@ def plan_augment(augment: AugmentConfig, image_size: int, labels: np.ndarray, ro
         parts["auto_ops"], parts["auto_magnitudes"], parts["auto_values"] = plan_auto(drawn, augment.auto)
     if augment.color_jitter > 0:
         parts["jitter"] = 1 + np.float32(augment.color_jitter) * (2 * rows.uniform(Stream.COLOR_JITTER, 3) - 1)
-    if augment.mixes:
+    if mixes:
         check_pairs(rows.count, "rows a rank")
         weights, boxes = plan_pairs(rows.pairs.uniform(Stream.MIX, NUM_MIX_DRAWS), augment, image_size)
         parts["mix_weights"], parts["cut_boxes"] = np.repeat(weights, 2), np.repeat(boxes, 2, axis=0)
@@ -147,6 +153,7 @@ def plan_auto(draws: np.ndarray, auto: AutoAugmentConfig) -> tuple[np.ndarray, n
         # Box and Muller's transform of two uniform numbers into a normal one.
         radius = np.sqrt(-2 * np.log(1 - others[1].astype(np.float64)))
         normal = radius * np.cos(2 * np.pi * others[2].astype(np.float64))
+        assert isinstance(auto.magnitude, float), "a step has a number in place of a schedule"
         shares = np.clip(auto.magnitude + auto.magnitude_std * normal, 0, MAX_MAGNITUDE) / MAX_MAGNITUDE
     else:
         applied = np.ones(drawn.shape, dtype=bool)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
-from pipeline.config import Duration
+from pipeline.settings import Duration
 
 _EIGHTHS_SHORT = 7
 

@@ -14,10 +14,10 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from pipeline.config import Settings, one_of
 from pipeline.plan import keyed
 from pipeline.plan.epochs import Epochs
 from pipeline.plan.keyed import Stream
+from pipeline.settings import Settings, one_of
 
 _LEAST_EASY = 4  # the share kept of the easy ones is at least that of all over this
 

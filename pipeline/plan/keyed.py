@@ -36,6 +36,9 @@ class Stream(IntEnum):
     EXAMPLES = 17
     IMAGE_SIZE = 20
     PATCH_SIZE = 21
+    MAGNITUDE = 22
+    MIXUP = 23
+    CUTMIX = 24
 
 
 def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np.random.Philox:
@@ -72,6 +75,13 @@ def uniform(seed: int, stream: Stream, counter: int, *, first_row: int, num_rows
         halves >>= np.uint32(8)
         np.multiply(halves[:, :num_columns], np.float32(2.0**-24), out=rows, dtype=np.float32, casting="unsafe")
     return numbers
+
+
+def uniform_of_steps(seed: int, stream: Stream, steps: np.ndarray) -> np.ndarray:
+    """A number for each of some steps, int64 [n], as for rows of one table: float32 [n] in [0, 1)."""
+    runs = np.split(steps, np.flatnonzero(np.diff(steps) != 1) + 1) if steps.size else []
+    draws = [KeyedRows(seed, 0, int(run[0]), len(run)).uniform(stream, 1)[:, 0] for run in runs]
+    return np.concatenate(draws) if draws else np.empty(0, dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ def plan_pairs(draws: np.ndarray, augment: AugmentConfig, image_size: int) -> tu
         weights float32 [pairs], an image's own share of its mixture, 1 where a pair is not mixed; boxes int32
         [pairs, 4], (top, left, bottom, right) of what cutmix takes from the partner, all 0 where cutmix is not used.
     """
-    mixed = draws[:, 0] < augment.mix_probability
+    assert isinstance(augment.mixup, float), "a step has a number in place of a schedule"
+    assert isinstance(augment.cutmix, float), "a step has a number in place of a schedule"
+    mixed = (draws[:, 0] < augment.mix_probability) & augment.mixes
     share = augment.cutmix_share if augment.mixup > 0 else 1.0
     cut = (draws[:, 1] < share) if augment.cutmix > 0 else np.zeros(len(draws), dtype=bool)
     middle = draws[:, 2].astype(np.float64) + 2.0**-25  # of the cell on the grid of 2**-24: never 0, never 1

@@ -1,23 +1,32 @@
-"""The patch sampling schedule: a pure map from a training step to the share of patches kept, and to their size.
+"""The patch sampling schedule: a pure map from a training step to the share of patches kept, to their size, and to the
+strengths of augmentation that follow a schedule.
 
-What each kind of schedule does stands in ``pipeline/plan/ramps.py``.
+What each kind of schedule does stands in ``pipeline/ramps.py``.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.config import Duration, DurationField, Settings, one_of
+from pipeline.config import StrengthName, StrengthScheduleConfig
 from pipeline.plan.epochs import Epochs
 from pipeline.plan.examples import ExamplesConfig
-from pipeline.plan.ramps import KINDS, RATES, Kind, Laid
+from pipeline.plan.keyed import Stream, uniform_of_steps
 from pipeline.plan.sizes import STREAMS, Axis, SizeScheduleConfig, check_fit
+from pipeline.ramps import KINDS, RATES, Kind, Laid
+from pipeline.settings import Duration, DurationField, Settings, one_of
 
-_FORMS = "; ".join(f"{name}: {kind.form.text}, {kind.about}" for name, kind in KINDS.items())
+_FORMS = "; ".join(f"{name}: {kind.form.text(RATES)}, {kind.about}" for name, kind in KINDS.items())
+
+STRENGTH_STREAMS: dict[StrengthName, Stream] = {
+    "magnitude": Stream.MAGNITUDE,
+    "mixup": Stream.MIXUP,
+    "cutmix": Stream.CUTMIX,
+}
 
 _FINEST_ROUNDING = 1e-6  # keep rates are written with nine digits
 
@@ -77,7 +86,7 @@ class ScheduleConfig(Settings):
         try:
             return form.rates(self.keep_rate)
         except (ValueError, TypeError):
-            raise ValueError(f"keep_rate for {self.kind!r} is {form.text}; got {self.keep_rate}") from None
+            raise ValueError(f"keep_rate for {self.kind!r} is {form.text(RATES)}; got {self.keep_rate}") from None
 
     def keep_rates(self, laid: Laid) -> np.ndarray:
         """Keep rate at each of some steps before the cooldown: float64, of their shape."""
@@ -114,12 +123,15 @@ class Stage:
     Attributes:
         num_kept: patches kept of each image, of those that an image of this size has.
         image_size, patch_size: sides in pixels; None: those of ``data``.
+        strengths: of augmentation, those that follow a schedule. They change no shape, so stages are the same whatever
+            they are.
     """
 
     keep_rate: float
     num_kept: int
     image_size: int | None = None
     patch_size: int | None = None
+    strengths: Mapping[StrengthName, float] = field(default_factory=dict, compare=False)
 
     def whole(self, num_patches: int) -> "Stage":
         """The same size with all of its ``num_patches`` kept."""
@@ -165,6 +177,7 @@ class PatchSchedule:
         seed: key of ``choice``.
         image_size, patch_size: sides of the full image and its patches in pixels. None: stages tell numbers of patches
             alone, and no size follows a schedule.
+        strengths: of augmentation that follow a schedule, ``AugmentConfig.schedules``.
 
     Raises:
         ValueError: no steps, a cooldown longer than the run, a rate that keeps no patch, or sizes that come together
@@ -179,6 +192,7 @@ class PatchSchedule:
     seed: int = 0
     image_size: int | None = None
     patch_size: int | None = None
+    strengths: Mapping[StrengthName, StrengthScheduleConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.total_steps < 1:
@@ -212,8 +226,9 @@ class PatchSchedule:
         """Steps before the cooldown."""
         return self.total_steps - self.config.cooldown.steps(self.steps_per_epoch, self.global_batch_size)
 
-    def _laid(self, steps: np.ndarray, rounding: float | None) -> Laid:
-        return Laid(steps, self.ramp_steps, self.steps_per_epoch, rounding, self.seed)
+    def _laid(self, steps: np.ndarray, rounding: float | None, stream: Stream) -> Laid:
+        draw = partial(uniform_of_steps, self.seed, stream)
+        return Laid(steps, self.ramp_steps, self.steps_per_epoch, rounding, draw)
 
     def _checked(self, steps: np.ndarray) -> np.ndarray:
         steps = np.asarray(steps, dtype=np.int64)
@@ -224,7 +239,7 @@ class PatchSchedule:
     def keep_rates(self, steps: np.ndarray) -> np.ndarray:
         """Keep rate at each of ``steps``: float64, of the same shape. O(len(steps)), whatever the run's length."""
         steps = self._checked(steps)
-        rates = self.config.keep_rates(self._laid(steps, self.config.rounding))
+        rates = self.config.keep_rates(self._laid(steps, self.config.rounding, Stream.KEEP_RATE))
         return np.where(steps < self.ramp_steps, rates, 1.0)
 
     def image_sizes(self, steps: np.ndarray) -> np.ndarray:
@@ -239,9 +254,22 @@ class PatchSchedule:
         steps, config = self._checked(steps), self.config.sizes.get(axis)
         if config is None or full is None or self.patch_size is None:
             return np.full(steps.shape, full or 0)
-        laid = self._laid(steps, config.rounded_to(self.patch_size))
-        laid = replace(laid, top=float(max(config.named)), stream=STREAMS[axis])
+        laid = self._laid(steps, config.rounded_to(self.patch_size), STREAMS[axis])
         return np.where(steps < self.ramp_steps, config.sizes(laid), full)
+
+    def strengths_over(self, name: StrengthName, steps: np.ndarray) -> np.ndarray:
+        """A strength that follows a schedule, at each of ``steps``: float64, of their shape. No cooldown stops it."""
+        config = self.strengths[name]
+        return config.at(self._laid(self._checked(steps), config.rounding, STRENGTH_STREAMS[name]))
+
+    def strengths_at(self, step: int) -> dict[StrengthName, float]:
+        """Every strength that follows a schedule, at one step."""
+        return {name: float(self.strengths_over(name, np.array([step]))[0]) for name in self.strengths}
+
+    def strengths_told(self) -> str:
+        """The strengths that follow a schedule, such as ``magnitude linear (0 to 9)``; empty where none does."""
+        every = {name: (one.kind, sorted(one.numbers())) for name, one in self.strengths.items()}
+        return ", ".join(f"{name} {kind} ({of[0]:g} to {of[-1]:g})" for name, (kind, of) in every.items())
 
     def nums_patches(self, steps: np.ndarray) -> np.ndarray:
         """Patches of an image at each of ``steps``, kept or not: int64, of the same shape.
@@ -268,7 +296,7 @@ class PatchSchedule:
         at = np.array([step])
         keep_rate, sizes = float(self.keep_rates(at)[0]), (int(self.image_sizes(at)[0]), int(self.patch_sizes(at)[0]))
         num_kept = num_kept_at(keep_rate, int(self.nums_patches(at)[0]))
-        return Stage(keep_rate, num_kept, sizes[0] or None, sizes[1] or None)
+        return Stage(keep_rate, num_kept, sizes[0] or None, sizes[1] or None, self.strengths_at(step))
 
     def full_stage(self) -> Stage:
         """That of a step in the cooldown: all patches, of the full image."""
@@ -286,7 +314,7 @@ class PatchSchedule:
         or a fine grid on few patches), the stage's ``keep_rate`` is their mean.
         """
         found: dict[tuple[int, int, int], StageSummary] = {}
-        for steps in self._chunks():
+        for steps in self.chunks():
             rates = self.keep_rates(steps)
             shapes = np.stack([self.nums_kept(steps), self.image_sizes(steps), self.patch_sizes(steps)])
             order = np.lexsort(shapes[::-1])
@@ -297,7 +325,8 @@ class PatchSchedule:
                 found[new.shape] = self._merged(old, new) if old else new
         return [found[shape] for shape in sorted(found)]
 
-    def _chunks(self, size: int = 1 << 20) -> Iterator[np.ndarray]:
+    def chunks(self, size: int = 1 << 20) -> Iterator[np.ndarray]:
+        """All steps of the run in turn, int64, a million or so at a time."""
         for first in range(0, self.total_steps, size):
             yield np.arange(first, min(first + size, self.total_steps))
 

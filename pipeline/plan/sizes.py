@@ -1,32 +1,32 @@
 """Sizes that follow a schedule of their own: of the image and of a patch, in pixels.
 
-They run as keep rates do (``pipeline/plan/ramps.py``), each axis by itself; what a step's patches are is told by all of
+They run as keep rates do (``pipeline/ramps.py``), each axis by itself; what a step's patches are is told by all of
 them together (``schedule.Stage``).
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.config import MOST_PIXELS, DataConfig, Settings, one_of
+from pipeline.config import DataConfig
 from pipeline.plan.keyed import Stream
-from pipeline.plan.ramps import KINDS, LOW_AND_HIGH, SIZES, Kind, Laid
+from pipeline.ramps import LOW_AND_HIGH, SIZES, FollowsSchedule, Laid, Values, Words, forms
+from pipeline.settings import MOST_PIXELS
 
 Axis = Literal["image_size", "patch_size"]
 STREAMS: dict[Axis, Stream] = {"image_size": Stream.IMAGE_SIZE, "patch_size": Stream.PATCH_SIZE}
 
-_FORMS = "; ".join(f"{name}: {kind.form.of_sizes}" for name, kind in KINDS.items())
 
-
-class SizeScheduleConfig(Settings):
+class SizeScheduleConfig(FollowsSchedule):
     """A size in pixels at every step before the cooldown. What ``values`` holds depends on ``kind``, as ``keep_rate``
     does in the schedule.
     """
 
-    kind: Annotated[str, one_of(KINDS)] = Field(description="how the size runs, as the schedule's kind")
-    values: float | list[float] | list[tuple[float, float]] = Field(description=f"sizes in pixels; {_FORMS}")
+    words: ClassVar[Words] = SIZES
+
+    values: Values = Field(description=f"sizes in pixels; {forms(SIZES)}")
     rounding: int | None = Field(
         None,
         ge=1,
@@ -35,28 +35,16 @@ class SizeScheduleConfig(Settings):
     )
 
     @model_validator(mode="after")
-    def _fits_the_kind(self) -> "SizeScheduleConfig":
-        for size in self._named():
+    def _whole_pixels(self) -> "SizeScheduleConfig":
+        for size in self.numbers():
             if not (1 <= size <= MOST_PIXELS and size == int(size)):
                 raise ValueError(f"values: a size is a whole number of pixels from 1 to {MOST_PIXELS:,}, got {size:g}")
-        self.of_kind.form.check(self.values, None, self.kind, SIZES)
         return self
-
-    @property
-    def of_kind(self) -> Kind:
-        return KINDS[self.kind]
-
-    def _named(self) -> list[float]:
-        form = self.of_kind.form
-        try:
-            return form.rates(self.values)
-        except (ValueError, TypeError):
-            raise ValueError(f"values for {self.kind!r} is {form.of_sizes}; got {self.values}") from None
 
     @property
     def named(self) -> list[int]:
         """Every size that the configuration names, in its order."""
-        return [int(size) for size in self._named()]
+        return [int(size) for size in self.numbers()]
 
     def rounded_to(self, patch_size: int) -> int:
         """The grid of a ramp, in pixels. patch_size: that of the full image."""
@@ -81,7 +69,7 @@ class SizeScheduleConfig(Settings):
 
     def sizes(self, laid: Laid) -> np.ndarray:
         """Pixels at each of some steps before the cooldown: int64, of their shape."""
-        return np.rint(self.of_kind.keep_rates(self.values, laid)).astype(np.int64)
+        return np.rint(self.at(laid)).astype(np.int64)
 
 
 def check_sizes(

@@ -148,6 +148,7 @@ class TrainPlanner:
     def __post_init__(self) -> None:
         steps_per_epoch(self.samples.num_samples, self.global_batch_size)
         check_repeats(self.data.augment.repeats, self.global_batch_size)
+        assert self.schedule.strengths == self.data.augment.schedules, "the schedule does not know data's strengths"
         assert len(self.samples.levels) == len(self.data.levels), "the samples were opened without their levels"
         order = SampleOrder(self.samples.shard_sizes, self.seed, self.data.shuffle, self.data.window_shards)
         object.__setattr__(self, "_order", order)
@@ -198,7 +199,8 @@ class TrainPlanner:
     def plan_at(
         self, stage: Stage, step: int, rank: int = 0, world_size: int = 1, scores: SampleScores | None = None
     ) -> StepPlan:
-        """``plan`` with another stage in place of the schedule's."""
+        """``plan`` with another stage's patches in place of the schedule's. Strengths are always those of the step."""
+        stage = replace(stage, strengths=self.schedule.strengths_at(step))
         data = self.data_at(stage)
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
         rows, echo, echo_gap = first_row + np.arange(num_rows), self.data.echo, self.data.echo_gap
@@ -206,7 +208,7 @@ class TrainPlanner:
         epoch = self.schedule.epochs.split(step)[0]
         ids, weights = self._samples_of(step, rows, scores)
         labels = self.samples.label[ids].astype(np.int64)
-        augment = data.augment
+        augment = data.augment.at(stage.strengths)
         plan = StepPlan(
             step=step,
             epoch=epoch,
@@ -218,7 +220,7 @@ class TrainPlanner:
             flips=keyed_rows.uniform(Stream.FLIP, 1)[:, 0] < augment.flip_probability,
             noise=keyed_rows.uniform(Stream.SELECTION, self.selection.noise_columns(data.num_patches)),
             counted=np.ones(num_rows, dtype=bool),
-            augment=plan_augment(augment, data.image_size, labels, keyed_rows),
+            augment=plan_augment(augment, data.image_size, labels, keyed_rows, mixes=data.augment.mixes),
             views_left=views_left(step, rows, echo, echo_gap) if echo > 1 else None,
             weights=weights,
         )

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.config import Settings, one_of
 from pipeline.selection.magnitude import ESTIMATES, EmbeddingSnapshot
 from pipeline.selection.maps import check_map_name
 from pipeline.selection.patches import unpatchify
 from pipeline.selection.rules import RULES, Rule, Scores, perturbed, top_k
+from pipeline.settings import Settings, one_of
 
 
 class SelectionConfig(Settings):

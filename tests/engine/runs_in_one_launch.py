@@ -6,6 +6,7 @@ JOBS is a JSON list; RESULTS gets the list of exit codes. A job is a command lin
 
     {"argv": [...], "signal": "SIGTERM", "rank": 1, "after_steps": 5}    a run of which one rank gets a signal
     {"argv": [...], "lr": 1e300}     a run at a learning rate that no configuration takes
+    {"argv": [...], "seen": FILE}    each rank adds to FILE.RANK a line [step, row, sample id] for each it saw
     ["flip-a-byte", FILE]            in the middle of the file
     ["remove", FILE]
     ["limit-files", BYTES, RANK]     no file that this rank writes may grow past BYTES; -1 lifts the limit
@@ -26,11 +27,14 @@ from unittest.mock import patch
 
 import torch.distributed as dist
 
+from engine.config import RunConfig
 from engine.metrics import read_metrics
 from engine.optim import set_learning_rate
 from engine.ranks.launchers import Launchers
 from engine.ranks.world import World, join_world, leave_world
+from engine.task import Outcome, training_outcome
 from engine.train import train_run
+from pipeline.batch import Batch
 
 
 def flip_a_byte(world: World, name: str) -> None:
@@ -69,16 +73,33 @@ def at_rate(lr: float | None) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def noting_samples(file: str | None, world: World) -> Iterator[None]:
+    if file is None:
+        yield
+        return
+    with open(f"{file}.{world.rank}", "a") as lines:
+
+        def noted(model: Any, batch: Batch, config: RunConfig) -> Outcome:
+            for row, one in enumerate(batch.plan.sample_ids, start=batch.plan.first_row):
+                lines.write(f"[{batch.plan.step}, {row}, {one}]\n")
+            return training_outcome(model, batch, config)
+
+        with patch("engine.trainer.training_outcome", noted):
+            yield
+
+
 def main() -> None:
     jobs, results = Path(sys.argv[1]), Path(sys.argv[2])
     launchers = Launchers()
     world = join_world()
     codes = []
     for job in json.loads(jobs.read_text()):
-        argv = job if isinstance(job, list) else job["argv"]
-        if isinstance(job, dict) and job.get("rank") == world.rank:
+        more = job if isinstance(job, dict) else {}
+        argv = more.get("argv", job)
+        if more.get("rank") == world.rank:
             folder = Path(argv[argv.index("--out") + 1])
-            what = (signal.Signals[job["signal"]], folder, job["after_steps"])
+            what = (signal.Signals[more["signal"]], folder, more["after_steps"])
             threading.Thread(target=signal_self, args=what, daemon=True).start()
         try:
             if argv[0] in ACCIDENTS:
@@ -86,7 +107,7 @@ def main() -> None:
                 dist.barrier()
                 codes.append(0)
             else:
-                with at_rate(job.get("lr") if isinstance(job, dict) else None):
+                with at_rate(more.get("lr")), noting_samples(more.get("seen"), world):
                     codes.append(train_run(argv, world, launchers))
         except SystemExit as stop:
             codes.append(stop.code)

@@ -19,7 +19,11 @@ BASE = {
         "train": "shards",
         "val": "shards",
         "num_classes": 10,
-        "augment": {"auto": {"kind": "randaugment"}},
+        "augment": {
+            "auto": {"kind": "randaugment", "magnitude": {"kind": "linear", "values": [0, 9]}},
+            "mixup": {"kind": "steps", "values": [[0, 0], [0.5, 0.8]]},
+            "cutmix": {"kind": "choice", "values": [[0, 1], [1, 2]]},
+        },
         "cache": {"kind": "disk", "folder": "pixels", "max_bytes": 1000},
     },
     "schedule": {

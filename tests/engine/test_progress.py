@@ -22,6 +22,12 @@ def test_a_plain_line_tells_the_time_left_at_the_rate_so_far(
     assert last.endswith("loader wait 10%  idle 2%")
 
 
+def test_sizes_that_follow_a_schedule_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    line = {**LINE, "step": 9, "step_s": 1.0, "loader_wait_s": 0.1, "device_idle_s": 0.02}
+    Progress(0, 10, ALONE, with_sizes=True).show({**line, "image_size": 160, "patch_size": 16})
+    assert "  keep 0.4 (19 patches of 160 / 16 pixels)  loss 1.500" in capsys.readouterr().out
+
+
 def test_other_ranks_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     Progress(0, 10, SECOND_OF_TWO).show({**LINE, "step": 9, "step_s": 1.0, "loader_wait_s": 0.1, "device_idle_s": 0.02})
     assert capsys.readouterr().out == ""

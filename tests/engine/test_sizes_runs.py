@@ -20,6 +20,11 @@ RUNS = {
     "tokens": ["train.tokens_per_micro_batch=34"],
     "zero 3": ["engine.zero_stage=3"],
     "stopped": ["train.tokens_per_micro_batch=34"],
+    "strengths": [
+        "schedule.image_size=null",
+        "data.augment.auto={kind: randaugment, magnitude: {kind: linear, values: [0, 9]}}",
+        "data.augment.mixup={kind: steps, values: [[0, 0], [0.5, 0.4]]}",
+    ],
     "coarse to fine": ["schedule.patch_size={kind: steps, values: [[0, 8], [0.5, 4]]}", "schedule.image_size=null"],
 }
 
@@ -35,6 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs.append(["--config", str(config), "--out", str(folder / name), *flags])
     stopped = list(RUNS).index("stopped")
     first: Any = [*jobs[stopped], "--max-steps", "10"]  # between two sizes
+    strengths = list(RUNS).index("strengths")
+    jobs.insert(strengths, [*jobs[strengths], "--max-steps", "10"])  # type: ignore[misc]
     jobs.insert(stopped, first)
     jobs.append(jobs.pop(list(RUNS).index("zero 3")))  # it changes how torch multiplies in the processes it has run in
     codes, printed = run_jobs(2, jobs, folder / "jobs")
@@ -77,6 +84,16 @@ def test_divided_weights_change_nothing_but_rounding(folder: Path) -> None:
 
 def test_a_run_taken_up_between_two_sizes_ends_bit_identical(folder: Path) -> None:
     assert summary(folder, "stopped")["weights_digest"] == summary(folder, "tokens")["weights_digest"]
+
+
+def test_strengths_follow_their_schedules_in_a_run_taken_up_again(folder: Path) -> None:
+    told = seen(folder, "strengths", "step", "magnitude", "mixup")
+    assert [step for step, _, _ in told] == list(range(24))
+    of_run = [min((step + 0.5) / 20, 1) for step in range(24)]  # the last four steps are the cooldown's
+    assert [magnitude for _, magnitude, _ in told] == pytest.approx([9 * share for share in of_run])
+    assert [mixup for _, _, mixup in told] == [0.0] * 10 + [0.4] * 14
+    assert "cutmix" not in lines(folder, "strengths", "train")[0]
+    assert all(map(np.isfinite, losses(folder, "strengths")))
 
 
 @pytest.mark.parametrize("name", ["sizes", "coarse to fine"])

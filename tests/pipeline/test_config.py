@@ -1,12 +1,12 @@
-from fractions import Fraction
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import AugmentConfig, AutoAugmentConfig, DataConfig, Duration, Settings
+from pipeline.config import AugmentConfig, AutoAugmentConfig, DataConfig
 from pipeline.plan.schedule import ScheduleConfig
 from pipeline.selection.config import SelectionConfig
+from pipeline.settings import Settings
 
 
 def data_config(**settings: Any) -> DataConfig:
@@ -15,61 +15,6 @@ def data_config(**settings: Any) -> DataConfig:
 
 def message(error: pytest.ExceptionInfo[ValidationError]) -> str:
     return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.value.errors())
-
-
-# Durations
-
-
-@pytest.mark.parametrize(
-    ("text", "amount", "unit"),
-    [
-        ("90epochs", 90, "epochs"),
-        ("1epoch", 1, "epochs"),
-        ("500steps", 500, "steps"),
-        (" 1 step ", 1, "steps"),
-        ("1000000samples", 1_000_000, "samples"),
-        ("0.5epochs", Fraction(1, 2), "epochs"),
-        ("0epochs", 0, "epochs"),
-    ],
-)
-def test_a_duration_is_a_number_with_a_unit(text: str, amount: Fraction, unit: str) -> None:
-    assert Duration.parse(text) == Duration(Fraction(amount), unit)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "value", ["90", 90, "epochs", "-1epochs", "3 days", "1e3steps", "9" * 15 + "steps", "", None, ["1epochs"]]
-)
-def test_anything_else_is_no_duration_and_the_message_shows_how_one_is_written(value: Any) -> None:
-    with pytest.raises(ValueError, match="such as 90epochs, 500steps or 1000000samples; got") as error:
-        Duration.parse(value)
-    assert repr(value) in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "text", ["90epochs", "1epochs", "0.25epochs", "0.00000001epochs", "10000000000000.00000001samples", "0steps"]
-)
-def test_a_duration_is_written_as_it_is_read(text: str) -> None:
-    assert str(Duration.parse(text)) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "steps"),
-    [
-        ("2epochs", 20),
-        ("0.25epochs", 3),  # 2.5 steps: halves go up
-        ("0.24epochs", 2),
-        ("7steps", 7),
-        ("640samples", 10),
-        ("100samples", 2),  # 1.56 steps
-        ("0epochs", 0),
-    ],
-)
-def test_a_duration_becomes_the_nearest_number_of_steps(text: str, steps: int) -> None:
-    assert Duration.parse(text).steps(steps_per_epoch=10, global_batch_size=64) == steps
-
-
-def test_a_tenth_of_an_epoch_is_exact() -> None:
-    assert Duration.parse("0.1epochs").steps(steps_per_epoch=10**17, global_batch_size=1) == 10**16
 
 
 # Data
@@ -85,6 +30,28 @@ def test_a_patch_size_that_does_not_divide_the_image_comes_with_sizes_that_do() 
     with pytest.raises(ValidationError) as error:
         data_config(image_size=224, patch_size=15)
     assert "patch_size 15 does not divide image_size 224; patch sizes near it that do: 8, 14, 16" in message(error)
+
+
+def test_other_sizes_change_nothing_else() -> None:
+    data = data_config(image_size=16, patch_size=4)
+    assert data.at() is data
+    larger = data.at(24, 8)
+    assert (larger.image_size, larger.patch_size, larger.num_patches) == (24, 8, 9)
+    assert larger.at(data.image_size, data.patch_size) == data
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size", "message"),
+    [
+        (18, None, "patch_size 4 does not divide image_size 18; patch sizes near it that do: 2, 3, 6"),
+        (None, 3, "patch_size 3 does not divide image_size 16"),
+        (0, None, "image_size: a size is a whole number of pixels from 1 to 1,000,000, got 0"),
+        (None, -4, "patch_size: a size is a whole number of pixels from 1 to 1,000,000, got -4"),
+    ],
+)
+def test_other_sizes_that_do_not_fit_are_refused(image_size: int | None, patch_size: int | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data_config(image_size=16, patch_size=4).at(image_size, patch_size)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +120,27 @@ def test_a_value_out_of_range_is_named_by_its_key(key: str, value: Any) -> None:
         ),
         ({"auto": {"kind": "trivialaugment", "magnitude": 5}}, "leave out num_ops, magnitude, magnitude_std"),
         (
+            {"auto": {"kind": "randaugment", "magnitude": {"kind": "linear", "values": [0, 12]}}},
+            "auto.magnitude: Input should be less than or equal to 10",
+        ),
+        (
+            {"auto": {"kind": "randaugment", "magnitude": [0, 9]}},
+            "auto.magnitude: Input should be a number, or a schedule such as {kind: linear, values: [0, 9]}",
+        ),
+        ({"mixup": True}, "mixup: Input should be a number, or a schedule"),
+        (
+            {"auto": {"kind": "threeaugment", "magnitude": {"kind": "linear", "values": [0, 9]}}},
+            "leave out num_ops, magnitude",
+        ),
+        ({"mixup": {"kind": "spiral", "values": 1}}, "mixup.kind: Input should be 'constant', 'linear'"),
+        ({"mixup": {"kind": "linear", "values": 1}}, "mixup: Value error, values for 'linear' is [low, high], such as"),
+        ({"cutmix": {"kind": "linear", "values": [1, 0]}}, "cutmix: Value error, values for 'linear' is [low, high]"),
+        ({"cutmix": {"kind": "steps", "values": [[0, -1]]}}, "cutmix: Input should be greater than or equal to 0"),
+        (
+            {"cutmix": {"kind": "linear", "values": [0, 1], "rounding": 0.3}},
+            "cutmix: Value error, rounding: from 0 to 1 is no whole number of steps of 0.3",
+        ),
+        (
             {"auto": {"kind": "autoaugment"}},
             "auto.kind: Input should be 'randaugment', 'trivialaugment' or 'threeaugment'",
         ),
@@ -172,7 +160,12 @@ def test_automatic_augmentation_survives_being_written_and_read(kind: str) -> No
 
 @pytest.mark.parametrize(
     ("settings", "mixes"),
-    [({}, False), ({"mixup": 0.2}, True), ({"cutmix": 1.0}, True), ({"mixup": 0.2, "mix_probability": 0.0}, False)],
+    [
+        *(({}, False), ({"mixup": 0.2}, True), ({"cutmix": 1.0}, True)),
+        ({"mixup": 0.2, "mix_probability": 0.0}, False),
+        ({"mixup": {"kind": "steps", "values": [[0, 0], [0.9, 0.1]]}}, True),
+        ({"mixup": {"kind": "constant", "values": 0}}, False),
+    ],
 )
 def test_images_are_mixed_where_mixup_or_cutmix_is_on(settings: dict[str, Any], mixes: bool) -> None:
     assert AugmentConfig(**settings).mixes == mixes

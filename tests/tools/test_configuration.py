@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from benchmarks.shared.shell import ROOT
 from engine.config import RunConfig, load_config
-from pipeline.config import Settings
+from pipeline.settings import Settings
 from tools.configuration import allowed, main, page, sections, type_of
 
 
@@ -36,7 +36,9 @@ def keys_of(values: dict[str, Any], name: str = "") -> dict[str, list[str]]:
 def test_the_sections_and_keys_are_those_of_the_file_that_a_run_leaves_in_its_order() -> None:
     sets = [
         "data.cache={kind: memory, max_bytes: 1}",
-        "data.augment.auto={kind: randaugment}",
+        "data.augment={auto: {kind: randaugment, magnitude: {kind: linear, values: [0, 9]}}, crop: pad, pad_pixels: 1}",
+        "data.augment.mixup={kind: linear, values: [0, 1]}",
+        "data.augment.cutmix={kind: linear, values: [0, 1]}",
         "schedule.image_size={kind: constant, values: 28}",
         "schedule.patch_size={kind: constant, values: 4}",
         "monitor.wandb.project=p",

@@ -99,6 +99,15 @@ def test_json_tells_what_is_planned_beyond_crop_and_flip(capsys: pytest.CaptureF
     assert all(0 <= top < bottom <= 28 and 0 <= left < right <= 28 for top, left, bottom, right in boxes)
 
 
+def test_strengths_that_follow_a_schedule_are_told_as_the_step_has_them(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    assert "magnitude" not in inspect_json(capsys, config, "--step", "13")
+    growing = "data.augment.auto={kind: randaugment, magnitude: {kind: steps, values: [[0, 2], [0.001, 3]]}}"
+    assert inspect_json(capsys, config, "--step", "0", "--set", growing)["magnitude"] == 2
+    assert inspect_step(load_config(config, [growing]), 13).title().split(", ")[-2] == "magnitude 3"
+
+
 def test_json_says_nothing_of_what_is_off(capsys: pytest.CaptureFixture[str], config: Path) -> None:
     on = ["--set", "data.augment.color_jitter=0.3"]
     [sample, *_] = inspect_json(capsys, config, "--step", "13", *on)["samples"]

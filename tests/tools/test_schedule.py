@@ -136,6 +136,25 @@ def test_larger_patches_count_with_the_values_they_have(config: Path, capsys: py
     assert coarse["relative_training_flops"] > small["relative_training_flops"]
 
 
+def test_strengths_are_shown_and_part_no_stages(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = previewed(config, capsys)
+    overrides = (
+        "data.augment.auto={kind: randaugment, magnitude: {kind: linear, values: [0, 9]}}",
+        "data.augment.mixup={kind: steps, values: [[0, 0], [0.5, 0.8]]}",
+    )
+    shown = previewed(config, capsys, *overrides)
+    assert shown["stages"] == plain["stages"]
+    assert "strengths" not in plain
+    magnitude = shown["strengths"]["magnitude"]
+    assert (magnitude["kind"], magnitude["values"], magnitude["rounding"]) == ("linear", [0, 9], None)
+    ends = [magnitude[name] for name in ("first", "last", "mean")]
+    assert ends == pytest.approx([9 * 0.5 / 2700, 9 - 9 * 0.5 / 2700, 4.5])
+    assert shown["strengths"]["mixup"]["mean"] == pytest.approx(0.4)
+    assert main(["--config", str(config), *(part for one in overrides for part in ("--set", one))]) == 0
+    told = capsys.readouterr().out
+    assert "magnitude linear: 0.001667 at the first step, 8.998 at the last, mean 4.5" in told
+
+
 def test_the_table_shows_every_stage(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(config)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -169,6 +188,8 @@ def test_a_schedule_of_many_stages_is_cut_in_the_table_but_not_in_the_json(
         [
             "schedule.image_size={kind: linear, values: [112, 224]}",
             "schedule.patch_size={kind: choice, values: [[8, 1], [16, 1]]}",
+            "data.augment.mixup={kind: choice, values: [[0, 1], [0.8, 1]]}",
+            "data.augment.cutmix={kind: constant, values: 0}",
         ],
     ],
 )

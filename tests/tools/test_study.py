@@ -11,93 +11,15 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-import yaml
 from launching import python_module
 from study_file import study as made_up_study
+from toy_study import VARIANTS, command, result, run, started, study, write
 
 from benchmarks.shared.shell import ROOT, environment
-from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
-from tools.study.__main__ import main
 from tools.study.result import StudyResult
 from tools.study.spec import jobs_of, jobs_of_machine, load_study
 
-# Stands in for the trainer: it leaves behind what a run leaves, as fast as its keep rate is low.
-FAKE = """
-import json, os, pathlib, signal, sys, time
-from engine.command_line import Parser
-from engine.config import dump_config, load_config
-parser = Parser()
-parser.add_argument("--module")
-parser.add_run_arguments()
-parser.add_argument("--out", type=pathlib.Path)
-options = parser.parse_args()
-config = load_config(options.config, options.set)
-with open(options.out.parent / "started.txt", "a") as started:
-    started.write(options.out.name + "\\n")
-if config.optim.lr == 0.5:
-    sys.exit(3)
-if config.optim.lr == 0.125:
-    sys.exit(75)
-if config.optim.lr == 0.25:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-    time.sleep(60)
-rate = config.schedule.rates()[-1]
-steps = int(config.train.duration.amount)
-line = {"event": "train", "step": steps - 1, "interval_steps": steps, "loss": 1.0, "step_s": 2 * rate, "cpu_s": rate}
-accuracy = {"event": "eval", "step": steps, "keep_rate": 1.0, "top1": 0.8}
-options.out.mkdir(parents=True)
-(options.out / "config.yaml").write_text(dump_config(config))
-(options.out / "metrics.jsonl").write_text(json.dumps(line) + "\\n" + json.dumps(accuracy) + "\\n")
-hardware = {"cpu": os.environ["FAKE_CPU"], "cores": 2, "memory_gib": 1, "gpus": [], "system": "b", "torch": "2"}
-(options.out / "summary.json").write_text(json.dumps({
-    "top1": {"1.0": 0.8 + 0.01 * config.seed + 0.1 * rate, "0.4": 0.5}, "steps": steps, "mean_keep_rate": rate,
-    "train_wall_s": 2 * rate * steps, "train_cpu_s": rate * steps, "ranks": 1, "hardware": hardware,
-}))
-"""
-VARIANTS = {
-    "full": {"about": "all patches", "set": {"schedule.kind": "constant", "schedule.keep_rate": 1.0}},
-    "half": {"about": "half of them", "set": {"schedule.kind": "constant", "schedule.keep_rate": 0.5}},
-}
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
-    (tmp_path / "shards").mkdir()
-    write_toy_config(tmp_path / "toy.yaml", write_toy_shards(tmp_path / "shards"))
-    (tmp_path / "fake.py").write_text(FAKE)
-    (tmp_path / "out" / "runs").mkdir(parents=True)
-    return tmp_path
-
-
-def write(folder: Path, **changes: Any) -> Path:
-    spec = {"name": "toy", "base": str(folder / "toy.yaml"), "seeds": [0, 1], "reference": "full", "variants": VARIANTS}
-    (folder / "study.yaml").write_text(yaml.safe_dump(spec | changes))
-    return folder / "study.yaml"
-
-
-def command(folder: Path, *arguments: str) -> list[str]:
-    fake = f"{sys.executable} {folder / 'fake.py'}"
-    return [str(folder / "study.yaml"), "--out", str(folder / "out"), "--launch", fake, *arguments]
-
-
-def run(folder: Path, *arguments: str, cpu: str = "a") -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("FAKE_CPU", cpu)
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            return main(command(folder, *arguments))
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def started(folder: Path) -> list[str]:
-    return (folder / "out" / "runs" / "started.txt").read_text().split()
-
-
-def result(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "out" / "study.json").read_text())
+__all__ = ["study"]
 
 
 def test_every_variant_is_trained_with_every_seed_and_compared_with_the_reference(
@@ -114,6 +36,51 @@ def test_every_variant_is_trained_with_every_seed_and_compared_with_the_referenc
     assert (full["time_ratio"], half["time_ratio"], half["time_ratio_stdev"]) == (1.0, pytest.approx(0.5), 0.0)
     assert full["runs"][0]["curve"][-1]["top1"] == {"1.0": 0.8}
     assert "85.50 ± 0.71" in capfd.readouterr().out
+
+
+def test_a_variant_with_seeds_of_its_own_is_trained_with_these_alone(
+    study: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    variants = {"full": {**VARIANTS["full"], "seeds": [0, 1, 2]}, "half": VARIANTS["half"]}
+    write(study, seeds=[1], variants=variants, equal_time={"full": "half"})
+    assert run(study) == 0
+    assert started(study) == ["full-seed0", "full-seed1", "half-seed1", "full-seed2", "full@half-seed1"]
+    found = result(study)
+    assert (found["seeds"], found["complete"]) == ([0, 1, 2], True)
+    assert [row["num_runs"] for row in (*found["variants"], *found["equal_time"])] == [3, 1, 1]
+    half = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("half"))
+    assert half.split()[1] == "1"
+    assert half.endswith(" -5.00 points"), "against the run of the same seed, without an interval"
+
+
+def test_differences_are_paired_over_seeds_and_have_an_interval_from_three_seeds_on(
+    study: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(study, seeds=[0])
+    assert run(study) == 0
+    write(study, seeds=[0, 1, 2])
+    gains, records = [-0.05, -0.03, -0.07], study / "out" / "records"
+    for name in ("full", "half"):
+        record = json.loads((records / f"{name}-seed0.json").read_text())
+        for seed, gain in enumerate(gains):
+            record["seed"] = record["config"]["seed"] = seed
+            record["top1"]["1.0"] = 0.9 + 0.01 * seed + (gain if name == "half" else 0.0)
+            (records / f"{name}-seed{seed}.json").write_text(json.dumps(record))
+    capfd.readouterr()
+    assert run(study) == 0
+    full, half = result(study)["variants"]
+    assert half["top1_difference"] == pytest.approx({"1.0": -0.05, "0.4": 0.0})
+    # Student's t of two degrees of freedom, 4.303, times the standard error.
+    half_width = 4.303 * statistics.stdev(gains) / 3**0.5
+    assert half["top1_difference_half_width"] == pytest.approx({"1.0": half_width, "0.4": 0.0})
+    assert (half["num_paired"], full["num_paired"], full["top1_difference"]) == (3, 0, {})
+    printed = capfd.readouterr().out
+    assert "-5.00 points    -9.97 to -0.03" in printed
+    assert "95 % interval of the mean of the differences (Student's t, 3 seeds or more)" in printed
+    (records / "half-seed2.json").unlink()
+    assert run(study, "--show", "--json") == 0
+    half = json.loads(capfd.readouterr().out)["variants"][1]
+    assert (half["num_paired"], half["top1_difference_half_width"]) == (2, {"1.0": None, "0.4": None})
 
 
 def test_finished_runs_are_kept_though_their_folders_are_gone(study: Path) -> None:
@@ -230,6 +197,25 @@ def test_a_record_of_other_settings_is_refused(study: Path, capfd: pytest.Captur
         ({"equal_time": {"full": "none"}}, "equal_time: 'none' is none of the variants"),
         ({"seeds": [1, 1]}, "a seed is named twice"),
         ({"seed": 1}, "seed: Extra inputs are not permitted"),
+        (
+            {"variants": {"full": VARIANTS["full"], "half": VARIANTS["half"] | {"seeds": [1, 2]}}},
+            "variants.half.seeds: 2 is none of [0, 1], those of the reference full, with which runs are compared",
+        ),
+        (
+            {"variants": {"full": VARIANTS["full"], "half": VARIANTS["half"] | {"seeds": [1, 1]}}},
+            "variants.half.seeds: a seed is named twice",
+        ),
+        (
+            {
+                "variants": {
+                    "full": VARIANTS["full"],
+                    "half": VARIANTS["half"] | {"seeds": [0]},
+                    "third": VARIANTS["half"] | {"seeds": [1]},
+                },
+                "equal_time": {"half": "third"},
+            },
+            "equal_time: half and third have no seed in common",
+        ),
         ({"variants": VARIANTS | {"odd": {"about": "", "set": {"schedule.kin": 1}}}}, "variant odd: "),
         ({"variants": VARIANTS | {"a b": {"about": ""}}}, "String should match pattern"),
         ({"base": "nowhere.yaml"}, "cannot read the configuration nowhere.yaml"),
@@ -250,7 +236,7 @@ def test_a_study_that_cannot_be_is_told_in_one_line(
 def test_a_part_of_no_machine_is_refused(study: Path, part: str, capfd: pytest.CaptureFixture[str]) -> None:
     write(study)
     assert run(study, f"--machine={part}") == 2
-    assert "I/N with I from 0 to N - 1" in capfd.readouterr().err
+    assert "I/N with I from 0 to N - 1, such as 0/2, or any; got" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 40])

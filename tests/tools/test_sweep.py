@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine.evaluation.inference import Classifier
-from engine.evaluation.sizes import at_sizes
 from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
 from engine.models.build import training_flops_per_image
 from engine.ranks.world import World
@@ -91,7 +90,7 @@ def test_a_run_is_swept_at_other_image_and_patch_sizes(run: Path, capsys: pytest
     labels = torch.from_numpy(open_index(trained.config.data.val, "val").label.astype("int64"))
     for line in lines:
         at = {"image_size": line["image_size"], "patch_size": line["patch_size"]}
-        config = trained.config.model_copy(update={"data": at_sizes(trained.config.data, **at)})
+        config = trained.config.model_copy(update={"data": trained.config.data.at(**at)})
         images = torch.from_numpy(validation_images(config, 50))
         logits = classifier.logits(images, line["keep_rate"], line["rule"], **at)
         assert images.shape[1] == line["image_size"]

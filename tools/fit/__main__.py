@@ -3,9 +3,10 @@
     python -m tools.fit --config configs/fashion_mnist.yaml --profile profile.json --budget 0.5
 
 The budget is a share of the time of as many training steps at full patches, told by what ``python -m tools.profile
---json`` wrote of the same model on this machine, whatever schedule was profiled. Of each kind of schedule this finds
-the one that takes the budget, or up to a hundredth of it less, and the arguments that make it of the configuration;
-those that see most patches come first. ``--out`` writes the configurations, too.
+--json`` wrote of the same model on this machine, whatever schedule was profiled. Of each kind of schedule, of keep
+rates, of sizes of images and patches and of examples, this finds the one that takes the budget, or up to a hundredth of
+it less, and the arguments that make it of the configuration; those that see most patches come first. ``--out`` writes
+the configurations, too.
 
 Exit codes: 0 done, 2 an input that cannot be used, or a budget that nothing fits (one line on stderr says which).
 """
@@ -47,10 +48,9 @@ def _shown(options: argparse.Namespace) -> str:
     profile = read_profile(options.profile)
     cost = cost_of(config, profile)
     check_is_here(profile)
-    num_samples = (
-        config.data.num_train_samples or open_index(config.data.train, "train", config.data.shard_cache).num_samples
-    )
-    found = fit(config, cost, profile.stages[0].keep_rate, num_samples, options.budget)
+    data = config.data
+    num_samples = data.num_train_samples or open_index(data.train, "train", data.shard_cache).num_samples
+    found = fit(config, cost, num_samples, options.budget)
     told = describe(found, options.budget, cost)
     if options.out is None:
         return told

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from engine.config import RunConfig
-from engine.run_plan import build_schedule
-from pipeline.plan.ramps import KINDS
-from pipeline.plan.schedule import ScheduleConfig
-from tools.fit.families import FAMILIES, Family
+from engine.run_plan import build_schedule, plan_run
+from engine.values.text import explain
+from tools.fit.families import FAMILIES, Way
+from tools.fit.limits import Limits, limits_of
+from tools.schedule.pace import Shape
 from tools.schedule.prediction import Cost, Prediction, predict
 from tools.schedule.told import doubts
 
@@ -24,30 +26,29 @@ class Proposal:
     """A schedule for a configuration.
 
     Attributes:
+        kind: its name, one of ``FAMILIES``.
         config: with the schedule, ready to run.
-        values: of the section schedule, by key, that make it.
+        values: of the configuration, by key, that make it.
         prediction: of its time.
+        full: of the configuration's steps as they were, all at full patches.
     """
 
+    kind: str
     config: RunConfig
     values: dict[str, Any]
     prediction: Prediction
-
-    @property
-    def kind(self) -> str:
-        return self.config.schedule.kind
+    full: "FullRun"
 
     @property
     def share(self) -> float:
         """Of the time at full patches."""
-        assert self.prediction.share_of_full is not None
-        return self.prediction.share_of_full
+        return self.prediction.predicted_s / self.full.seconds
 
     @property
     def token_share(self) -> float:
         """Tokens of the run over those at full patches, the class token counted in."""
-        schedule = self.prediction.schedule
-        return sum(one.share * (one.num_kept + 1) for one in schedule.stages()) / (schedule.num_patches + 1)
+        stages = self.prediction.schedule.stages()
+        return sum(one.num_steps * (one.num_kept + 1) for one in stages) / self.full.tokens
 
     @property
     def settings(self) -> str:
@@ -55,8 +56,20 @@ class Proposal:
         words = []
         for key, value in self.values.items():
             text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
-            words += ["--set", f"schedule.{key}={text}"]
+            words += ["--set", f"{key}={text}"]
         return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class FullRun:
+    """What a budget is a share of: the configuration's number of steps, each at full patches.
+
+    Attributes:
+        tokens: of one image a step.
+    """
+
+    seconds: float
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -68,16 +81,16 @@ class Fitted:
         unfit: by kind, why there is none of it.
     """
 
+    full: FullRun
     proposals: list[Proposal]
     unfit: dict[str, str]
 
 
-def fit(config: RunConfig, cost: Cost, lowest: float, num_samples: int, budget: float) -> Fitted:
+def fit(config: RunConfig, cost: Cost, num_samples: int, budget: float) -> Fitted:
     """One schedule of each kind that takes the budget, or up to a hundredth of it less.
 
     Args:
-        cost: of a step of this configuration at any number of patches.
-        lowest: the smallest keep rate to use.
+        cost: of a step of this configuration in any stage.
         num_samples: of the training set.
         budget: share of the time of as many steps at full patches, above 0 and at most 1.
 
@@ -86,23 +99,21 @@ def fit(config: RunConfig, cost: Cost, lowest: float, num_samples: int, budget: 
     """
     if config.task == "pretrain":
         raise ValueError("a budget is a share of the time at full patches, which cannot be trained under task pretrain")
-    trial = _Trial(config, cost, num_samples, budget)
+    schedule = build_schedule(config, num_samples)
+    full = FullRun(schedule.total_steps * cost.full_step_s, schedule.total_steps * (schedule.num_patches + 1))
+    limits = limits_of(config, cost, schedule.steps_per_epoch)
+    trial = _Trial(config, cost, num_samples, budget, full)
     proposals, unfit = [], {}
-    for kind, about in KINDS.items():
-        found = [trial.best(kind, family, lowest) for family in FAMILIES[about.form]]
-        fitting = next((one for one in found if one is not None and trial.is_close(one)), None)
-        if fitting is not None:
-            proposals.append(fitting)
-        elif all(one is None for one in found):
-            least = min(trial.propose(kind, family, lowest, 0).share for family in FAMILIES[about.form])
-            unfit[kind] = f"with keep rate {lowest:.4g}, the smallest that was measured, it takes {least:.1%} at least"
+    for kind in FAMILIES:
+        found = trial.first_close(kind, limits)
+        if isinstance(found, Proposal):
+            proposals.append(found)
         else:
-            nearest = max(one.share for one in found if one is not None)
-            unfit[kind] = f"the nearest below the budget takes {nearest:.1%}: the run is too short to be divided so"
+            unfit[kind] = found
     if not proposals:
         reasons = "; ".join(f"{kind}: {why}" for kind, why in unfit.items())
         raise ValueError(f"no schedule fits --budget {budget:g}: {reasons}; raise the budget")
-    return Fitted(sorted(proposals, key=lambda one: -one.token_share), unfit)
+    return Fitted(full, sorted(proposals, key=lambda one: -one.token_share), unfit)
 
 
 @dataclass(frozen=True)
@@ -111,29 +122,58 @@ class _Trial:
     cost: Cost
     num_samples: int
     budget: float
+    full: FullRun
+
+    def first_close(self, kind: str, limits: Limits) -> Proposal | str:
+        """The first of a family's ways that takes the budget, or why none does."""
+        nearest = 0.0
+        try:
+            ways = FAMILIES[kind](limits)
+            for way in ways:
+                found = self.best(kind, way)
+                if found is not None and self.is_close(found):
+                    return found
+                nearest = max(nearest, 0.0 if found is None else found.share)
+            if nearest:
+                return f"the nearest below the budget takes {nearest:.1%}: the run is too short to be divided so"
+            least = min(self.propose(kind, way, 0).share for way in ways)
+        except ValidationError as error:
+            return "; ".join(explain(detail, RunConfig) for detail in error.errors())
+        except ValueError as error:
+            return str(error)
+        return f"with no step cheaper than the cheapest that was measured, it takes {least:.1%} at least"
 
     def is_close(self, proposal: Proposal) -> bool:
         return (1 - CLOSE) * self.budget <= proposal.share <= self.budget
 
-    def best(self, kind: str, family: Family, lowest: float) -> Proposal | None:
+    def best(self, kind: str, way: Way) -> Proposal | None:
         """The one that spends most within the budget, None where the least is too much."""
-        found = self._most(lambda spend: self.propose(kind, family, lowest, spend), 0, _FINEST)
+        found = self._most(lambda spend: self.propose(kind, way, spend), 0, _FINEST)
         if found is None or self.is_close(found):
             return found
         # Patches are whole, so one rate alone may leave more: steps at full patches in the end take it.
-        schedule = found.prediction.schedule
+        schedule, values = found.prediction.schedule, found.values
         most = schedule.total_steps
         first = most - schedule.ramp_steps
-        values = found.values
-        return self._most(lambda steps: self._with({**values, "cooldown": f"{steps}steps"}), first, most - 1) or found
 
-    def propose(self, kind: str, family: Family, lowest: float, spend: int) -> Proposal:
-        return self._with({"kind": kind, **family(spend / _FINEST, lowest)})
+        def cooled_down(steps: int) -> Proposal:
+            return self._with(kind, {**values, "schedule.cooldown": f"{steps}steps"})
 
-    def _with(self, values: dict[str, Any]) -> Proposal:
-        settings = {**self.config.schedule.model_dump(mode="json"), **values}
-        config = self.config.model_copy(update={"schedule": ScheduleConfig.model_validate(settings)})
-        return Proposal(config, values, predict(config, build_schedule(config, self.num_samples), self.cost))
+        return self._most(cooled_down, first, most - 1) or found
+
+    def propose(self, kind: str, way: Way, spend: int) -> Proposal:
+        return self._with(kind, way(spend / _FINEST))
+
+    def _with(self, kind: str, values: dict[str, Any]) -> Proposal:
+        changed, set_values = self.config.model_dump(mode="json"), {}
+        for key, value in values.items():
+            section, name = key.split(".")
+            if value is not None or changed[section][name] is not None:
+                changed[section][name] = set_values[key] = value
+        config = RunConfig.model_validate(changed)
+        # On one rank: how many there will be changes nothing of the schedule.
+        schedule = plan_run(config, self.num_samples, world_size=1).schedule
+        return Proposal(kind, config, set_values, predict(config, schedule, self.cost), self.full)
 
     def _most(self, make: Callable[[int], Proposal], low: int, high: int) -> Proposal | None:
         """What the largest number makes whose share of the time is within the budget, which rises with the number."""
@@ -150,25 +190,25 @@ class _Trial:
 
 def describe(found: Fitted, budget: float, cost: Cost) -> str:
     """Proposals as a table for people, each with what to add to a command line."""
-    full_s = found.proposals[0].prediction.full_s
-    assert full_s is not None
-    spent = f"{budget * full_s:,.1f} s of training steps"
+    spent = f"{budget * found.full.seconds:,.1f} s of training steps"
+    width = max(len(proposal.kind) for proposal in found.proposals)
+    shapes: set[Shape] = {shape for proposal in found.proposals for shape in proposal.prediction.shapes}
     return "\n".join(
         [
-            f"{budget:.1%} of full patches' {full_s:,.1f} s: {spent}, on {cost.where}",
+            f"{budget:.1%} of full patches' {found.full.seconds:,.1f} s: {spent}, on {cost.where}",
             "",
-            f"{'kind':>9} {'time':>7} {'seconds':>9} {'tokens':>7} {'mean keep':>10} {'stages':>7}",
-            *(line for proposal in found.proposals for line in _lines(proposal)),
+            f"{'kind':>{width}} {'time':>7} {'seconds':>9} {'tokens':>7} {'mean keep':>10} {'stages':>7}",
+            *(line for proposal in found.proposals for line in _lines(proposal, width)),
             *(f"no {kind}: {why}" for kind, why in found.unfit.items()),
-            *doubts(cost),
+            *doubts(cost, sorted(shapes)),
         ]
     )
 
 
-def _lines(proposal: Proposal) -> Iterator[str]:
+def _lines(proposal: Proposal, width: int) -> Iterator[str]:
     schedule = proposal.prediction.schedule
     yield (
-        f"{proposal.kind:>9} {proposal.share:>7.1%} {proposal.prediction.predicted_s:>9,.1f} "
+        f"{proposal.kind:>{width}} {proposal.share:>7.1%} {proposal.prediction.predicted_s:>9,.1f} "
         f"{proposal.token_share:>7.1%} {schedule.mean_keep_rate:>10.3f} {len(schedule.stages()):>7}"
     )
     yield f"          {proposal.settings}"

@@ -59,6 +59,7 @@ class Inspection:
             "num_kept": self.plan.stage.num_kept,
             "image_size": self.plan.stage.image_size,
             "patch_size": self.plan.stage.patch_size,
+            **{str(name): value for name, value in self.plan.stage.strengths.items()},
             "samples": self.samples(),
         }
 
@@ -67,10 +68,11 @@ class Inspection:
         rule = selection.rule + (f" at temperature {selection.temperature:g}" if selection.temperature else "")
         with_sizes = bool(self.config.schedule.sizes)
         sizes = f" of {stage.patch_size} pixels in an image of {stage.image_size}" if with_sizes else ""
+        strengths = "".join(f", {name} {value:.4g}" for name, value in stage.strengths.items())
         return (
             f"{self.config.name}, step {self.plan.step} (epoch {self.plan.epoch}, rank {self.rank} of "
             f"{self.world_size}): keep rate {stage.keep_rate:g}, num_kept {stage.num_kept} of "
-            f"{self.planner.data_at(stage).num_patches} patches{sizes}, rule {rule}"
+            f"{self.planner.data_at(stage).num_patches} patches{sizes}{strengths}, rule {rule}"
         )
 
 

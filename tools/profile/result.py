@@ -122,6 +122,10 @@ class StageProfile:
     patch_size: int | None = None
 
     @property
+    def sizes(self) -> tuple[int | None, int | None]:
+        return self.image_size, self.patch_size
+
+    @property
     def limited_by(self) -> Side | None:
         """The side that is slower alone."""
         if self.loader is None or self.step is None:
@@ -199,8 +203,9 @@ class Profile:
 
     @property
     def pays(self) -> Pays | None:
-        """How far down dropping patches pays."""
-        return pays([(stage.keep_rate, stage.end_to_end.repeats) for stage in self.stages if stage.end_to_end])
+        """How far down dropping patches pays, of images and patches of the full image's sizes."""
+        of_full = [stage for stage in self.stages if stage.sizes == self.stages[-1].sizes]
+        return pays([(stage.keep_rate, stage.end_to_end.repeats) for stage in of_full if stage.end_to_end])
 
     @property
     def pays_down_to(self) -> float | None:
@@ -262,14 +267,17 @@ def _over(one: Rate, other: Rate) -> Ratio | None:
 
 
 def describe(profile: Profile) -> str:
-    """The profile as tables for people."""
+    """The profile as tables for people; where stages have several sizes, their rows say them."""
+    with_sizes = len({stage.sizes for stage in profile.stages}) > 1
+    pixels = {stage: f" {'{} / {}'.format(*stage.sizes):>9}" if with_sizes else "" for stage in profile.stages}
+    head = f" {'pixels':>9}" if with_sizes else ""
     lines = [
         f"{profile.name} on {profile.world_size} rank(s): images/s, medians (± half of the repeats' range)",
         "",
         f"{'keep rate':>9} {'num_kept':>9} {'share':>7} {'loader':>16} {'step':>16} {'both':>16} {'limited by':>11} "
         f"{'wait':>6} {'idle':>6} {'bytes/image':>12} {'read/image':>11} {'pages':>6} {'MFLOPs/image':>13} "
-        f"{'of matmul':>10} {'thread us':>10} {'behind ms':>10}",
-        *(_row(profile, stage) for stage in profile.stages),
+        f"{'of matmul':>10} {'thread us':>10} {'behind ms':>10}{head}",
+        *(_row(profile, stage) + pixels[stage] for stage in profile.stages),
         "",
         "wait: of both's time, the host waits for the loader; idle: the training device has no batch to work on",
         "bytes cross to the training device; read, pages: bytes and pages of a disk that are read of the shards",
@@ -277,9 +285,10 @@ def describe(profile: Profile) -> str:
         "milliseconds of a step: the loader's parts, which work at the same time, and those of the training step",
         "",
         f"{'keep rate':>9} {'read':>8} {'splice':>8} {'decode':>8} {'augment':>8} {'select':>8} {'copy':>8} "
-        f"| {'forward':>8} {'backward':>8} {'optimizer':>9} {'of these exchange':>18}",
-        *(_parts_row(stage) for stage in profile.stages),
+        f"| {'forward':>8} {'backward':>8} {'optimizer':>9} {'of these exchange':>18}{head}",
+        *(_parts_row(stage) + pixels[stage] for stage in profile.stages),
         "",
+        *(["pixels: sides of the image and of a patch", ""] if with_sizes else []),
     ]
     return "\n".join([*lines, *_conclusions(profile)])
 

@@ -16,8 +16,7 @@ _SIDES = ("loader", "step", "end_to_end")
 _NO_MATTER = (
     *("name", "seed", "schedule", "optim", "eval", "checkpoint", "monitor", "log_every", "train.duration"),
     *("train.label_smoothing", "data.val", "data.val_crop_fraction", "data.num_train_samples", "data.max_bad_share"),
-    *("data.mean", "data.std"),
-    *("data.mean", "data.std"),
+    *("data.mean", "data.std", "data.augment.auto.magnitude"),
     *("model.pretrained", "model.pretrained_key", "model.reset_head", "model.head_init_std"),
     *("engine.stop_grace_s", "engine.stall_report_s"),
 )
@@ -30,6 +29,7 @@ class SavedStage:
 
     Attributes:
         keep_rate: of ``num_kept`` patches.
+        image_size, patch_size: sides in pixels.
         flops_per_image: of a training step, without a decoder's.
         loader_s, step_s, both_s: of the loader alone, the training step alone, and one feeding the other.
         forward_s, backward_s: parts of the training step; medians.
@@ -38,6 +38,8 @@ class SavedStage:
 
     keep_rate: float
     num_kept: int
+    image_size: int
+    patch_size: int
     flops_per_image: int
     loader_s: tuple[float, ...]
     step_s: tuple[float, ...]
@@ -143,13 +145,12 @@ def read_profile(path: Path) -> SavedProfile:
         config = RunConfig.model_validate(found["config"])
     except ValidationError:
         raise ValueError(f"{path} was made from a configuration that is none here; profile again") from None
-    batch = config.train.global_batch_size
-    return SavedProfile(
-        path, config, found["hardware"], found["world_size"], found["hosts"], [_stage(stage, batch) for stage in stages]
-    )
+    saved = [_stage(stage, config) for stage in stages]
+    return SavedProfile(path, config, found["hardware"], found["world_size"], found["hosts"], saved)
 
 
-def _stage(stage: Mapping[str, Any], batch: int) -> SavedStage:
+def _stage(stage: Mapping[str, Any], config: RunConfig) -> SavedStage:
+    batch, data = config.train.global_batch_size, config.data
     loader_s, step_s, both_s = (
         tuple(batch / rate for rate in stage[f"{side}_images_per_s_repeats"]) for side in _SIDES
     )
@@ -159,6 +160,9 @@ def _stage(stage: Mapping[str, Any], batch: int) -> SavedStage:
     return SavedStage(
         stage["keep_rate"],
         stage["num_kept"],
+        # Earlier versions, which told no sizes, had none but data's.
+        stage.get("image_size") or data.image_size,
+        stage.get("patch_size") or data.patch_size,
         stage["flops_per_image"],
         loader_s,
         step_s,

@@ -11,6 +11,7 @@ from tools.report.mosaic import mosaics, run_rule
 from tools.report.page import Picture, Report, pairs, table, tag
 from tools.report.run_pictures import draw_losses, draw_schedule, draw_speed, draw_sweep, draw_validation
 
+_SIZES_HEAD = "image / patch, pixels"
 _HARDWARE_WORDS = {
     "cpu": "processor",
     "memory_gib": "memory, GiB",
@@ -70,6 +71,7 @@ def _findings(run: RunFiles) -> list[str]:
         f"A {config.model.name} saw images of {config.data.image_size} x {config.data.image_size} pixels as "
         f"{config.data.num_patches} patches; the schedule ({config.schedule.kind}) said at each step which share of "
         f"them, and the rule {run_rule(config)[0] if run_rule(config) else config.selection.rule} which ones."
+        f"{_sizes_in_words(config)}"
     )
     if summary is None:
         done = run.train[-1]["step"] + 1 if run.train else 0
@@ -87,6 +89,15 @@ def _findings(run: RunFiles) -> list[str]:
             f"{summary['train_wall_s'] / full_s:.0%} of that."
         )
     return [schedule, f"On the validation set it ends at a {run.measure} of {results}.", time]
+
+
+def _sizes_in_words(config: RunConfig) -> str:
+    """A sentence where the sizes of images or patches follow a schedule of their own."""
+    told = [
+        f"{axis.replace('_size', 's')} of {min(one.named)} to {max(one.named)} pixels ({one.kind})"
+        for axis, one in config.schedule.sizes.items()
+    ]
+    return f" Those are the full sizes: by the step it was trained on {' and '.join(told)}." if told else ""
 
 
 def _on_ranks(summary: dict[str, Any]) -> str:
@@ -128,7 +139,7 @@ def _results(run: RunFiles) -> Element:
         sizes = (["{} / {}".format(*sizes_of(stage))] if stage else ["-"]) if with_sizes else []
         rows.append([f"{rate:g}", "-" if value is None else _value(run, value), *speed, *sizes])
     head = ["keep rate", run.measure, "patches", "steps trained", "images/s", "loader wait"]
-    head += ["image / patch, pixels"] if with_sizes else []
+    head += [_SIZES_HEAD] if with_sizes else []
     caption = "-: not validated, or not trained, at this rate. Loader wait is its share of the step's time."
     return table(head, rows, caption=caption)
 
@@ -164,11 +175,14 @@ def _profile_text(profile: dict[str, Any]) -> str:
 
 def _profile_table(profile: dict[str, Any]) -> Element:
     sides = [("loader", "loader alone"), ("step", "step alone"), ("end_to_end", "both together")]
+    with_sizes = len({sizes_of(stage) for stage in profile["stages"]}) > 1
     rows = []
     for stage in profile["stages"]:
         speeds = [_speed(stage.get(f"{key}_images_per_s")) for key, _ in sides]
-        rows.append([f"{stage['keep_rate']:.3g}", f"{stage['num_kept']}", *speeds])
+        sizes = ["{} / {}".format(*sizes_of(stage))] if with_sizes else []
+        rows.append([f"{stage['keep_rate']:.3g}", f"{stage['num_kept']}", *speeds, *sizes])
     head = ["keep rate", "patches", *(f"{words}, images/s" for _, words in sides)]
+    head += [_SIZES_HEAD] if with_sizes else []
     return table(head, rows, caption="Medians over the repeats. -: not measured.")
 
 

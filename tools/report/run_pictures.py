@@ -42,7 +42,7 @@ def draw_validation(run: RunFiles) -> list[Picture]:
 
 
 def draw_schedule(run: RunFiles) -> list[Picture]:
-    """Keep rate and learning rate over the steps."""
+    """Keep rate, sizes of images and patches where they change, and learning rate over the steps."""
     # A line speaks of the steps up to its own: its rate holds from the line before on.
     starts = [line["step"] + 1 - line["interval_steps"] for line in run.train]
     rates = [line["keep_rate"] for line in run.train]
@@ -57,6 +57,7 @@ def draw_schedule(run: RunFiles) -> list[Picture]:
             f"Keep rate over the steps: between {low:g} and {high:g}",
             f"The share of the patches that the model sees: {low:g} to {high:g}.",
         ),
+        *(_draw_sizes(run, axis, words, [*starts, end]) for axis, words in _SIZES.items() if _changes(run, axis)),
         Picture(
             "learning-rate",
             draw_lines([learning], "step", "learning rate", y_from_zero=True, height=2.6),
@@ -64,6 +65,26 @@ def draw_schedule(run: RunFiles) -> list[Picture]:
             "The learning rate.",
         ),
     ]
+
+
+_SIZES = {"image_size": "image", "patch_size": "patch"}
+
+
+def _changes(run: RunFiles, axis: str) -> bool:
+    """Whether a size is told, and not the same throughout. Earlier versions told none."""
+    return len({line[axis] for line in run.train if line.get(axis)}) > 1 and all(line.get(axis) for line in run.train)
+
+
+def _draw_sizes(run: RunFiles, axis: str, words: str, steps: list[int]) -> Picture:
+    sizes = [line[axis] for line in run.train]
+    drawn = Series(axis, steps, [*sizes, sizes[-1]], steps=True)
+    text = f"between {min(sizes)} and {max(sizes)} pixels"
+    return Picture(
+        axis.replace("_", "-"),
+        draw_lines([drawn], "step", f"{words} size, pixels", y_from_zero=True, height=2.6),
+        f"Side of the {words} over the steps: {text}",
+        f"The side of the {words}: {text}.",
+    )
 
 
 def draw_speed(run: RunFiles) -> list[Picture]:

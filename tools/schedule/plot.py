@@ -1,6 +1,8 @@
 """The picture of a schedule: keep rate over the run, and how much of the run each stage takes."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.plan.schedule import PatchSchedule, StageSummary
-from pipeline.plan.sizes import Axis
 from tools.colours import BLUE, ORANGE
 
 _MAX_POINTS = 200_000  # steps drawn; longer runs are thinned out
@@ -23,19 +24,37 @@ def draw(schedule: PatchSchedule, stages: list[StageSummary], title: str, path: 
     Raises:
         OSError: the file cannot be written.
     """
-    sizes = schedule.config.sizes
-    figure = Figure(figsize=(10, 4.2 + 1.8 * len(sizes)), dpi=120, layout="constrained")
-    heights = [4.2, *[1.8] * len(sizes)]
+    below = _below(schedule)
+    figure = Figure(figsize=(10, 4.2 + 1.8 * len(below)), dpi=120, layout="constrained")
+    heights = [4.2, *[1.8] * len(below)]
     rows = figure.subplots(len(heights), 2, width_ratios=(3, 1), height_ratios=heights, sharey="row", squeeze=False)
     over_steps, shares = rows[0]
     figure.suptitle(f"{title} (mean keep rate {schedule.mean_keep_rate:.3f})")
     _draw_steps(over_steps, schedule)
     _draw_shares(shares, stages)
     over_steps.set_ylim(0, 1.08)
-    for axis, (left, right) in zip(sizes, rows[1:], strict=True):
-        _draw_sizes(left, schedule, axis)
+    for line, (left, right) in zip(below, rows[1:], strict=True):
+        _draw_line(left, schedule.total_steps, line)
         right.set_axis_off()
     figure.savefig(path)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What else follows a schedule. kind: of the schedule; values: of steps, int64 [n], to numbers of that length."""
+
+    label: str
+    kind: str
+    values: Callable[[np.ndarray], np.ndarray]
+
+
+def _below(schedule: PatchSchedule) -> list[_Line]:
+    of_axis = {"image_size": schedule.image_sizes, "patch_size": schedule.patch_sizes}
+    sizes = [
+        _Line(f"{axis.replace('_', ' ')}, px", one.kind, of_axis[axis]) for axis, one in schedule.config.sizes.items()
+    ]
+    strengths = schedule.strengths.items()
+    return sizes + [_Line(name, one.kind, partial(schedule.strengths_over, name)) for name, one in strengths]
 
 
 def _draw_steps(axes: Axes, schedule: PatchSchedule) -> None:
@@ -56,18 +75,17 @@ def _draw_steps(axes: Axes, schedule: PatchSchedule) -> None:
     epochs.set_xlabel("epoch" if schedule.config.examples is None else "epochs of all examples")
 
 
-def _draw_sizes(axes: Axes, schedule: PatchSchedule, axis: Axis) -> None:
-    total = schedule.total_steps
+def _draw_line(axes: Axes, total: int, line: _Line) -> None:
     steps = np.arange(0, total, -(-total // _MAX_POINTS))
-    sizes = {"image_size": schedule.image_sizes, "patch_size": schedule.patch_sizes}[axis](steps)
-    if schedule.config.sizes[axis].kind == "choice":
-        axes.plot(steps, sizes, linestyle="none", marker="|", markersize=4, color=ORANGE)
+    values = line.values(steps)
+    if line.kind == "choice":
+        axes.plot(steps, values, linestyle="none", marker="|", markersize=4, color=ORANGE)
     else:
-        axes.plot(np.append(steps, total), np.append(sizes, sizes[-1]), drawstyle="steps-post", color=ORANGE)
+        axes.plot(np.append(steps, total), np.append(values, values[-1]), drawstyle="steps-post", color=ORANGE)
     axes.set_xlim(0, total)
-    axes.set_ylim(0, 1.15 * sizes.max())
+    axes.set_ylim(0, 1.15 * values.max() or 1)
     axes.set_xlabel("step")
-    axes.set_ylabel(f"{axis.replace('_', ' ')}, px")
+    axes.set_ylabel(line.label)
     axes.grid(alpha=0.3)
 
 

@@ -1,73 +1,110 @@
 """What a schedule's training steps will take, from a profile of the same model on the machine."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from engine.config import RunConfig
 from engine.run_plan import plan_micro_batches
-from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.schedule import PatchSchedule, StageSummary
 from tools.profile.saved import SavedProfile, SavedStage
 from tools.profile.verdict import Ratio
 from tools.schedule.exchange import Network, exposed_s
-from tools.schedule.pace import Measured, Sides, left_out_error
-from tools.schedule.preview import flops_per_image
+from tools.schedule.pace import Measured, Shape, Sides, between, left_out_error
+from tools.schedule.preview import flops_counter
 
 Limit = Literal["loader", "step", "exchange"]
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a step costs at every number of patches. Arrays are float64 [N + 1], at the number of patches; [0] is nan.
+class StepCost:
+    """What a step costs in each of some stages. Arrays are float64 [stages].
 
     Attributes:
-        where: hosts, machine and network, for people.
-        sides: of a host, from the medians of the profile's repeats.
-        repeats: the same of each repeat.
+        sides: of a host.
         exchange_s: what hosts exchange and nothing hides, besides what the profile's ranks exchanged themselves.
-        measured: the numbers of patches that were.
-        error: see ``pace.left_out_error``.
     """
 
-    where: str
     sides: Sides
-    repeats: list[Sides]
     exchange_s: np.ndarray
-    measured: list[int]
-    error: float | None
 
     @property
     def step_s(self) -> np.ndarray:
         """Seconds of a training step."""
-        return self._seconds(self.sides)
+        # A loader that is behind works on while ranks exchange.
+        return np.maximum(self.sides.loader, self.sides.step + self.exchange_s)
 
-    @property
-    def falling(self) -> list[int]:
-        """Measured numbers of patches whose step took longer than one of more patches, alone on a host."""
-        together = self.sides.together[self.measured]
-        return [
-            kept
-            for kept, own, later in zip(self.measured, together, _least_behind(together), strict=True)
-            if own > later
-        ]
-
-    @property
-    def repeats_s(self) -> list[np.ndarray]:
-        return [self._seconds(sides) for sides in self.repeats]
-
-    def limit(self, num_kept: int) -> Limit:
-        """What the step waits for; exchange where it takes more of the step than computing does."""
-        loader_s, step_s = self.sides.loader[num_kept], self.sides.step[num_kept]
-        exchange_s = self.exchange_s[num_kept]
+    def limit(self, place: int) -> Limit:
+        """What the step of a stage waits for; exchange where it takes more of the step than computing does."""
+        loader_s, step_s, exchange_s = self.sides.loader[place], self.sides.step[place], self.exchange_s[place]
         if loader_s > step_s + exchange_s:
             return "loader"
         return "exchange" if exchange_s > step_s else "step"
 
-    def _seconds(self, sides: Sides) -> np.ndarray:
-        # A loader that is behind works on while ranks exchange.
-        return np.maximum(sides.loader, sides.step + self.exchange_s)
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step of a run costs in any stage.
+
+    Attributes:
+        where: hosts, machine and network, for people.
+        full: the stage of full patches of data's sizes.
+        medians: of the profile's repeats.
+        repeats: each of them.
+        error: see ``pace.left_out_error``.
+        flops_of: operations of a training step for an image, from the number of patches and their size.
+        exchange_at: seconds, float64 [stages], from the patches that each keeps and its operations: what hosts exchange
+            and nothing hides, besides what the profile's ranks exchanged themselves.
+    """
+
+    where: str
+    full: Shape
+    medians: Measured
+    repeats: list[Measured]
+    error: float | None
+    flops_of: Callable[[int, int], int]
+    exchange_at: Callable[[Sequence[int], np.ndarray], np.ndarray]
+
+    def flops(self, shapes: Sequence[Shape]) -> np.ndarray:
+        """Operations of a training step for an image: float64 [shapes]."""
+        return np.array([self.flops_of(shape.num_kept, shape.patch_size) for shape in shapes], dtype=float)
+
+    def at(self, shapes: Sequence[Shape], of: Measured | None = None) -> StepCost:
+        """A step's cost in each of some stages. of: one of the repeats; None: the medians."""
+        flops = self.flops(shapes)
+        exchange_s = self.exchange_at([shape.num_kept for shape in shapes], flops)
+        return StepCost((of or self.medians).sides_at(shapes, flops), exchange_s)
+
+    @property
+    def full_step_s(self) -> float:
+        """Seconds of a training step at full patches."""
+        return float(self.at([self.full]).step_s[0])
+
+    @property
+    def falling(self) -> list[int]:
+        """Measured numbers of patches whose step took longer than one of more patches of its sizes, on a host alone."""
+        steps = list(zip(self.medians.shapes, self.medians.sides.together, strict=True))
+        return sorted(
+            {
+                one.num_kept
+                for one, own_s in steps
+                if any(one.sizes == more.sizes and one.num_kept < more.num_kept and own_s > s for more, s in steps)
+            }
+        )
+
+    def is_beyond(self, shapes: Sequence[Shape]) -> list[bool]:
+        """Whether each costs more or fewer operations than any measured stage, or has a larger image than any.
+
+        Or a smaller one, where several sizes were measured; what one alone says of smaller ones is for ``doubts``.
+        """
+        flops, known, sizes = self.flops(shapes), self.medians.flops, self.medians.image_sizes
+        least = sizes[0] if len(sizes) > 1 else 0
+        outside = (flops < known.min()) | (flops > known.max())
+        is_known = [least <= shape.image_size <= sizes[-1] for shape in shapes]
+        return [bool(one) or not known for one, known in zip(outside, is_known, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -75,27 +112,31 @@ class Prediction:
     """The time of a run's training steps. Evaluation, checkpoints and the start are not in it.
 
     Attributes:
+        shapes: of the schedule's stages, in their order.
+        steps: what each of them costs.
         predicted_s: from the medians.
         low_s, high_s: the 95 % interval of the profile's repeats (of fewer than three: their extremes), made wider by
             the error between measured stages, for the share of the time that lies between them.
         full_s: of as many steps at full patches; None where these cannot be trained.
-        beyond: numbers of patches outside of what was measured.
+        beyond: stages outside of what was measured.
     """
 
     schedule: PatchSchedule
     cost: Cost
+    shapes: list[Shape]
+    steps: StepCost
     predicted_s: float
     low_s: float
     high_s: float
     full_s: float | None
-    beyond: list[int]
+    beyond: list[Shape]
 
     @property
     def share_of_full(self) -> float | None:
         return None if self.full_s is None else self.predicted_s / self.full_s
 
     def as_json(self) -> dict[str, Any]:
-        cost = self.cost
+        cost, step_s = self.cost, self.steps.step_s
         return {
             "predicted_s": self.predicted_s,
             "predicted_s_range": [self.low_s, self.high_s],
@@ -103,19 +144,19 @@ class Prediction:
             "interpolation_error": cost.error,
             "predicted_stages": [
                 {
-                    "num_kept": stage.num_kept,
-                    "step_s": float(cost.step_s[stage.num_kept]),
-                    "exchange_s": float(cost.exchange_s[stage.num_kept]),
-                    "limited_by": cost.limit(stage.num_kept),
-                    "measured": stage.num_kept in cost.measured,
+                    **shape._asdict(),
+                    "step_s": float(step_s[place]),
+                    "exchange_s": float(self.steps.exchange_s[place]),
+                    "limited_by": self.steps.limit(place),
+                    "measured": shape in cost.medians.shapes,
                 }
-                for stage in self.schedule.stages()
+                for place, shape in enumerate(self.shapes)
             ],
         }
 
 
 def cost_of(config: RunConfig, profile: SavedProfile, hosts: int = 1, link_gbit_per_s: float | None = None) -> Cost:
-    """What a step of a run costs at every number of patches.
+    """What a step of a run costs in any stage.
 
     Args:
         profile: of this run, whatever its schedule; with several hosts of one of them, with its share of the batch.
@@ -125,23 +166,22 @@ def cost_of(config: RunConfig, profile: SavedProfile, hosts: int = 1, link_gbit_
         ValueError: the profile is of another model, batch or data.
     """
     profile.check_is_of(config, hosts)
-    nums_kept = np.arange(1, config.data.num_patches + 1)
-    flops = np.array(flops_per_image(config, nums_kept.tolist()), dtype=float)
     stages = profile.stages
     repeats = [_measured(stages, repeat) for repeat in range(len(stages[0].both_s))]
     medians = _medians(stages, repeats)
-    exchange_s, where = np.zeros(len(nums_kept)), profile.machine
+    exchange_at, where = _none_exchanged, profile.machine
     if link_gbit_per_s is not None:
         network = Network(hosts, link_gbit_per_s, hosts * profile.world_size)
-        exchange_s = _exchange(config, profile, network, medians, nums_kept, flops)
+        exchange_at = partial(_exchange, config, profile, network, num_parameters(config), medians)
         where = f"{hosts} hosts, each {profile.machine}, {link_gbit_per_s:g} Gbit/s between them"
     return Cost(
         where,
-        _padded(medians.sides_at(nums_kept, flops)),
-        [_padded(one.sides_at(nums_kept, flops)) for one in repeats],
-        np.append(np.nan, exchange_s),
-        [stage.num_kept for stage in stages],
+        Shape(config.data.num_patches, config.data.image_size, config.data.patch_size),
+        medians,
+        repeats,
         left_out_error(medians),
+        flops_counter(config),
+        exchange_at,
     )
 
 
@@ -152,53 +192,62 @@ def predict(config: RunConfig, schedule: PatchSchedule, cost: Cost) -> Predictio
         cost: as ``cost_of`` finds it for the same configuration, whatever its schedule.
 
     Raises:
-        ValueError: all that was measured is one number of patches, and the schedule has others.
+        ValueError: all that was measured is one stage, and the schedule has others.
     """
     stages = schedule.stages()
-    nums_kept, steps = (np.array([getattr(stage, name) for stage in stages]) for name in ("num_kept", "num_steps"))
-    lowest, highest = cost.measured[0], cost.measured[-1]
-    if lowest == highest and (nums_kept != lowest).any():
+    shapes, steps = [_shape(stage) for stage in stages], np.array([stage.num_steps for stage in stages])
+    known = cost.medians.shapes
+    others = [shape for shape in shapes if shape not in known]
+    if len(known) == 1 and others:
         raise ValueError(
-            f"the profile measured {lowest} patches alone, which says nothing of {nums_kept[nums_kept != lowest][0]}; "
-            "profile a schedule of several stages"
+            f"the profile measured {told_shapes(known, others)[0]} patches alone, which says nothing of "
+            f"{told_shapes(others, known)[0]}; profile a schedule of several stages"
         )
-    taken_s = steps * cost.step_s[nums_kept]
+    found = cost.at(shapes)
+    taken_s = steps * found.step_s
     predicted_s = float(taken_s.sum())
-    low, high = _spread(cost, nums_kept, steps)
-    wider = 1 + float(taken_s[~np.isin(nums_kept, cost.measured)].sum()) / predicted_s * (cost.error or 0.0)
-    full_s = None
-    if config.task != "pretrain":
-        full_s = schedule.total_steps * float(cost.step_s[schedule.num_patches])
+    low, high = _spread([float((steps * cost.at(shapes, of=one).step_s).sum()) / predicted_s for one in cost.repeats])
+    unmeasured_s = float(taken_s[[shape not in known for shape in shapes]].sum())
+    wider = 1 + unmeasured_s / predicted_s * (cost.error or 0.0)
     return Prediction(
         schedule,
         cost,
+        shapes,
+        found,
         predicted_s,
         low_s=predicted_s * low / wider,
         high_s=predicted_s * high * wider,
-        full_s=full_s,
-        beyond=[int(one) for one in nums_kept if not lowest <= one <= highest],
+        full_s=None if config.task == "pretrain" else schedule.total_steps * cost.full_step_s,
+        beyond=[shape for shape, is_beyond in zip(shapes, cost.is_beyond(shapes), strict=True) if is_beyond],
     )
 
 
-def _spread(cost: Cost, nums_kept: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
-    """How far the repeats lie below and above the medians' time of these steps, as shares of it."""
-    middle = float((steps * cost.step_s[nums_kept]).sum())
-    ratios = [float((steps * one[nums_kept]).sum()) / middle for one in cost.repeats_s]
+def told_shapes(shapes: Sequence[Shape], others: Sequence[Shape] = ()) -> list[str]:
+    """Stages in words: their numbers of patches, and where sizes differ among these or the others, these too."""
+    if len({shape.sizes for shape in (*shapes, *others)}) <= 1:
+        return [str(shape.num_kept) for shape in shapes]
+    return [f"{kept} of {patch_size} px in {image_size} px" for kept, image_size, patch_size in shapes]
+
+
+def _shape(stage: StageSummary) -> Shape:
+    assert stage.image_size is not None
+    assert stage.patch_size is not None
+    return Shape(stage.num_kept, stage.image_size, stage.patch_size)
+
+
+def _spread(ratios: list[float]) -> tuple[float, float]:
+    """How far the repeats lie below and above the medians' time. ratios: of each one's to that."""
     found = Ratio.of(ratios)
     if found is None or found.low is None or found.high is None:
         return min(ratios), max(ratios)
     return min(found.low, 1.0), max(found.high, 1.0)
 
 
-def _least_behind(values: np.ndarray) -> np.ndarray:
-    """At each place, the least of the values from there on."""
-    return np.minimum.accumulate(values[::-1])[::-1]
-
-
 def _measured(stages: list[SavedStage], repeat: int) -> Measured:
-    columns = ([getattr(stage, side)[repeat] for stage in stages] for side in ("loader_s", "step_s", "both_s"))
-    sizes = ([getattr(stage, size) for stage in stages] for size in ("num_kept", "flops_per_image"))
-    return Measured(*(np.array(column, dtype=float) for column in (*sizes, *columns)))
+    sides = ([getattr(stage, side)[repeat] for stage in stages] for side in ("loader_s", "step_s", "both_s"))
+    columns = ([stage.flops_per_image for stage in stages], *sides)
+    shapes = tuple(Shape(stage.num_kept, stage.image_size, stage.patch_size) for stage in stages)
+    return Measured(shapes, *(np.array(column, dtype=float) for column in columns))
 
 
 def _medians(stages: list[SavedStage], repeats: list[Measured]) -> Measured:
@@ -208,29 +257,29 @@ def _medians(stages: list[SavedStage], repeats: list[Measured]) -> Measured:
     return replace(_measured(stages, 0), **middle)
 
 
-def _padded(sides: Sides) -> Sides:
-    """With nothing at no patches, so that a number of patches is its own place."""
-    return Sides(np.append(np.nan, sides.loader), np.append(np.nan, sides.step))
+def _none_exchanged(nums_kept: Sequence[int], flops: np.ndarray) -> np.ndarray:
+    return np.zeros(len(nums_kept))
 
 
 def _exchange(
     config: RunConfig,
     profile: SavedProfile,
     network: Network,
+    num_exchanged: int,
     medians: Measured,
-    nums_kept: np.ndarray,
+    nums_kept: Sequence[int],
     flops: np.ndarray,
 ) -> np.ndarray:
     parts: Mapping[str, np.ndarray] = {
-        part: np.interp(flops, medians.flops, [getattr(stage, part) for stage in profile.stages])
+        part: between(flops, medians.flops, np.array([getattr(stage, part) for stage in profile.stages]))
         for part in ("forward_s", "backward_s", "exchange_s")
     }
     micro_batches = plan_micro_batches(config, network.ranks)
     exposed = exposed_s(
         config,
         network,
-        num_parameters(config),
-        passes=np.array([micro_batches.steps(one) for one in nums_kept.tolist()]),
+        num_exchanged,
+        passes=np.array([micro_batches.steps(one) for one in nums_kept]),
         forward_s=parts["forward_s"],
         backward_s=parts["backward_s"],
         overlaps=profile.has_gpu,

@@ -1,14 +1,18 @@
 """A run's schedule before the run: its stages, their shares, and what training costs against full patches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, cached_property, partial
 from typing import Any
+
+import numpy as np
 
 from engine.config import RunConfig
 from engine.run_plan import build_schedule
+from pipeline.config import StrengthName
 from pipeline.plan.examples import describe as describe_examples
-from pipeline.plan.ramps import LOW_AND_HIGH
 from pipeline.plan.schedule import PatchSchedule, StageSummary
+from pipeline.ramps import LOW_AND_HIGH
 from pipeline.shards.index import open_index
 
 _SIZES_HEAD = f"{'image_size':>11} {'patch_size':>11} "
@@ -36,13 +40,26 @@ class Preview:
             self.schedule.total_steps
         )
 
+    @cached_property
+    def strengths(self) -> dict[StrengthName, dict[str, float]]:
+        """Of augmentation, those that follow a schedule: at the first step, at the last one, and their mean."""
+        schedule, found = self.schedule, dict[StrengthName, dict[str, float]]()
+        for name in schedule.strengths:
+            total = sum(float(schedule.strengths_over(name, steps).sum()) for steps in schedule.chunks())
+            ends = schedule.strengths_over(name, np.array([0, schedule.total_steps - 1])).tolist()
+            found[name] = {"first": ends[0], "last": ends[1], "mean": total / schedule.total_steps}
+        return found
+
     def as_json(self) -> dict[str, Any]:
+        of_each = {name: one.model_dump() for name, one in self.schedule.strengths.items()}
+        strengths = {name: {**of_each[name], **numbers} for name, numbers in self.strengths.items()}
         return {
             "total_steps": self.schedule.total_steps,
             "num_patches": self.schedule.num_patches,
             "mean_keep_rate": self.schedule.mean_keep_rate,
             "relative_training_flops": self.relative_training_flops,
             "stages": [asdict(stage) for stage in self.stages],
+            **({"strengths": strengths} if strengths else {}),
             **({} if self.config.schedule.examples is None else {"examples": self._examples()}),
         }
 
@@ -82,6 +99,12 @@ def flops_per_image(
     Args:
         patch_sizes: of the patches, in pixels, one for each number; None: that of ``data``.
     """
+    flops_of = flops_counter(config)
+    return [flops_of(*stage) for stage in zip(nums_kept, patch_sizes or [None] * len(nums_kept), strict=True)]
+
+
+def flops_counter(config: RunConfig) -> Callable[[int, int | None], int]:
+    """What tells ``flops_per_image`` of one stage, from its number of patches and their size, again and again."""
     import torch  # here, so that a mistake in the configuration is reported at once
 
     from engine.evaluation.trained import build_run_model
@@ -89,8 +112,7 @@ def flops_per_image(
 
     with torch.device("meta"):  # no weights: layer sizes are all that counts
         model = build_run_model(config)
-    of_each = patch_sizes or [None] * len(nums_kept)
-    return [training_flops_per_image(model, *stage) for stage in zip(nums_kept, of_each, strict=True)]
+    return cache(partial(training_flops_per_image, model))
 
 
 def describe(shown: Preview) -> str:
@@ -120,6 +142,11 @@ def describe(shown: Preview) -> str:
             "those at full patches"
             + (f" of {config.data.image_size} pixels" if with_sizes else "")
             + (", without the decoder" if config.task == "pretrain" else ""),
+            *(
+                f"{name} {schedule.strengths[name].kind}: {of['first']:.4g} at the first step, {of['last']:.4g} at the "
+                f"last, mean {of['mean']:.4g}"
+                for name, of in shown.strengths.items()
+            ),
             *describe_examples(config.schedule.examples, schedule.epochs, schedule.total_steps),
         ]
     )

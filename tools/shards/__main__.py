@@ -249,7 +249,7 @@ def _parser() -> Parser:
     )
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
 
-    one = add("stats", run_stats, "Print counts, classes, sizes.", "data/imagenet")
+    one = add("stats", run_stats, "Print counts, classes, sizes, levels.", "data/imagenet")
     one.add_argument("folder", type=user_path, metavar="DIR")
     one.add_argument("--json", action="store_true", help="print them for programs")
 

@@ -11,6 +11,7 @@ from pipeline.shards.index import ShardIndex
 from pipeline.shards.units import open_units
 from tools.shards.dataset import read_dataset
 from tools.shards.images import DEFAULT_QUALITY
+from tools.shards.levels.stats import describe_levels, level_stats
 from tools.shards.tally import describe_tally
 from tools.shards.verify import read_indexes
 
@@ -25,6 +26,7 @@ def collect_stats(folder: Path) -> dict[str, Any]:
     samples_per_class is that of the labels that occur.
     addressable, of a split: the tally of the conversion (see ``Tally``); of shards of another program only its
     num_addressable, from the files of units, and None where there is none of these.
+    levels, of a split: see ``level_stats``.
     """
     dataset = read_dataset(folder)
     classes = dataset["classes"] if dataset else None
@@ -34,7 +36,10 @@ def collect_stats(folder: Path) -> dict[str, Any]:
         "encoding": {name: job.get(name) for name in _ENCODING} if "format" in job else None,
         "splits": {
             index.split: _of_split(index, len(classes or []))
-            | {"addressable": _addressable(index, (dataset or {}).get("splits", {}).get(index.split, {}))}
+            | {
+                "addressable": _addressable(index, (dataset or {}).get("splits", {}).get(index.split, {})),
+                "levels": level_stats(folder, index),
+            }
             for index in read_indexes(folder)
         },
     }
@@ -80,7 +85,8 @@ def describe_stats(stats: dict[str, Any]) -> str:
             spread = split[title]
             values = f"min {spread['min']:,}, median {spread['median']:,}, max {spread['max']:,}{unit}"
             lines.append(f"  {title.replace('_', ' '):<18} {values}")
-        lines += [f"  {title:<18} {text}" for title, text in _describe_addressable(split)]
+        more = [*_describe_addressable(split), *describe_levels(split["levels"])]
+        lines += [f"  {title:<18} {text}" for title, text in more]
     return "\n".join([*lines, *gaps_between(stats["splits"], stats["classes"])])
 
 

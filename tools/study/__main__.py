@@ -4,9 +4,10 @@
 
 Runs are trained one after another by ``python -m engine.train``, or as ``--launch`` says, for example
 ``--launch "deepspeed --quiet --no_local_rank --num_accelerators 2"``. A study that was interrupted goes on: finished
-runs are kept, and a run that had begun goes on from its checkpoint. ``--machine I/N`` trains the I-th of N parts (from
-0), so that several machines with one file system, or several processes on one machine, share a study. Once a run is
-finished, its record in OUT/records is all that is needed of it; study.json and study.csv are made from the records.
+runs are kept, and a run that had begun goes on from its checkpoint. Several machines with one file system, or several
+processes on one machine, share a study: each with ``--machine any`` trains what nobody else does, claimed by a file in
+OUT/claims, until all runs have a record; ``--machine I/N`` trains the I-th of N parts (from 0). Once a run is finished,
+its record in OUT/records is all that is needed of it; study.json and study.csv are made from the records.
 
 Exit codes: 0 done (``--show`` or this machine's part included); 1 a run failed (stderr names it; the others were
 trained); 2 an input that cannot be used; 75 the study or its run was stopped by SIGTERM or SIGINT, and the same command
@@ -18,6 +19,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from engine.command_line import STOPPED_EXIT_CODE, Parser, importing, interruptible, leave, stdout_apart
 from pipeline.files import user_path
@@ -26,16 +28,18 @@ from tools.command import show, told
 with importing():
     from tools.study.records import read_records
     from tools.study.result import result
-    from tools.study.spec import jobs_of, load_study
+    from tools.study.spec import ANY, jobs_of, load_study
     from tools.study.tables import table, write_results
     from tools.study.train import train_part
 
 
-def _machine(text: str) -> tuple[int, int]:
+def _machine(text: str) -> tuple[int, int] | Literal["any"]:
+    if text == ANY:
+        return ANY
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise argparse.ArgumentTypeError(
-            f"this machine's part is I/N with I from 0 to N - 1, such as 0/2; got {text!r}"
+            f"this machine's part is I/N with I from 0 to N - 1, such as 0/2, or {ANY}; got {text!r}"
         )
     return int(index), int(count)
 
@@ -55,8 +59,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--machine",
         type=_machine,
         default=(0, 1),
-        metavar="I/N",
-        help="train only this part (default: 0/1, which is all)",
+        metavar="I/N|any",
+        help=f"train only this part, or {ANY}: what no other process with {ANY} trains (default: 0/1, which is all)",
     )
     parser.add_argument("--show", action="store_true", help="train nothing, write nothing; show what is finished")
     parser.add_argument("--json", action="store_true", help="print the result for programs")
@@ -75,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.runs = options.runs or options.out / "runs"
             jobs = jobs_of(spec)
             if not options.show:
-                (options.out / "records").mkdir(parents=True, exist_ok=True)
+                for name in ("records", "claims") if options.machine == ANY else ("records",):
+                    (options.out / name).mkdir(parents=True, exist_ok=True)
                 code = train_part(spec, jobs, options)
     except (ValueError, OSError) as error:
         return told(error)

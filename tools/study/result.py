@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from tools.students import half_width
 from tools.study.records import Records, machine_of, time_of
 from tools.study.spec import Job, StudySpec
 
@@ -27,6 +28,9 @@ class VariantResult:
         wall_s_mean, cpu_s_mean: of a run in training steps; None where no run measured it.
         time_ratio, time_ratio_stdev: time by the study's clock against the reference's with the same seed.
         num_timed: the number of seeds in ``time_ratio``: those whose two runs were trained on the same hardware.
+        top1_difference: of the reference's with the same seed, the mean; empty of the reference itself.
+        top1_difference_half_width: half of its 95 % interval (Student's t); None for fewer than three seeds.
+        num_paired: the number of seeds in ``top1_difference``: those that both have a finished run of.
         runs: the records of its runs, one a seed, without their configurations.
     """
 
@@ -46,6 +50,9 @@ class VariantResult:
     time_ratio: float | None = None
     time_ratio_stdev: float | None = None
     num_timed: int = 0
+    top1_difference: dict[str, float] = field(default_factory=dict)
+    top1_difference_half_width: dict[str, float | None] = field(default_factory=dict)
+    num_paired: int = 0
     runs: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -121,7 +128,7 @@ def result(spec: StudySpec, jobs: Sequence[Job], records: Records) -> StudyResul
     missing = [f"{job.name} seed {job.seed}" for job in jobs if (job.name, job.seed) not in records]
     return StudyResult(
         name=spec.name,
-        seeds=spec.seeds,
+        seeds=spec.seeds_of(spec.reference),
         reference=spec.reference,
         clock=spec.clock,
         complete=not missing,
@@ -138,6 +145,12 @@ def _variant(spec: StudySpec, job: Job, records: Records) -> VariantResult:
     pairs = [(run, records[spec.reference, run["seed"]]) for run in runs if (spec.reference, run["seed"]) in records]
     ratios = [time_of(spec, run) / time_of(spec, full) for run, full in pairs if machine_of(run) == machine_of(full)]
     top1 = {rate: mean_and_stdev([run["top1"][rate] for run in runs]) for rate in first["top1"]}
+    compared = [] if job.name == spec.reference else pairs
+    differences = {
+        rate: [run["top1"][rate] - full["top1"][rate] for run, full in compared]
+        for rate in first["top1"]
+        if compared and all(rate in full["top1"] for _, full in compared)
+    }
     time_ratio, time_ratio_stdev = mean_and_stdev(ratios) or (None, None)
     cpu_s_mean, _ = mean_and_stdev([run["train_cpu_s"] for run in runs if run["train_cpu_s"] is not None]) or (
         None,
@@ -160,6 +173,9 @@ def _variant(spec: StudySpec, job: Job, records: Records) -> VariantResult:
         time_ratio=time_ratio,
         time_ratio_stdev=time_ratio_stdev,
         num_timed=len(ratios),
+        top1_difference={rate: statistics.mean(found) for rate, found in differences.items()},
+        top1_difference_half_width={rate: half_width(found) for rate, found in differences.items()},
+        num_paired=len(compared),
         runs=[{key: value for key, value in run.items() if key != "config"} for run in runs],
     )
 

@@ -9,21 +9,25 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from engine.config import RunConfig, load_config
-from pipeline.config import Settings, UserPath
+from pipeline.settings import Settings, UserPath
 from pipeline.yaml_file import ConfigError, read_yaml
 
+ANY: Literal["any"] = "any"  # no machine's part: whatever nobody else trains
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Variant(Settings):
-    """One kind of run, trained once with every seed."""
+    """One kind of run, trained once with each of its seeds."""
 
     about: str = Field(description="what it is, for the reader of the results")
+    seeds: list[int] | None = Field(
+        None, min_length=1, description="its own, some of the reference's; null: those of the study"
+    )
     set: dict[str, Any] = Field({}, description="keys of the run's configuration, such as schedule.kind, and values")
 
 
 class StudySpec(Settings):
-    """A matrix of runs: every variant with every seed, all from one configuration."""
+    """A matrix of runs: variants by seeds, all from one configuration."""
 
     name: Name
     base: UserPath = Field(
@@ -45,8 +49,6 @@ class StudySpec(Settings):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "StudySpec":
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: a seed is named twice in {self.seeds}")
         for key, names in (
             ("reference", [self.reference]),
             ("equal_time", [*self.equal_time, *self.equal_time.values()]),
@@ -55,6 +57,34 @@ class StudySpec(Settings):
                 if name not in self.variants:
                     raise ValueError(f"{key}: {name!r} is none of the variants {', '.join(self.variants)}")
         return self
+
+    @model_validator(mode="after")
+    def _seeds_can_be_compared(self) -> "StudySpec":
+        lists = {"seeds": self.seeds} | {f"variants.{name}.seeds": self.seeds_of(name) for name in self.variants}
+        for key, seeds in lists.items():
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{key}: a seed is named twice in {seeds}")
+        theirs = self.seeds_of(self.reference)
+        for name in self.variants:
+            alone = [seed for seed in self.seeds_of(name) if seed not in theirs]
+            if alone:
+                raise ValueError(
+                    f"variants.{name}.seeds: {alone[0]} is none of {theirs}, those of the reference {self.reference}, "
+                    f"with which runs are compared seed by seed; name it in variants.{self.reference}.seeds, too"
+                )
+        for one, other in self.equal_time.items():
+            if not self.seeds_of_both(one, other):
+                raise ValueError(f"equal_time: {one} and {other} have no seed in common")
+        return self
+
+    def seeds_of(self, variant: str) -> list[int]:
+        """What a variant is trained with, in the order of its list."""
+        own = self.variants[variant].seeds
+        return self.seeds if own is None else own
+
+    def seeds_of_both(self, one: str, other: str) -> list[int]:
+        """What one variant is trained with once more, in the other's time."""
+        return [seed for seed in self.seeds_of(one) if seed in self.seeds_of(other)]
 
 
 @dataclass(frozen=True)
@@ -104,8 +134,16 @@ def jobs_of(spec: StudySpec) -> list[Job]:
     Raises:
         ValueError: a variant whose configuration is not valid; names the variant.
     """
-    jobs = [_job(spec, variant, seed, None) for seed in spec.seeds for variant in spec.variants]
-    return jobs + [_job(spec, one, seed, other) for seed in spec.seeds for one, other in spec.equal_time.items()]
+    seeds = spec.seeds_of(spec.reference)  # nobody has others
+    jobs = [
+        _job(spec, variant, seed, None) for seed in seeds for variant in spec.variants if seed in spec.seeds_of(variant)
+    ]
+    return jobs + [
+        _job(spec, one, seed, other)
+        for seed in seeds
+        for one, other in spec.equal_time.items()
+        if seed in spec.seeds_of_both(one, other)
+    ]
 
 
 def _job(spec: StudySpec, variant: str, seed: int, in_the_time_of: str | None) -> Job:
@@ -127,8 +165,10 @@ def _as_json(key: str, value: Any) -> str:
         raise ConfigError(f"{key}: {error}; put text into quotes") from None
 
 
-def jobs_of_machine(jobs: list[Job], machine: tuple[int, int]) -> list[Job]:
-    """The part of one machine: of machine i of n, every n-th job from the i-th on (both counted from 0)."""
+def jobs_of_machine(jobs: list[Job], machine: tuple[int, int] | Literal["any"]) -> list[Job]:
+    """The part of one machine: of machine i of n, every n-th job from the i-th on (both from 0); of ``ANY`` all."""
+    if isinstance(machine, str):
+        return jobs
     index, count = machine
     return jobs[index::count]
 

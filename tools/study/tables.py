@@ -3,11 +3,11 @@
 import csv
 import io
 import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.files import write_atomically
+from tools.students import FEWEST
 from tools.study.result import StudyResult, VariantResult
 
 
@@ -31,19 +31,22 @@ def table(found: StudyResult) -> str:
     if not rows:
         return "no run is finished yet"
     rates = sorted({rate for row in rows for rate in row.top1_mean}, key=float, reverse=True)
-    reference = next((row for row in rows if row.name == found.reference), None)
     width = max(len(row.name) for row in rows)
     against = f"against {found.reference}"
+    with_intervals = any(_interval(row, rates[0]) for row in rows)
     lines = [
         f"{'':{width}}  {'runs':>4}  {'keep':>5}  {'steps':>7}  {'time':>13}"
         + "".join(f"  {'top-1 at ' + rate:>14}" for rate in rates)
         + f"  {against:>16}"
+        + (f"  {'95 % interval':>16}" if with_intervals else "")
     ]
-    lines += [_line(row, rates, reference, width) for row in found.variants]
+    lines += [_line(row, rates, width) for row in found.variants]
     if found.equal_time:
         lines += ["", "trained again, for the time of the variant behind the @:"]
-        lines += [_line(row, rates, reference, width) for row in found.equal_time]
+        lines += [_line(row, rates, width) for row in found.equal_time]
     lines += ["", f"time: {found.clock} time in training steps; time and points {against} with the same seed"]
+    if with_intervals:
+        lines += [f"95 % interval of the mean of the differences (Student's t, {FEWEST} seeds or more), in points"]
     partly = [row for row in rows if row.num_timed < row.num_runs]
     if partly:
         of_runs = ", ".join(f"{row.name} ({row.num_timed} of {row.num_runs})" for row in partly)
@@ -55,7 +58,7 @@ def table(found: StudyResult) -> str:
     return "\n".join(lines)
 
 
-def _line(row: VariantResult, rates: Sequence[str], reference: VariantResult | None, width: int) -> str:
+def _line(row: VariantResult, rates: Sequence[str], width: int) -> str:
     assert row.mean_keep_rate is not None, "a variant with a finished run has one"
     assert row.steps is not None, "a variant with a finished run has them"
     cells = [
@@ -66,11 +69,18 @@ def _line(row: VariantResult, rates: Sequence[str], reference: VariantResult | N
     ]
     cells.append(f"{_with_spread(row.time_ratio, row.time_ratio_stdev, 1, 3):>13}")
     cells += [f"{_with_spread(row.top1_mean.get(rate), row.top1_stdev.get(rate), 100, 2):>14}" for rate in rates]
-    if reference is not None and row is not reference:
-        theirs = {run["seed"]: run["top1"][rates[0]] for run in reference.runs}
-        pairs = [run["top1"][rates[0]] - theirs[run["seed"]] for run in row.runs if run["seed"] in theirs]
-        cells += [f"{100 * statistics.mean(pairs):>+9.2f} points"] if pairs else []
+    if rates[0] in row.top1_difference:
+        cells += [f"{100 * row.top1_difference[rates[0]]:>+9.2f} points", *_interval(row, rates[0])]
     return "  ".join(cells)
+
+
+def _interval(row: VariantResult, rate: str) -> list[str]:
+    """A cell, or none where too few seeds were compared."""
+    half = row.top1_difference_half_width.get(rate)
+    if half is None:
+        return []
+    low, high = (100 * (row.top1_difference[rate] + one) for one in (-half, half))
+    return [f"{f'{low:+.2f} to {high:+.2f}':>16}"]
 
 
 def _with_spread(mean: float | None, stdev: float | None, factor: float, digits: int) -> str:

@@ -23,8 +23,8 @@ from engine.checkpoints.resume import (
     set_aside_newer,
 )
 from engine.config import RunConfig, load_config
-from pipeline.config import Settings
 from pipeline.operations import SUITES, Level
+from pipeline.settings import Settings
 from pipeline.shards.index import open_index
 
 RUN: dict[str, Any] = {"seed": 0, "model.name": "vit", "optim.lr": 0.1, "engine.zero_stage": 0}
@@ -319,6 +319,14 @@ def test_a_run_whose_images_change_their_size_is_another_run(toy: Path) -> None:
     assert [key for key in after if before[key] != after[key]] == ["schedule"]
     assert after["schedule"]["image_size"]["kind"] == "steps"
     assert "patch_size" not in after["schedule"]
+
+
+def test_a_strength_that_follows_a_schedule_is_another_run_and_a_number_is_recorded_as_one(toy: Path) -> None:
+    number = identity_of(toy, "data.augment.mixup=0.5")
+    assert number["data.augment"]["mixup"] == 0.5
+    followed = identity_of(toy, "data.augment.mixup={kind: linear, values: [0, 0.5]}")
+    assert [key for key in number if number[key] != followed[key]] == ["data.augment"]
+    assert followed["data.augment"]["mixup"] == {"kind": "linear", "values": [0.0, 0.5], "rounding": None}
 
 
 # What a new key of the configuration brings about

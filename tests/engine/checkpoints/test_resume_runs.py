@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from launching import run_jobs
 from run_results import lines, summary
 
+from benchmarks.shared.everything import ALL_AXES_STEPS, CHANGE_OF_SIZE, all_axes
 from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.checkpoints.manifest import MANIFEST, steps_in, verify_manifest
 from engine.config import load_config
@@ -21,9 +23,7 @@ STEPS = 24
 # Ranks that train up to a step, one after the other; ZeRO 0 and 2 change once.
 SEVERAL_CHANGES = ((2, 6), (1, 12), (4, 18), (2, STEPS))
 ONE_CHANGE = ((2, 6), (1, STEPS))
-# Three epochs of 6 steps, which see half of the examples, and one of 12; step 15 is in mid epoch.
-EXAMPLES = ("--set", "schedule.examples={rule: loss, keep: 0.5}", "--set", "train.duration=4epochs")
-EXAMPLES_STEPS, EXAMPLES_BREAK = 30, 15
+AXES_COURSE = ((2, CHANGE_OF_SIZE), (1, 21), (4, ALL_AXES_STEPS))
 COURSES = {0: ONE_CHANGE, 1: SEVERAL_CHANGES, 2: ONE_CHANGE, 3: SEVERAL_CHANGES}
 
 
@@ -54,12 +54,26 @@ def elastic_jobs(toy: Path, leg: int) -> dict[str, list[str]]:
     }
 
 
+def axes(toy: Path, out: str, *more: str, stage: int = 1) -> dict[str, Any]:
+    """The job of a run with schedules of everything at once, which notes what it saw."""
+    flags = [*all_axes(toy / "shards"), "--set", f"engine.zero_stage={stage}", *more]
+    return {"argv": arguments(toy, out, *flags), "seen": str(toy / f"{out}.seen")}
+
+
+def axes_jobs(toy: Path, leg: int) -> list[dict[str, Any]]:
+    """A run that stays on the ranks of a later leg, and one that comes to them from the run that was broken off."""
+    ranks, stop = AXES_COURSE[leg]
+    broken_off = toy / "axes broken" / "checkpoints" / f"step-{CHANGE_OF_SIZE:08d}"
+    start = ("--resume", str(broken_off)) if leg == 1 else ()
+    return [axes(toy, f"axes on {ranks}"), axes(toy, "axes elastic", *start, "--max-steps", str(stop))]
+
+
 @pytest.fixture(scope="module")
 def two_ranks(toy: Path) -> tuple[dict[str, int], str]:
     """Everything on two ranks but the last leg of the elastic courses: exit codes by name, and all that was printed."""
     checkpoints = {name: toy / name / "checkpoints" for name in ("damaged", "changed", "full")}
     often = ("--set", "checkpoint.every=4steps", "--set", "checkpoint.keep_last=2")
-    jobs = {"fixed1": arguments(toy, "fixed1")}
+    jobs: dict[str, Any] = {"fixed1": arguments(toy, "fixed1")}
     # Steps 8 (in mid epoch) and 12 (between two epochs) are what is left to go on from.
     jobs["to step 12"] = arguments(toy, "damaged", *often, "--max-steps", "12")
     damaged = checkpoints["damaged"] / "step-00000012" / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
@@ -80,13 +94,14 @@ def two_ranks(toy: Path) -> tuple[dict[str, int], str]:
     jobs["no room"] = arguments(toy, "full", "--set", "checkpoint.every=7steps")
     jobs["make room"] = ["limit-files", "-1", "1"]
     jobs["room again"] = arguments(toy, "full")
-    jobs["examples"] = arguments(toy, "examples", *EXAMPLES)
-    for out in ("examples broken", "examples elastic"):
-        jobs[f"{out} off"] = arguments(toy, out, *EXAMPLES, "--max-steps", str(EXAMPLES_BREAK))
-    jobs["examples broken"] = arguments(toy, "examples broken", *EXAMPLES)
+    jobs["axes"] = axes(toy, "axes")
+    jobs["axes broken off"] = axes(toy, "axes broken", "--max-steps", str(CHANGE_OF_SIZE))
+    jobs["axes broken"] = axes(toy, "axes broken")
+    jobs["axes zero 0"] = axes(toy, "axes zero 0", stage=0)
     # ZeRO-3 comes last: it leaves another ``torch.nn.functional.linear`` in the process, which rounds differently.
     jobs |= elastic_jobs(toy, 0)
     jobs["fixed3"] = arguments(toy, "fixed3", stage=3)
+    jobs["axes zero 3"] = axes(toy, "axes zero 3", "--set", "train.ema_decay=null", stage=3)
     codes, printed = run_jobs(2, list(jobs.values()), toy / "two_ranks")
     return dict(zip(jobs, codes, strict=True)), printed
 
@@ -96,9 +111,8 @@ def elastic(toy: Path, two_ranks: tuple[dict[str, int], str]) -> str:
     """The elastic courses run to their end; what was printed."""
     printed = two_ranks[1]
     for leg, (ranks, _) in enumerate(SEVERAL_CHANGES[1:], start=1):
-        jobs = list(elastic_jobs(toy, leg).values())
-        if ranks == 1:
-            jobs += [arguments(toy, out, *EXAMPLES) for out in ("examples elastic", "examples alone")]
+        jobs: list[Any] = list(elastic_jobs(toy, leg).values())
+        jobs += axes_jobs(toy, leg) if leg < len(AXES_COURSE) else []
         codes, said = run_jobs(ranks, jobs, toy / f"leg{leg}")
         assert set(codes) == {0}, said
         printed += said
@@ -187,21 +201,56 @@ def test_a_run_on_changing_numbers_of_ranks_has_the_losses_of_one_that_stays(
         assert f"going on from {checkpoint} at step {step}, written by {before} rank(s)" in elastic
 
 
-def test_a_run_that_leaves_examples_out_and_stops_in_mid_epoch_ends_with_the_same_weights(
+def seen(toy: Path, out: str) -> list[list[int]]:
+    """Step, row of the global batch and sample id, of all ranks and all starts of the run."""
+    return sorted(json.loads(line) for file in toy.glob(f"{out}.seen.*") for line in file.read_text().splitlines())
+
+
+def test_a_run_on_all_axes_that_stops_in_mid_epoch_where_the_size_changes_ends_with_the_same_weights(
     toy: Path, two_ranks: tuple[dict[str, int], str]
 ) -> None:
-    assert [code for name, code in two_ranks[0].items() if name.startswith("examples")] == [0, 0, 0, 0]
-    assert losses(toy, "examples broken", EXAMPLES_STEPS) == losses(toy, "examples", EXAMPLES_STEPS)
-    assert summary(toy, "examples broken")["weights_digest"] == summary(toy, "examples")["weights_digest"]
-    epochs = [line["epoch"] for line in lines(toy, "examples", "train")]
-    assert [epochs.count(epoch) for epoch in range(4)] == [6, 6, 6, 12]
+    assert {code for name, code in two_ranks[0].items() if name.startswith("axes")} == {0}
+    assert losses(toy, "axes broken", ALL_AXES_STEPS) == losses(toy, "axes", ALL_AXES_STEPS)
+    for digest in ("weights_digest", "ema_digest"):
+        assert summary(toy, "axes broken")[digest] == summary(toy, "axes")[digest]
+    assert seen(toy, "axes broken") == seen(toy, "axes")
 
 
-@pytest.mark.parametrize("out", ["examples elastic", "examples alone"])
-def test_a_run_that_leaves_examples_out_has_the_same_losses_on_another_number_of_ranks(
+def test_all_axes_are_on_their_way_where_it_stops(toy: Path, two_ranks: tuple[dict[str, int], str]) -> None:
+    train = lines(toy, "axes", "train")
+    before, after = train[CHANGE_OF_SIZE - 1 : CHANGE_OF_SIZE + 1]
+    assert before["epoch"] == after["epoch"] == 2
+    assert (before["image_size"], after["image_size"]) == (12, 16)
+    for epoch, num_steps, num_samples in ((0, 6, 96), (2, 6, 96), (3, 12, 192)):
+        of_epoch = {line["step"] for line in train if line["epoch"] == epoch}
+        assert len(of_epoch) == num_steps
+        assert len({one for step, _, one in seen(toy, "axes") if step in of_epoch}) == num_samples
+    whole = [(line["image_size"], line["patch_size"], line["num_kept"]) for line in train[-6:]]
+    assert whole == [(16, 4, 16)] * 6, "the cooldown"
+    assert {line["patch_size"] for line in train[:-6]} == {2, 4}
+    for line in train:
+        rows = [size for size in (2, 4, 8) if size * (line["num_kept"] + 1) <= 70]
+        assert line["micro_batch_size"] == max(rows, default=2)
+
+
+@pytest.mark.parametrize("out", ["axes zero 0", "axes zero 3", "axes on 1", "axes on 4"])
+def test_a_run_on_all_axes_sees_the_same_and_has_the_same_losses_on_other_ranks_and_zero_stages(
     toy: Path, elastic: str, out: str
 ) -> None:
-    np.testing.assert_allclose(losses(toy, out, EXAMPLES_STEPS), losses(toy, "examples", EXAMPLES_STEPS), rtol=1e-4)
+    assert seen(toy, out) == seen(toy, "axes")
+    expected = losses(toy, "axes", ALL_AXES_STEPS)
+    np.testing.assert_allclose(losses(toy, out, ALL_AXES_STEPS), expected, rtol=1e-4)
+
+
+def test_a_run_on_all_axes_goes_on_from_two_ranks_to_one_and_to_four(toy: Path, elastic: str) -> None:
+    whole = seen(toy, "axes")
+    assert seen(toy, "axes elastic") == [one for one in whole if one[0] >= CHANGE_OF_SIZE]
+    found = {line["step"]: line["loss"] for line in lines(toy, "axes elastic", "train")}
+    assert list(found) == list(range(CHANGE_OF_SIZE, ALL_AXES_STEPS))
+    expected = losses(toy, "axes", ALL_AXES_STEPS)[CHANGE_OF_SIZE:]
+    np.testing.assert_allclose(list(found.values()), expected, rtol=1e-4)
+    for step, ranks in ((CHANGE_OF_SIZE, 2), (21, 1)):
+        assert f"step-{step:08d} at step {step}, written by {ranks} rank(s)" in elastic
 
 
 @pytest.mark.parametrize("stage", COURSES)

@@ -12,7 +12,6 @@ from benchmarks.shared.photographs import photograph
 from engine.config import dump_config, load_config
 from engine.evaluation.file_maps import FILE_MAPS, file_scores
 from engine.evaluation.inference import Classifier
-from engine.evaluation.sizes import at_sizes
 from engine.evaluation.trained import load_trained, validation_images
 from engine.snapshots import take_snapshot
 from pipeline.batch import Batch
@@ -85,7 +84,7 @@ def test_at_other_sizes_images_get_the_answers_that_shards_get(
 ) -> None:
     at = {"image_size": image_size, "patch_size": patch_size}
     trained = load_trained(run)
-    data = at_sizes(trained.config.data, **at)
+    data = trained.config.data.at(**at)
     images = torch.from_numpy(validation_images(trained.config.model_copy(update={"data": data}), 50))
     index = open_index(data.val, "val")
     answers = list(classifier.answers(index, 0.5, rule_from_text(rule), batch_size=16, **at))

@@ -30,6 +30,7 @@ def test_it_names_the_classes_and_what_was_measured_at_which_rates() -> None:
     text = card(NAMES)
     assert "3, in this order: `cat`, `dog`, `hen`." in text
     assert "| keep rate | top-1 |\n|---|---|\n| 1.0 | 86.12% |\n| 0.4 | 70.00% |" in text
+    assert "On images of 96 x 96 pixels in patches of 16, whatever sizes it was trained on:" in text
     assert 'timm.create_model("local-dir:FOLDER", pretrained=True)' in text
     assert 'Classifier.load("FOLDER"' in text
 

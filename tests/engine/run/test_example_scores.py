@@ -50,13 +50,16 @@ def planner_of(rule: str | None) -> TrainPlanner:
     return TrainPlanner(samples(NUM_IDS), data, SelectionConfig(), laid, BATCH, 0)
 
 
-def record_of(world: World = ALONE, rows_per_rank: int = BATCH) -> ScoreRecord:
-    return ScoreRecord(planner_of("loss"), RECORDED["loss"], rows_per_rank, world)
+def record_of(world: World = ALONE, rows_per_rank: int = BATCH, rule: str = "loss") -> ScoreRecord:
+    return ScoreRecord(planner_of(rule), RECORDED[rule], rows_per_rank, world)
 
 
 def observe(record: ScoreRecord, step: int, ids: list[int], losses: list[float]) -> None:
-    batch: Any = SimpleNamespace(plan=SimpleNamespace(step=step, sample_ids=np.array(ids)))
-    record.observe(batch, Outcome(torch.tensor(losses), None))
+    """A visit of samples of class 0, of which those at a loss below 1 are classified right."""
+    plan, labels = SimpleNamespace(step=step, sample_ids=np.array(ids)), torch.zeros(len(ids), dtype=torch.long)
+    batch: Any = SimpleNamespace(plan=plan, labels=labels, mix_labels=None, mix_weights=None)
+    logits = torch.tensor([[1.0, loss] for loss in losses])
+    record.observe(batch, Outcome(torch.tensor(losses), logits))
 
 
 def scores_in(record: ScoreRecord) -> dict[int, float]:
@@ -167,29 +170,33 @@ def saved(folder: Path, record: ScoreRecord) -> Path:
     return folder
 
 
-def test_a_record_goes_on_in_mid_epoch_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", RECORDED)
+def test_a_record_goes_on_in_mid_epoch_as_if_it_had_not_stopped(rule: str, tmp_path: Path) -> None:
+    """Some samples are right at the last visit before and wrong at the first one after."""
     metrics = MetricsFile(tmp_path / "metrics.jsonl", 0, ALONE)
 
     def first_part(record: ScoreRecord) -> None:
         for step in range(SHORT_STEPS + 2):
             record.publish_if_due(step, metrics)
-            observe(record, step, [4 * (step % 4) + i for i in range(4)], [step + 0.1 * i for i in range(4)])
+            observe(record, step, [4 * (step % 4) + i for i in range(4)], [step % 5 + 0.1 * i + 0.1 for i in range(4)])
 
     def second_part(record: ScoreRecord) -> list[float]:
         for step in range(SHORT_STEPS + 2, 2 * SHORT_STEPS):
-            observe(record, step, [20, 21, 22, 23], [float(step)] * 4)
+            observe(record, step, [4, 5, 22, 23], [float(step)] * 4)
         record.publish_if_due(2 * SHORT_STEPS, metrics)
         assert record.board.newest is not None
         return record.board.newest.scores.tolist()
 
-    whole, broken, again = record_of(), record_of(), record_of()
+    whole, broken, again = (record_of(rule=rule) for _ in range(3))
     first_part(whole)
     first_part(broken)
     again.restore(saved(tmp_path, broken), SHORT_STEPS + 2)
     assert again.board.newest is not None
     assert broken.board.newest is not None
     np.testing.assert_array_equal(again.board.newest.scores, broken.board.newest.scores)
-    np.testing.assert_array_equal(second_part(again), second_part(whole))
+    scores = second_part(again)
+    np.testing.assert_array_equal(scores, second_part(whole))
+    assert scores[4] == {"loss": 7.0, "forgetting": 1.0}[rule]
 
 
 NEEDS = "schedule.examples needs the scores of 32 samples as they were at step 4"

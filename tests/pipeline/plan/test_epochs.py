@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import Duration
 from pipeline.plan.epochs import Epochs, run_steps, short_steps_of
+from pipeline.settings import Duration
 
 KEEPS = st.integers(1, 99).map(lambda hundredths: hundredths / 100)
 

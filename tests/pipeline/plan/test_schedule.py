@@ -8,8 +8,8 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.plan.ramps import KINDS
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage, num_kept_at
+from pipeline.ramps import KINDS, RATES
 
 PAPER_RATES = [0.2, 0.4, 0.6, 0.8, 1.0]
 
@@ -292,10 +292,10 @@ def test_many_steps_keep_as_many_patches_as_each_of_them_alone(kind: str, roundi
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_says_what_it_is_and_what_it_takes(kind: str) -> None:
-    assert f"{kind}: {KINDS[kind].form.text}, {KINDS[kind].about}" in (
+    assert f"{kind}: {KINDS[kind].form.text(RATES)}, {KINDS[kind].about}" in (
         ScheduleConfig.model_fields["keep_rate"].description or ""
     )
-    with pytest.raises(ValueError, match=f"keep_rate for '{kind}' is {re.escape(KINDS[kind].form.text)}; got"):
+    with pytest.raises(ValueError, match=f"keep_rate for '{kind}' is {re.escape(KINDS[kind].form.text(RATES))}; got"):
         ScheduleConfig(kind=kind, keep_rate=[])
 
 

@@ -102,6 +102,18 @@ def test_the_table_names_the_limiting_side_and_what_pays() -> None:
     assert "-" in describe(profile(stage(0.5, 9, 1, 100, None, None)))
 
 
+def test_rows_of_several_sizes_say_them_and_what_pays_is_told_of_the_full_images() -> None:
+    small = replace(stage(1.0, 9, 0.5, 100, 200, 200), image_size=12, patch_size=4)
+    full = replace(stage(1.0, 19, 0.5, 100, 90, 90), image_size=16, patch_size=4)
+    table = describe(profile(small, full))
+    rows = [line for line in table.splitlines() if line.strip().startswith("1 ")]
+    assert [row.endswith(("   12 / 4", "   16 / 4")) for row in rows] == [True] * 4
+    assert "pixels: sides of the image and of a patch" in table
+    assert "cannot tell" not in table
+    assert "pays down to keep rate 1 of those measured\n" in table
+    assert "pixels" not in describe(profile(full))
+
+
 def test_repeats_that_spread_too_far_give_no_verdict() -> None:
     noisy = replace(stage(0.5, 9, 0.5, None, None, 100), end_to_end=Rate.of([60.0, 100.0, 170.0, 95.0, 110.0]))
     full = replace(stage(1.0, 19, 0.5, None, None, 90), end_to_end=Rate.of([90.0, 91.0, 89.0, 90.0, 92.0]))

@@ -33,9 +33,17 @@ def test_times_are_seconds_of_a_step_repeat_by_repeat(profile: Path) -> None:
     assert last.backward_s == pytest.approx(0.6 * 0.49)
 
 
+def test_a_stage_has_its_sizes_and_one_of_an_earlier_version_those_of_data(profile: Path, tmp_path: Path) -> None:
+    assert [(one.image_size, one.patch_size) for one in read_profile(profile).stages] == [(28, 4), (28, 4)]
+    stages = [(25, 20, 4), (16, 28, 7), (49, 28, 4)]
+    sized = write_profile(tmp_path / "p.json", configured(), stages, step_s=lambda *stage: 0.1)
+    assert [(one.num_kept, one.image_size, one.patch_size) for one in read_profile(sized).stages] == stages
+
+
 @pytest.mark.parametrize(
     "override",
     [
+        "schedule.image_size={kind: constant, values: 20}",
         "schedule={kind: constant, keep_rate: 0.3}",
         *("seed=5", "train.duration=90epochs", "optim.lr=1.0", "eval.keep_rates=[0.5]", "name=another"),
     ],

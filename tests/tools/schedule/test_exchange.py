@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from engine.config import RunConfig, load_config
-from tools.schedule.exchange import EXCHANGES, Network, bytes_of_a_number, exposed_s
+from tools.schedule.exchange import EXCHANGES, Network, bytes_of_a_number, carried_bytes, exposed_s
 
 ROOT = Path(__file__).resolve().parents[3]
 TWO = Network(hosts=2, link_gbit_per_s=8.0, ranks=2)  # 1e9 bytes in a second
@@ -38,9 +38,19 @@ def test_a_ring_carries_each_number_twice_less_the_own_part() -> None:
 
 def test_every_zero_stage_has_its_exchange() -> None:
     for zero in (0, 1, 2, 3):
-        assert exposed(zero, overlaps=False) == pytest.approx(
-            2 * (EXCHANGES[zero].overlapped + EXCHANGES[zero].afterwards)
-        )
+        assert exposed(zero) == pytest.approx(2 * (EXCHANGES[zero].overlapped + EXCHANGES[zero].afterwards))
+
+
+def test_gloo_scatters_by_an_all_reduce() -> None:
+    assert exposed(3, passes=2, overlaps=False) == pytest.approx(2 * (2 + 4))
+    assert exposed(3, passes=2) == pytest.approx(2 * (2 + 2))
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_a_line_carries_in_a_step_what_nothing_hides_if_nothing_is_computed(on_gpu: bool) -> None:
+    for zero in EXCHANGES:
+        carried = carried_bytes(config(zero), TWO, NUMBERS, 4, on_gpu=on_gpu)
+        assert carried == pytest.approx(1e9 * exposed(zero, passes=4, overlaps=on_gpu))
 
 
 def test_a_backward_pass_hides_gradients_under_zero_1_and_2_but_not_the_weights_behind_it() -> None:

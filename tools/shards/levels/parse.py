@@ -1,6 +1,6 @@
 """Levels as a command line names them."""
 
-from pipeline.config import MOST_PIXELS
+from pipeline.settings import MOST_PIXELS
 
 
 def parse_levels(text: str) -> list[int]:

@@ -194,6 +194,34 @@ def test_conversions_write_levels_at_once(tmp_path: Path, capsys: pytest.Capture
     assert verify_folder(tmp_path / "out").faults == []
 
 
+def test_stats_lists_the_levels_of_each_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, "--levels", "60,40") == 0
+    capsys.readouterr()
+    assert main(["stats", str(folder), "--json"]) == 0
+    splits = json.loads(capsys.readouterr().out)["splits"]
+    assert (list(splits["train"]["levels"]), splits["val"]["levels"]) == (["60", "40"], {})
+    small, index = splits["train"]["levels"]["40"], open_index(folder / "level-40", "train")
+    tally = json.loads((folder / "level-40/dataset.json").read_text())["splits"]["train"]["level"]
+    assert small == {
+        "num_samples": 12,
+        "num_bytes": sum(tar.stat().st_size for tar in (folder / "level-40").glob("*.tar")),
+        "image_bytes_median": int(np.median(index.length)),
+        **tally,
+        "refused": None,
+    }
+    assert main(["stats", str(folder)]) == 0
+    said = f"{tally['num_shrunk']} shrunk, {tally['num_copied']} small enough, 2 that cannot be decoded"
+    assert f"level 40           12 images, {small['num_bytes'] / 1e6:,.1f} MB, image bytes" in (
+        printed := capsys.readouterr().out
+    )
+    assert said in printed
+    (folder / "train-1.tar").unlink()
+    main(["index", str(folder)])
+    capsys.readouterr()
+    assert main(["stats", str(folder)]) == 0
+    assert "level 60           training would refuse it: " in capsys.readouterr().out
+
+
 @needs_jpegtran
 def test_levels_of_an_addressable_conversion_are_addressable(tmp_path: Path) -> None:
     write_image_folder(tmp_path / "images", 4, 2, width=80, height=60)

@@ -1,6 +1,6 @@
 """The kinds of schedules: what ``keep_rate`` holds under each, and the keep rate that each gives a step.
 
-The sizes of images and patches follow the same kinds, with pixels in place of rates. A new kind is an entry of
+Sizes and strengths follow the same kinds, with pixels or what they are in place of rates. A new kind is an entry of
 ``KINDS``. The arithmetic of linear, cosine and cyclic is that of McDanel & Huynh,
 "Accelerating Vision Transformer Training via a Patch Sampling Schedule" (arXiv 2208.09520): a *drop* ratio runs from
 0.8 to -0.1, is clamped to [0, 1] and rounded to the nearest 0.2. A step stands for the middle of its stretch of the
@@ -10,25 +10,36 @@ stage as the others.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from pipeline.plan.keyed import KeyedRows, Stream
+from pipeline.settings import Settings, one_of
 
 Pairs = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Words:
-    """How errors speak of values. key: of the configuration that holds them; one: one of them."""
+    """How errors speak of values.
+
+    Attributes:
+        key: of the configuration that holds them.
+        one: one of them.
+        number, pair: such as one may be, and two.
+    """
 
     key: str
     one: str
+    number: str
+    pair: str
 
 
-RATES, SIZES = Words("keep_rate", "rate"), Words("values", "size")
+RATES = Words("keep_rate", "rate", "0.6", "[0.2, 1.0]")
+SIZES = Words("values", "size", "160", "[96, 224]")
+STRENGTHS = Words("values", "strength", "0.5", "[0, 9]")
 
 
 @dataclass(frozen=True)
@@ -39,22 +50,21 @@ class Laid:
         steps: int64, any shape.
         ramp_steps: steps of the run before its cooldown.
         rounding: grid of what is dropped of ``top``, None for none.
-        top: what nothing is dropped of: rate 1, or a size in pixels.
-        stream: what is drawn, by ``choice``.
+        draw: from steps, int64 [n], a number in [0, 1) for each, the same whenever it is asked for.
+        top: what nothing is dropped of: rate 1, or the largest of other numbers.
     """
 
     steps: np.ndarray
     ramp_steps: int
     steps_per_epoch: int
     rounding: float | None
-    seed: int
+    draw: Callable[[np.ndarray], np.ndarray]
     top: float = 1.0
-    stream: Stream = Stream.KEEP_RATE
 
     @property
     def of_run(self) -> np.ndarray:
-        """How far into the run each step's middle is, 0 to 1 before the cooldown."""
-        return (self.steps + 0.5) / max(self.ramp_steps, 1)
+        """How far into the run each step's middle is, 0 to 1 before the cooldown, in which it is 1."""
+        return np.where(self.steps < self.ramp_steps, (self.steps + 0.5) / max(self.ramp_steps, 1), 1.0)
 
     @property
     def of_epoch(self) -> np.ndarray:
@@ -67,14 +77,13 @@ class Form:
     """What ``keep_rate`` holds.
 
     Attributes:
-        text: in words, for error messages. of_sizes: the same where sizes stand for rates.
+        text: in words, for error messages.
         rates: every keep rate that a value names; ValueError where it is not of this form.
         check: raises ValueError for values of this form that make no schedule. Called with the rounding, too, and with
             the kind's name.
     """
 
-    text: str
-    of_sizes: str
+    text: Callable[[Words], str]
     rates: Callable[[Any], list[float]]
     check: Callable[[Any, float | None, str, Words], None]
 
@@ -147,18 +156,16 @@ def _check_weights(value: Any, _: float | None, kind: str, words: Words) -> None
 
 
 ONE_RATE = Form(
-    "one number, such as 0.6", "one number, such as 160", _one_rate, lambda value, rounding, kind, words: None
+    lambda words: f"one number, such as {words.number}", _one_rate, lambda value, rounding, kind, words: None
 )
-LOW_AND_HIGH = Form("[low, high], such as [0.2, 1.0]", "[low, high], such as [96, 224]", _low_and_high, _check_ramp)
+LOW_AND_HIGH = Form(lambda words: f"[low, high], such as {words.pair}", _low_and_high, _check_ramp)
 RATE_FROM = Form(
-    "[[fraction of the run, rate], ...]",
-    "[[fraction of the run, size], ...]",
+    lambda words: f"[[fraction of the run, {words.one}], ...]",
     lambda value: [rate for _, rate in _pairs(value)],
     _check_steps,
 )
 WEIGHTED = Form(
-    "[[rate, weight], ...]",
-    "[[size, weight], ...]",
+    lambda words: f"[[{words.one}, weight], ...]",
     lambda value: [rate for rate, _ in _pairs(value)],
     _check_weights,
 )
@@ -199,10 +206,7 @@ def _listed(value: Any, laid: Laid) -> np.ndarray:
 def _chosen(value: Any, laid: Laid) -> np.ndarray:
     rates, weights = np.array(_pairs(value)).T
     edges = np.cumsum(weights) / weights.sum()
-    flat = laid.steps.reshape(-1)
-    runs = np.split(flat, np.flatnonzero(np.diff(flat) != 1) + 1) if flat.size else []
-    draws = [KeyedRows(laid.seed, 0, int(run[0]), len(run)).uniform(laid.stream, 1) for run in runs]
-    drawn = np.concatenate(draws)[:, 0] if draws else np.empty(0)
+    drawn = laid.draw(laid.steps.reshape(-1))
     return rates[np.searchsorted(edges[:-1], drawn, side="right")].reshape(laid.steps.shape)
 
 
@@ -218,3 +222,47 @@ KINDS: dict[str, Kind] = {
     "steps": Kind("each rate from its fraction of the run on, the first fraction 0", RATE_FROM, _listed),
     "choice": Kind("a keyed random choice at every step", WEIGHTED, _chosen),
 }
+
+
+def forms(words: Words) -> str:
+    """What ``values`` holds under each kind, in words."""
+    return "; ".join(f"{name}: {kind.form.text(words)}" for name, kind in KINDS.items())
+
+
+Values = float | list[float] | list[tuple[float, float]]
+
+
+class FollowsSchedule(Settings):
+    """Numbers of one sort that follow a schedule of their own; which sort is for its sections to say."""
+
+    words: ClassVar[Words]
+
+    kind: Annotated[str, one_of(KINDS)] = Field(description="how it runs, as the schedule's kind")
+    values: Values
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> "FollowsSchedule":
+        self.numbers()
+        self.of_kind.form.check(self.values, None, self.kind, self.words)
+        return self
+
+    @property
+    def of_kind(self) -> Kind:
+        return KINDS[self.kind]
+
+    def numbers(self) -> list[float]:
+        """Every number that ``values`` names, in its order.
+
+        Raises:
+            ValueError: ``values`` is not of the form that the kind asks for.
+        """
+        form = self.of_kind.form
+        try:
+            return form.rates(self.values)
+        except (ValueError, TypeError):
+            text = form.text(self.words)
+            raise ValueError(f"{self.words.key} for {self.kind!r} is {text}; got {self.values}") from None
+
+    def at(self, laid: Laid) -> np.ndarray:
+        """The number at each of some steps: float64, of their shape. ``laid`` need not say what the ``top`` is."""
+        return self.of_kind.keep_rates(self.values, replace(laid, top=max(self.numbers())))

@@ -1,0 +1,1 @@
+"""Times that a profile of one host predicts for two, held against runs over lines of known rates."""
