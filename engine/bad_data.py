@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from engine.command_line import STOPPED_EXIT_CODE
 from engine.metrics import done_before, read_metrics
 from engine.ranks.world import World, end_together
 from pipeline.batch import Batch
@@ -21,6 +22,7 @@ from pipeline.graph.bad_samples import BadRow, BadSampleError
 from pipeline.loader import PatchLoader
 from pipeline.shards.index import ShardIndex, StaleIndexError
 from pipeline.shards.units import UnreadableUnitsError
+from pipeline.storage.errors import StoreError, StoreGoneError
 
 BAD_DATA_EXIT_CODE = 3
 # A launcher looks once a second which rank has ended, and takes over the exit code of the first it finds.
@@ -32,28 +34,33 @@ class DataError(Exception):
 
     Args:
         agreed: every rank raises it at the same place.
+        code: what the process ends with.
     """
 
-    def __init__(self, message: str, *, agreed: bool = False) -> None:
+    def __init__(self, message: str, *, agreed: bool = False, code: int = BAD_DATA_EXIT_CODE) -> None:
         super().__init__(message)
-        self.agreed = agreed
+        self.agreed, self.code = agreed, code
 
 
 def read_batches(loader: PatchLoader) -> Iterator[Batch]:
     """The loader's batches.
 
     Raises:
-        DataError: an image, a shard or a file of units that cannot be used.
+        DataError: an image, a shard or a file of units that cannot be used, or the store that they lie in.
     """
     try:
         yield from loader
-    except (BadSampleError, StaleIndexError, UnreadableUnitsError, OSError) as error:
+    except StoreGoneError as error:
+        # Before its first step a rank has no batches left for a stop that all agree on.
+        why = f"{error}; the same command goes on from the last checkpoint (exit code {STOPPED_EXIT_CODE})"
+        raise DataError(why, code=STOPPED_EXIT_CODE) from error
+    except (BadSampleError, StaleIndexError, StoreError, UnreadableUnitsError, OSError) as error:
         raise DataError(str(error)) from error
 
 
 @contextmanager
 def one_data_error(world: World) -> Iterator[None]:
-    """Turn a DataError into one line and exit code 3.
+    """Turn a DataError into one line and its exit code, 3 for bad data.
 
     Where one rank alone has met it, the others fail in their next exchange with that rank. They wait for a moment
     before they end, so that the launcher hears first of the rank that knows the cause.
@@ -62,10 +69,10 @@ def one_data_error(world: World) -> Iterator[None]:
         yield
     except DataError as error:
         if error.agreed:
-            end_together(world, str(error), BAD_DATA_EXIT_CODE)
+            end_together(world, str(error), error.code)
         where = "" if world.size == 1 else f"rank {world.rank}: "
         print(f"error: {where}{error}", file=sys.stderr, flush=True)
-        sys.exit(BAD_DATA_EXIT_CODE)
+        sys.exit(error.code)
     except RuntimeError:
         if world.size > 1:
             time.sleep(_SECONDS_BEFORE_FOLLOWING)
@@ -138,7 +145,7 @@ class BadSampleLog:
             return None
         last = self._lines[-1]
         return (
-            f"{num_bad} of the {index.num_samples} samples in {index.folder} ({index.split}) are bad so far "
+            f"{num_bad} of the {index.num_samples} samples in {index.place} ({index.split}) are bad so far "
             f"(a share of {num_bad / index.num_samples:.3g}), but data.max_bad_share is {max_share:g}; {self._path} "
             f"names them all; the last is sample {last['key']!r} in {last['shard']} at byte {last['offset']}: "
             f"{last['cause']}"

@@ -24,8 +24,10 @@ EVENTS = {
     "checkpoint": "One checkpoint that has come to count; written when the training loop learns of it.",
     "examples": "One epoch that leaves examples out by their scores (`schedule.examples`), written where it begins: "
     "what is known of the samples there.",
+    "store": "What came from the stores that shards lie in, on all ranks, since the line before, of training and "
+    "validation; written with each line about a step where any do.",
 }
-BEFORE_A_STEP = ("train", "examples")  # the others are about the weights after ``step`` steps
+BEFORE_A_STEP = ("train", "examples", "store")  # the others are about the weights after ``step`` steps
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,16 @@ METRICS = (
         "mean of the known scores: losses at the last visit, or how often a sample was forgotten; null where none is",
     ),
     Metric("examples", "num_above_mean", "samples", "samples whose known score is above that"),
+    Metric("store", "event", "", "`store`"),
+    Metric("store", "step", "", "the step, as of the line beside it"),
+    Metric("store", "fetched_bytes", "bytes", "bytes of shards that were fetched, those of attempts that failed too"),
+    Metric("store", "fetched_files", "files", "shards that were fetched whole"),
+    Metric(
+        "store",
+        "store_wait_s",
+        "s",
+        "loaders waiting for shards, the sum over all ranks; a part of `loader_wait_s` only where no batch was ready",
+    ),
 )
 
 

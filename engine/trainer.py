@@ -28,6 +28,7 @@ from engine.progress import Progress
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, agree
 from engine.run.example_scores import SCORES_FILE, ScoreRecord
+from engine.run.store_traffic import StoreTraffic
 from engine.run_plan import RunPlan
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, snapshot_state
 from engine.task import training_loss, training_outcome
@@ -108,6 +109,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
     progress = Progress(first_step, stop_step, world, with_sizes=bool(config.schedule.sizes))
     clock = IntervalClock(Laps.on(world.device))
     bad_samples = BadSampleLog(run.folder / "bad_samples.jsonl", first_step, config.data, world)
+    store = StoreTraffic((run.train_index, run.val_index), world)
     run.engine.train()
     evaluations = _evaluation_left_out(run, first_step, stop_step, metrics, bad_samples)
     with training_loader(run, first_step, stop_step) as loader, open_checkpoints(run, metrics) as checkpoints:
@@ -128,6 +130,8 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
                 line = _train_line(run, step, loss, grad_norm, batch, clock, loader, bad_samples)
                 progress.show(line)
                 metrics.write(line)
+                if (fetched := store.line(step)) is not None:
+                    metrics.write(fetched)
                 checkpoints.poll()
             progress.advance()
             done = step + 1
@@ -186,6 +190,9 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
         world,
         batch_size=max(plan.micro_batches.size(stage.num_kept) for stage in plan.schedule.stages()),
         snapshots=run.snapshots,
+        # A wish to stop is heard at the end of a step, and agreed on at the end of the next.
+        reserve=2 * max(plan.micro_batches.steps(stage.num_kept) for stage in plan.schedule.stages()),
+        on_store_lost=run.watch.lose_store,
     )
 
 
@@ -267,7 +274,15 @@ def evaluate_all(run: Run, done: int, metrics: MetricsFile, bad_samples: BadSamp
     model, evaluations = run.evaluated_model, []
     for keep_rate in run.config.eval.keep_rates:
         with _uncompiled(run.config):
-            evaluation, bad = evaluate(model, run.val_index, run.config, keep_rate, run.world, is_interrupted)
+            evaluation, bad = evaluate(
+                model,
+                run.val_index,
+                run.config,
+                keep_rate,
+                run.world,
+                is_interrupted,
+                on_store_lost=run.watch.lose_store,
+            )
         if evaluation is None:
             return []
         if not math.isfinite(evaluation.loss):

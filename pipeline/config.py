@@ -9,9 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.addresses import Address, Place
 from pipeline.operations import SUITES
 from pipeline.ramps import LOW_AND_HIGH, STRENGTHS, FollowsSchedule, Values, Words, forms
 from pipeline.settings import MOST_PIXELS, MOST_THREADS, OrAuto, Settings, UserPath, one_of
+from pipeline.storage.cache import CacheSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -213,8 +215,25 @@ class CacheConfig(Settings):
 class DataConfig(Settings):
     """Where the images are and what leaves the pipeline."""
 
-    train: UserPath = Field(description="folder of training shards and their index")
-    val: UserPath = Field(description="folder of validation shards and their index; may be the same folder")
+    train: Place = Field(
+        description="folder of training shards and their index, or its address: s3://bucket/prefix, gs://, https://"
+    )
+    val: Place = Field(description="folder of validation shards and their index, or its address; may be the same")
+    cache_folder: UserPath | None = Field(
+        None,
+        description="where a host keeps the shards that it fetches from a store, for all ranks and runs there, on a "
+        "disk of its own; needed where train or val is an address",
+    )
+    cache_max_bytes: int | None = Field(
+        None, ge=1, le=2**60, description="bytes of shards in cache_folder; null: all that are fetched stay"
+    )
+    remote_patience_s: float = Field(
+        600.0,
+        ge=0,
+        le=86_400,
+        description="seconds to wait for a store that gives nothing, while other ranks wait in a collective operation "
+        "(DEEPSPEED_TIMEOUT, 15 minutes by default); then the run ends with a checkpoint and exit code 75",
+    )
     num_train_samples: int | None = Field(
         None,
         ge=1,
@@ -303,6 +322,18 @@ class DataConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _stores_have_a_cache(self) -> "DataConfig":
+        if isinstance(self.train, Address) and self.levels:
+            raise ValueError(
+                f"levels are read from a disk, but train is {self.train}; leave levels out, or copy the set"
+            )
+        for key in ("train", "val"):
+            place = getattr(self, key)
+            if isinstance(place, Address) and self.cache_folder is None:
+                raise ValueError(f"{key} is {place}; set cache_folder to a folder on a disk of each host")
+        return self
+
+    @model_validator(mode="after")
     def _levels_shrink(self) -> "DataConfig":
         if list(self.levels) != sorted(set(self.levels), reverse=True):
             raise ValueError(f"levels are named from the largest to the smallest, each once; got {list(self.levels)}")
@@ -341,6 +372,13 @@ class DataConfig(Settings):
                 raise ValueError(f"{key}: a size is a whole number of pixels from 1 to {MOST_PIXELS:,}, got {size}")
         _check_tiling(**sizes)
         return self.model_copy(update=sizes)
+
+    @property
+    def shard_cache(self) -> CacheSettings | None:
+        """Where shards of a store are kept on this host; None where nothing is said of it."""
+        if self.cache_folder is None:
+            return None
+        return CacheSettings(self.cache_folder, self.cache_max_bytes, self.remote_patience_s)
 
     @property
     def grid_size(self) -> int:

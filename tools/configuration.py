@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from engine.command_line import Parser
 from engine.config import RunConfig
+from pipeline.addresses import Address
 from pipeline.settings import Duration, OneOf, OrAuto
 from tools.command import answer
 
@@ -58,7 +59,15 @@ that decide it.
 """
 # What is not of the settings' own making: a default that the reader of the file fills in.
 _FILLED_IN = {"name": "the file's name"}
-_PLAIN = {int: "whole number", float: "number", bool: "true, false", str: "text", Path: "path", Duration: "duration"}
+_PLAIN = {
+    int: "whole number",
+    float: "number",
+    bool: "true, false",
+    str: "text",
+    Path: "path",
+    Address: "address",
+    Duration: "duration",
+}
 
 
 def page() -> str:

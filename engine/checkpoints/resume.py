@@ -38,6 +38,7 @@ FIXED_KEYS = (
 NOT_DECIDING = (
     *("name", "log_every"),
     *("data.train", "data.val", "data.num_train_samples", "data.val_crop_fraction", "data.cache"),
+    *("data.cache_folder", "data.cache_max_bytes", "data.remote_patience_s"),
     *("data.num_threads", "data.prefetch_batches", "data.on_bad_sample", "data.max_bad_share"),
     *("model.pretrained", "model.pretrained_key"),
     *("train.micro_batch_size", "train.tokens_per_micro_batch"),

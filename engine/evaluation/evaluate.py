@@ -20,6 +20,7 @@ from pipeline.loader import validation_plans
 from pipeline.plan.step import ValidationPlanner
 from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import ShardIndex
+from pipeline.storage.errors import StoreGoneError
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def evaluate(
     *,
     image_size: int | None = None,
     patch_size: int | None = None,
+    on_store_lost: Callable[[StoreGoneError], object] = lambda error: None,
 ) -> tuple[Evaluation | None, list[BadRow]]:
     """One pass over the validation set, and the bad samples that this rank met.
 
@@ -84,6 +86,8 @@ def evaluate(
 
     Args:
         image_size, patch_size: in pixels, of what a classifier is shown; None: as configured.
+
+        on_store_lost: called once the shards' store gives nothing more; two batches are still to come.
 
     Raises:
         DataError: an image or a shard that cannot be used.
@@ -112,6 +116,8 @@ def evaluate(
             world,
             batch_size=config.eval.micro_batch_size,
             snapshots=snapshots,
+            reserve=2,
+            on_store_lost=on_store_lost,
         ) as loader,
     ):
         for batch in read_batches(loader):
@@ -129,7 +135,7 @@ def evaluate(
     num_samples, num_bad = (int(count) for count in counts.tolist())
     assert num_samples + num_bad == index.num_samples
     if not num_samples:
-        raise DataError(f"{index.folder}: not one sample of {index.split} can be decoded", agreed=True)
+        raise DataError(f"{index.place}: not one sample of {index.split} can be decoded", agreed=True)
     loss, *correct = (value / num_samples for value in sums.tolist())
     num_kept = planner.plan(0).stage.num_kept
     if config.task == "pretrain":

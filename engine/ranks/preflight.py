@@ -32,7 +32,7 @@ from pipeline.shards.index import ShardIndex
 PACKAGES = ("torch", "torchvision", "deepspeed", "timm", "numpy", "pillow", "pyarrow")
 
 # The one part of a configuration that may differ: each host may hold the shards on a disk of its own.
-PLACES = ("data.train", "data.val")
+PLACES = ("data.train", "data.val", "data.cache_folder")
 
 # NFS clients believe for half a minute, by default, what they last saw of a folder.
 VISIBLE_WITHIN_S = 45.0
@@ -94,7 +94,7 @@ def check_same_inputs(
             # Only now, because the shards of a large set make a long list.
             files = index.files.shards
             shards = {shard.name: f"{shard.num_samples} samples, digest {shard.digest[:12]}" for shard in files}
-            problem = f"{key} ({index.folder}) does not hold the same {index.split} shards everywhere"
+            problem = f"{key} ({index.place}) does not hold the same {index.split} shards everywhere"
             _check_same(world, fingerprint | shards, problem, "copy the shards and their index from one host to all")
     if maps:
         facts = {f"score maps of {key}": fingerprint for key, fingerprint in maps.items()}

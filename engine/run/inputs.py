@@ -3,13 +3,15 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.config import MonitorConfig, RunConfig
 from engine.evaluation.held_images import check_batches, describe_held
 from engine.models.weight_place import weights_file
 from engine.run_plan import RunPlan, plan_run
+from pipeline.looking_ahead import check_cache_fits
 from pipeline.plan.step import TrainPlanner
-from pipeline.selection.maps import ScoreMaps
+from pipeline.selection.maps import ScoreMaps, map_path
 from pipeline.shards.classes import most_classes
 from pipeline.shards.index import ShardIndex, open_index
 from pipeline.shards.levels import open_with_levels
@@ -47,12 +49,13 @@ def open_inputs(config: RunConfig, world_size: int, local_size: int) -> Inputs:
     """
     if config.model.pretrained not in (None, "timm"):
         weights_file(config.model.pretrained)
-    train_index = open_with_levels(config.data.train, "train", config.data.levels)
-    val_index = open_index(config.data.val, "val")
+    train_index = open_with_levels(config.data.train, "train", config.data.levels, config.data.shard_cache)
+    val_index = open_index(config.data.val, "val", config.data.shard_cache)
     num_classes, needed = config.data.num_classes, 1 + max(train_index.max_label, val_index.max_label)
     for index in (train_index, val_index):
         check_labels(index, num_classes, needed)
     check_num_train_samples(train_index, config.data.num_train_samples)
+    check_cache_fits(config.data, train_index, val_index)
     maps = open_maps(config.selection.map, {"data.train": train_index, "data.val": val_index})
     plan = plan_run(config, train_index.num_samples, world_size)
     check_batches(config, plan.rows_per_rank, val_index.num_samples, local_size)
@@ -71,6 +74,9 @@ def open_maps(name: str | None, indexes: Mapping[str, ShardIndex]) -> dict[str, 
     """
     if name is None:
         return {}
+    for index in indexes.values():
+        if index.remote is not None:
+            index.remote.beside.renew(map_path(Path(shard.name), name).name for shard in index.shards)
     maps = {key: ScoreMaps(index, name) for key, index in indexes.items()}
     for one in maps.values():
         one.facts()
@@ -89,7 +95,7 @@ def check_labels(index: ShardIndex, num_classes: int, needed: int = 0) -> None:
         way_on = f"set data.num_classes to {needed}" if is_number else "labels so far apart number no classes"
         wrong = int(((index.label < 0) | (index.label >= num_classes)).argmax())
         raise ValueError(
-            f"{index.describe(wrong)} in {index.folder} has label {index.label[wrong]}, but data.num_classes is "
+            f"{index.describe(wrong)} in {index.place} has label {index.label[wrong]}, but data.num_classes is "
             f"{num_classes}: labels are 0 to {num_classes - 1}; {way_on}"
         )
 
@@ -98,7 +104,7 @@ def check_num_train_samples(index: ShardIndex, stated: int | None) -> None:
     """Raise ValueError if the configuration states another number of training samples than there are."""
     if stated not in (None, index.num_samples):
         raise ValueError(
-            f"data.num_train_samples says {stated}, but {index.folder} holds {index.num_samples} training "
+            f"data.num_train_samples says {stated}, but {index.place} holds {index.num_samples} training "
             "samples; correct the number or leave it out"
         )
 

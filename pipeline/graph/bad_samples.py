@@ -249,8 +249,8 @@ class RowReader:
         bad = [self._describe(plan, row, cause) for row, cause in causes.items()]
         if self._planner is None:
             raise BadSampleError(
-                f"{self._index.folder}: {len(bad)} image(s) of step {plan.step} cannot be used: {_listed(bad)}. "
-                f"To leave such samples out: python -m tools.shards verify {self._index.folder} --exclude; "
+                f"{self._index.place}: {len(bad)} image(s) of step {plan.step} cannot be used: {_listed(bad)}. "
+                f"To leave such samples out: python -m tools.shards verify {self._index.place} --exclude; "
                 "to go on with substitutes: data.on_bad_sample: skip",
                 bad,
             )
@@ -287,7 +287,7 @@ class RowReader:
                     return int(candidate[0]), image
         raise BadSampleError(
             f"none of {MAX_ATTEMPTS} substitutes for {self._index.describe(sample_id)} can be decoded either; to see "
-            f"what is wrong with the data set: python -m tools.shards verify {self._index.folder}"
+            f"what is wrong with the data set: python -m tools.shards verify {self._index.place}"
         )
 
     def _describe(self, plan: StepPlan, row: int, cause: str) -> BadRow:

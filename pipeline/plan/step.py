@@ -12,7 +12,6 @@ from typing import Literal, Protocol
 import numpy as np
 
 from pipeline.config import DataConfig
-from pipeline.plan import keyed
 from pipeline.plan.augmentation import AugmentPlan, check_repeats, order_positions, plan_augment
 from pipeline.plan.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
 from pipeline.plan.echo import plain_steps, views_left
@@ -20,6 +19,9 @@ from pipeline.plan.examples import SampleScores
 from pipeline.plan.keyed import KeyedRows, Stream
 from pipeline.plan.levels import scaled_crops, smallest_levels
 from pipeline.plan.order import SampleOrder
+from pipeline.plan.rows import rank_rows as rank_rows
+from pipeline.plan.rows import steps_per_epoch as steps_per_epoch
+from pipeline.plan.rows import substitute
 from pipeline.plan.schedule import PatchSchedule, Stage, num_kept_at
 from pipeline.plan.short_epochs import SampleIds, ShortEpochs
 
@@ -123,22 +125,6 @@ class StepPlan:
             yield self.rows(start, start + micro_batch_size)
 
 
-def rank_rows(global_batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
-    """First row and number of rows of a rank's part of the global batch: consecutive, equal parts.
-
-    Raises:
-        ValueError: the ranks do not divide the batch.
-    """
-    if global_batch_size % world_size:
-        raise ValueError(
-            f"global_batch_size {global_batch_size} is not divided by {world_size} ranks; "
-            f"choose a multiple of {world_size}"
-        )
-    assert 0 <= rank < world_size
-    num_rows = global_batch_size // world_size
-    return rank * num_rows, num_rows
-
-
 @dataclass(frozen=True)
 class TrainPlanner:
     """Plans training steps. Holds no state: any step of any rank may be asked for at any time.
@@ -219,12 +205,8 @@ class TrainPlanner:
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
         rows, echo, echo_gap = first_row + np.arange(num_rows), self.data.echo, self.data.echo_gap
         keyed_rows = KeyedRows(self.seed, step, first_row, num_rows)
-        epoch, weights = self.schedule.epochs.split(step)[0], None
-        if self.short_epochs is not None and self.schedule.epochs.is_short(epoch):
-            assert echo == self.data.augment.repeats == 1
-            ids, weights = self.short_epochs.samples_of(step, rows, scores)
-        else:
-            ids = self._sample_ids(plain_steps(step, rows, echo, echo_gap), rows)
+        epoch = self.schedule.epochs.split(step)[0]
+        ids, weights = self._samples_of(step, rows, scores)
         labels = self.samples.label[ids].astype(np.int64)
         augment = data.augment.at(stage.strengths)
         plan = StepPlan(
@@ -243,6 +225,21 @@ class TrainPlanner:
             weights=weights,
         )
         return self._at_levels(plan)
+
+    def _samples_of(
+        self, step: int, rows: np.ndarray, scores: SampleScores | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The samples at rows of a step (int64 [B]), and their weights, None where all are 1."""
+        if self.short_epochs is not None and self.schedule.epochs.is_short(self.schedule.epochs.split(step)[0]):
+            assert self.data.echo == self.data.augment.repeats == 1
+            return self.short_epochs.samples_of(step, rows, scores)
+        return self._sample_ids(plain_steps(step, rows, self.data.echo, self.data.echo_gap), rows), None
+
+    def ids_ahead(self, step: int, world_size: int = 1) -> np.ndarray | None:
+        """The samples of a step on all ranks, int64 [global batch]; None past the run, or where scores decide."""
+        if step >= self.schedule.total_steps or self.needs_scores(step):
+            return None
+        return self._samples_of(step, np.arange(self.global_batch_size), None)[0]
 
     def substitute(self, sample_id: int, attempt: int) -> int:
         """The sample that stands in for one that cannot be used; for each attempt, from 0, another one.
@@ -337,6 +334,12 @@ class ValidationPlanner:
         """Batches that each rank takes."""
         return -(-self.samples.num_samples // (self.micro_batch_size * world_size))
 
+    def ids_ahead(self, batch: int, world_size: int = 1) -> np.ndarray | None:
+        """The samples of round ``batch`` on all ranks, int64; None past the pass."""
+        num_rows = self.micro_batch_size * world_size
+        positions = np.arange(batch * num_rows, min((batch + 1) * num_rows, self.samples.num_samples))
+        return self.samples.sample_ids(positions) if len(positions) else None
+
     def plan(self, batch: int, rank: int = 0, world_size: int = 1) -> StepPlan:
         """The rows of ``rank`` in round ``batch`` of the pass."""
         first = (batch * world_size + rank) * self.micro_batch_size
@@ -374,23 +377,3 @@ class ValidationPlanner:
     def _crops(self, ids: np.ndarray) -> np.ndarray:
         heights, widths = self.samples.height[ids], self.samples.width[ids]
         return centre_crops(heights, widths, self.data.image_size, self.data.val_crop_fraction)
-
-
-def substitute(samples: Samples, seed: int, sample_id: int, attempt: int) -> int:
-    """A sample drawn from the whole data set by (seed, sample_id, attempt)."""
-    word = int(keyed.words(seed, Stream.SUBSTITUTE, sample_id, attempt + 1)[attempt])
-    return int(samples.sample_ids(np.array([word % samples.num_samples]))[0])
-
-
-def steps_per_epoch(num_samples: int, global_batch_size: int) -> int:
-    """Full global batches in the data set; what is left over waits for another epoch's order.
-
-    Raises:
-        ValueError: not even one batch.
-    """
-    if global_batch_size < 1 or num_samples < global_batch_size:
-        raise ValueError(
-            f"global_batch_size {global_batch_size} does not fit {num_samples} training samples; "
-            "it is at least 1 and at most the number of samples"
-        )
-    return num_samples // global_batch_size

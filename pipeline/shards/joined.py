@@ -46,7 +46,7 @@ def index_command_of(index: _ShardIndex, number: int) -> str:
     """The command that indexes the new content of a shard of ``files_of``, or makes it anew where it is a level's."""
     level, _, _ = index.shards[number].name.rpartition("/")
     if not level:
-        return f"python -m tools.shards index {index.folder}"
+        return f"python -m tools.shards index {index.place}"
     return make_level_again(index.folder / level, int(level.removeprefix(LEVEL_PREFIX)))
 
 

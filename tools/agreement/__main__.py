@@ -44,7 +44,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _shown(options: argparse.Namespace) -> str:
-    names = maps_beside(open_index(finished_config(options.run, options.set).data.val, "val"))
+    data = finished_config(options.run, options.set).data
+    names = maps_beside(open_index(data.val, "val", data.shard_cache))
     with importing():
         from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
         from engine.ranks.hardware import describe_hardware

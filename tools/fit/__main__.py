@@ -48,7 +48,8 @@ def _shown(options: argparse.Namespace) -> str:
     profile = read_profile(options.profile)
     cost = cost_of(config, profile)
     check_is_here(profile)
-    num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
+    data = config.data
+    num_samples = data.num_train_samples or open_index(data.train, "train", data.shard_cache).num_samples
     found = fit(config, cost, num_samples, options.budget)
     told = describe(found, options.budget, cost)
     if options.out is None:

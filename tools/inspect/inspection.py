@@ -87,7 +87,7 @@ def inspect_step(config: RunConfig, step: int, rank: int = 0, world_size: int = 
         raise ValueError(f"--world is at least 1, got {world_size}")
     if not 0 <= rank < world_size:
         raise ValueError(f"--rank is 0 to {world_size - 1} with --world {world_size}, got {rank}")
-    index = open_with_levels(config.data.train, "train", config.data.levels)
+    index = open_with_levels(config.data.train, "train", config.data.levels, config.data.shard_cache)
     schedule = build_schedule(config, index.num_samples)
     if not 0 <= step < schedule.total_steps:
         raise ValueError(f"--step {step} is outside the run, whose steps are 0 to {schedule.total_steps - 1}")

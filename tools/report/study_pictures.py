@@ -138,7 +138,9 @@ def draw_keep_rates(study: Study) -> list[Picture]:
     """
     same: dict[Series, list[str]] = {}
     for name, config in study.configs.items():
-        num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
+        num_samples = (
+            config.data.num_train_samples or open_index(config.data.train, "train", config.data.shard_cache).num_samples
+        )
         schedule = build_schedule(config, num_samples)
         steps = np.unique(np.linspace(0, schedule.total_steps - 1, 400).astype(np.int64))
         rates = schedule.keep_rates(steps).tolist()

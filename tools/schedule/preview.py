@@ -81,7 +81,9 @@ def preview(config: RunConfig) -> Preview:
     Raises:
         ValueError, OSError: a configuration that cannot be used, or a training set that cannot be opened.
     """
-    num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
+    num_samples = (
+        config.data.num_train_samples or open_index(config.data.train, "train", config.data.shard_cache).num_samples
+    )
     schedule = build_schedule(config, num_samples)
     stages = schedule.stages()
     flops = flops_per_image(config, [stage.num_kept for stage in stages], [stage.patch_size for stage in stages])

@@ -18,16 +18,17 @@ from typing import Any
 from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, importing, interruptible, leave
 from pipeline.cores import allowed_cores
 from pipeline.files import user_path
-from tools.command import dali_named, only_printed, told
+from tools.command import dali_named, only_printed, place_argument, told
 
 with importing():
-    from tools.shards.commands import run_index, run_stats, run_units, run_verify
-    from tools.shards.conversion.command import run_convert, run_readdress, run_resize_levels
+    from tools.shards.commands import run_stats, run_units, run_verify
+    from tools.shards.conversion.command import run_readdress, run_resize_levels
     from tools.shards.images import DEFAULT_QUALITY, FORMATS
     from tools.shards.maps.command import add_score_arguments, run_score
     from tools.shards.parts.command import add_merge_arguments, run_merge
     from tools.shards.parts.options import add_part_arguments
     from tools.shards.sources.table import sources_help
+    from tools.shards.stores.command import run_convert, run_index
 
 _GOES_ON = "the same command goes on where it stopped"
 _MERGED = "then merge joins them"
@@ -64,7 +65,18 @@ def _parser() -> Parser:
         "--source imagefolder:/data/imagenet --out data/imagenet --addressable",
     )
     one.add_argument("--source", required=True, help=sources_help())
-    one.add_argument("--out", type=user_path, required=True, help="folder for the shards")
+    one.add_argument(
+        "--out",
+        type=place_argument,
+        required=True,
+        help="folder for the shards, or the address of one in a store, s3://bucket/prefix or gs://...",
+    )
+    one.add_argument(
+        "--staging",
+        type=user_path,
+        default=Path("data/staging"),
+        help="where shards for a store are made, whole, before they are sent there (default: %(default)s)",
+    )
     one.add_argument(
         "--split-map",
         metavar="NAME=SPLIT,...",
@@ -183,7 +195,7 @@ def _parser() -> Parser:
         "Index shards that another program wrote, without rewriting them.",
         "/data/imagenet-wds --split train --pattern 'imagenet1k-train-*.tar'",
     )
-    one.add_argument("folder", type=user_path, metavar="DIR")
+    one.add_argument("folder", type=place_argument, metavar="DIR", help="folder of the tars, or its address in a store")
     one.add_argument(
         "--out",
         type=user_path,

@@ -72,7 +72,7 @@ def run_index(options: argparse.Namespace) -> int:
                     folder,
                     split,
                     tars,
-                    **_members_to_index(options)._asdict(),
+                    **members_to_index(options)._asdict(),
                     on_shard=on_shard,
                     leave_out_faulty=options.exclude,
                 )
@@ -126,7 +126,7 @@ def _tars_to_index(folder: Path, split: str | None, pattern: str | None) -> dict
     return {split: sorted(folder.glob(name))}
 
 
-def _members_to_index(options: argparse.Namespace) -> Members:
+def members_to_index(options: argparse.Namespace) -> Members:
     """Where images and labels are, as the options say it. Raises ValueError where two of them exclude one another."""
     image, label = (name and name.lower().removeprefix(".") for name in (options.image_member, options.label_member))
     if options.label_field and label and label.rpartition(".")[2] != "json":

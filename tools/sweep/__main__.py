@@ -91,7 +91,7 @@ def _look(arguments: Sequence[str] | None, place: Place) -> None:
     for folder in options.runs:
         config = finished_config(folder, options.set)
         check_classifier(folder, config)
-        index = open_index(config.data.val, "val")
+        index = open_index(config.data.val, "val", config.data.shard_cache)
         check_labels(index, config.data.num_classes)
         sizes_of(config.data, options)
         for rule in rules or [config.selection]:

@@ -153,7 +153,7 @@ def open_subject(name: str, folder: Path, options: argparse.Namespace, world: Wo
     data = trained.config.data
     if data.device == "gpu" and world.device.type != "cuda":
         raise ValueError(f"{folder}: data.device is gpu, but no GPU is visible here; give --set data.device=cpu")
-    index = open_index(data.val, "val")
+    index = open_index(data.val, "val", data.shard_cache)
     check_labels(index, data.num_classes)
     sizes = sizes_of(data, options)
     rules = tuple(map(rule_from_text, options.rules)) or (trained.config.selection,)
