@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.operations import SUITES
 from pipeline.ramps import LOW_AND_HIGH, STRENGTHS, FollowsSchedule, Values, Words, forms
 from pipeline.settings import MOST_PIXELS, MOST_THREADS, OrAuto, Settings, UserPath, one_of
+from pipeline.sources import MixPer, Sources, ValSets, train_sources, val_sets
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -213,8 +214,17 @@ class CacheConfig(Settings):
 class DataConfig(Settings):
     """Where the images are and what leaves the pipeline."""
 
-    train: UserPath = Field(description="folder of training shards and their index")
-    val: UserPath = Field(description="folder of validation shards and their index; may be the same folder")
+    train: UserPath | Sources = Field(
+        description="folder of training shards and their index, or a list of sources, which are mixed"
+    )
+    val: UserPath | ValSets = Field(
+        description="folder of validation shards and their index, which may be the same folder, or a list of sets"
+    )
+    mix_per: MixPer = Field(
+        "batch",
+        description="of several training sources, batch: every global batch has their stated shares; epoch: an epoch "
+        "has, in random order",
+    )
     num_train_samples: int | None = Field(
         None,
         ge=1,
@@ -296,6 +306,28 @@ class DataConfig(Settings):
         le=1,
         description="under on_bad_sample: skip, the run ends once more than this share of a data set's samples was bad",
     )
+
+    _train = field_validator("train", mode="wrap")(train_sources)
+    _val = field_validator("val", mode="wrap")(val_sets)
+
+    @model_validator(mode="after")
+    def _mixes_what_fits(self) -> "DataConfig":
+        if not isinstance(self.train, tuple):
+            if self.mix_per != "batch":
+                raise ValueError(f"mix_per {self.mix_per} is of several sources, and train is one folder; leave it out")
+            return self
+        if self.mix_per == "epoch" and self.shuffle == "window":
+            raise ValueError(
+                "mix_per: epoch takes samples from all over the sources, which shuffle: window is to spare; choose "
+                "mix_per: batch or shuffle: global"
+            )
+        for key, times in {"echo": self.echo, "augment.repeats": self.augment.repeats}.items():
+            if times > 1:
+                raise ValueError(
+                    f"{key} {times} shows an image several times, so that batches would not have the sources' stated "
+                    f"shares; set it to 1, or let train be one folder"
+                )
+        return self
 
     @model_validator(mode="after")
     def _patches_tile_the_image(self) -> "DataConfig":

@@ -23,6 +23,7 @@ from engine.run_plan import trains_under_autocast
 from pipeline.files import user_path
 from pipeline.operations import levels_of
 from pipeline.shards.index import ShardIndex
+from pipeline.sources import without_folders
 
 SET_ASIDE = "set-aside"
 # How bf16 computes at ZeRO 0, where earlier versions had bfloat16 weights and others beside them in float32.
@@ -96,6 +97,10 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
             del values[section][key]
     if not config.data.levels:
         del values["data.levels"]
+    if isinstance(config.data.train, tuple):
+        values["data.train.sources"] = without_folders(values["data.train"])
+    else:
+        del values["data.mix_per"]
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
     drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     return {

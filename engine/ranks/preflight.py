@@ -26,6 +26,7 @@ from engine.config import RunConfig
 from engine.ranks.world import World, one_clear_error
 from pipeline.installed import dali_build
 from pipeline.shards.index import ShardIndex
+from pipeline.sources import without_folders
 
 # Packages whose version changes what is computed or how ranks talk to each other.
 # DALI's build is one more.
@@ -94,7 +95,10 @@ def check_same_inputs(
     Raises:
         SystemExit: with code 2, on every rank.
     """
-    facts: dict[str, Any] = {key: value for key, value in flat(config).items() if key not in PLACES}
+    facts = {key: value for key, value in flat(config).items() if key not in PLACES}
+    facts |= {
+        key: without_folders(value) for key, value in flat(config).items() if key in PLACES and isinstance(value, list)
+    }
     facts["last step"] = stop_step
     problem = "the ranks were started with different configurations"
     _check_same(world, facts, problem, "start every host with the same file and arguments")

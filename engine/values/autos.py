@@ -76,7 +76,7 @@ def numbers_of(
     """
     found: dict[str, Any] = {}
     if "num_classes" in autos:
-        found["num_classes"] = _num_classes(data.train, preview=preview)
+        found["num_classes"] = _num_classes(data, preview=preview)
     asked = [name for name in _STATISTICS if name in autos and not preview]
     found |= {name: recorded[f"data.{name}"] for name in asked if f"data.{name}" in recorded}
     open_ones = [name for name in asked if name not in found]
@@ -85,16 +85,26 @@ def numbers_of(
     return found
 
 
-def _num_classes(train: Path, *, preview: bool) -> int:
-    if names := read_class_names(train):
-        return len(names)
+def _num_classes(data: DataConfig, *, preview: bool) -> int:
+    if isinstance(data.train, Path):
+        if names := read_class_names(data.train):
+            return len(names)
+        if preview:
+            return _UNKNOWN_CLASSES
+    from pipeline.shards.data_sets import class_names_of, open_train  # here, as it brings Arrow with it
+
+    try:
+        if names := class_names_of(data):
+            return len(names)
+    except FileNotFoundError:
+        if not preview:
+            raise
     if preview:
         return _UNKNOWN_CLASSES
-    from pipeline.shards.index import open_index  # here, as it brings Arrow with it
-
-    index = open_index(train, "train")
+    index = open_train(data)
+    where = data.train / "dataset.json" if isinstance(data.train, Path) else "dataset.json of any source"
     raise ConfigError(
-        f"data.num_classes is auto, but no classes are named in {train / 'dataset.json'}, which tools.shards convert "
+        f"data.num_classes is auto, but no classes are named in {where}, which tools.shards convert "
         f"writes; give their number: the labels of the training images suggest data.num_classes={1 + index.max_label}"
     )
 

@@ -14,6 +14,7 @@ from pipeline.shards.index import ShardIndex, StaleIndexError
 from pipeline.shards.joined import index_command_of
 from pipeline.shards.kernels.reading import read_images
 from pipeline.shards.memory import ReusedMemory
+from pipeline.shards.mixed import MixedIndex
 from pipeline.shards.tars import scan_shard
 from pipeline.shards.threads import Helpers
 
@@ -203,6 +204,8 @@ class SampleReader:
 
 def _misfit(index: ShardIndex, number: int) -> str:
     """What a shard holds otherwise than the index says, in words; empty if every offset, length and label is right."""
+    if isinstance(index, MixedIndex):
+        index, number = index.own(number)
     scan = scan_shard(index.folder / index.shards[number].name, *index.members)
     for fault in scan.faults:
         if not fault.key:

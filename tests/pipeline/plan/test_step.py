@@ -11,7 +11,8 @@ from sample_tables import SampleTable, samples
 
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
-from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner, rank_rows, steps_per_epoch
+from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner, rank_rows
+from pipeline.plan.training_order import steps_per_epoch
 from pipeline.selection.config import SelectionConfig
 
 WORLD_SIZES = (1, 2, 3, 4, 6, 8, 12)
