@@ -158,7 +158,7 @@ class TrainPlanner:
     schedule: PatchSchedule
     global_batch_size: int
     seed: int
-    order: PlainOrder | MixedOrder = field(init=False)
+    order: PlainOrder | MixedOrder = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         order = order_of(self.samples, self.data, self.global_batch_size, self.seed)

@@ -38,7 +38,7 @@ class MixedSamples(Protocol):
 
 @dataclass(frozen=True)
 class PlainOrder:
-    """That of one folder. Holds no state, as ``MixedOrder`` does not, which has the same methods."""
+    """That of one folder. Holds no state, as ``MixedOrder`` does not, which takes its place."""
 
     samples: SampleIds
     data: DataConfig
@@ -123,6 +123,16 @@ class MixedOrder:
         """How many rows of a step's global batch are of each source, by its name."""
         counts = self.mixture.counts(epoch, step_of_epoch).tolist()
         return {source.name: count for source, count in zip(self.configured, counts, strict=True)}
+
+    def told(self) -> str:
+        """The mixture, for people."""
+        parts = [
+            f"{source.name} {float(share):.4g} of the rows ({size} samples, {rows / size:.3g} passes an epoch)"
+            for source, share, size, rows in zip(
+                self.configured, self.mixture.shares, self._sizes, self.mixture.epoch_rows.tolist(), strict=True
+            )
+        ]
+        return f"sources, mixed by the {self.data.mix_per}: {', '.join(parts)}"
 
     @cached_property
     def _sizes(self) -> list[int]:

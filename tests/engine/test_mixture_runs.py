@@ -26,7 +26,12 @@ from tools.sweep.__main__ import main as sweep
 NAMES = ["red", "green", "blue", "white"]
 OWN_NAMES = ["white", "red", "green", "blue"]  # of the second source, which numbers the same classes otherwise
 NUM_MORE, BAD = 40, 7
-RUNS = {"whole": [], "stopped": [], "epoch": ["data.mix_per=epoch"]}
+RUNS = {
+    "whole": "data.mix_per=batch",
+    "stopped": "data.mix_per=batch",
+    "epoch": "data.mix_per=epoch",
+    "cached": "data.cache={kind: disk, folder: CACHE, max_bytes: 1000000}",
+}
 
 
 def write_more(folder: Path) -> None:
@@ -60,8 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["data"] |= {"num_classes": "auto", "on_bad_sample": "skip", "max_bad_share": 0.03}
     (folder / "toy.yaml").write_text(yaml.safe_dump(config))
     jobs: list[list[str] | dict[str, Any]] = []
-    for name, settings in RUNS.items():
-        flags = [word for setting in settings for word in ("--set", setting)]
+    for name, setting in RUNS.items():
+        flags = ["--set", setting.replace("CACHE", str(folder / "cache"))]
         jobs.append(["--config", str(folder / "toy.yaml"), "--out", str(folder / name), *flags])
     jobs.insert(1, [*jobs[1], "--max-steps", "10"])  # type: ignore[misc]
     jobs[0] = {"argv": jobs[0], "seen": str(folder / "seen")}
@@ -92,8 +97,9 @@ def test_a_small_source_is_passed_through_again_and_again(folder: Path) -> None:
     assert sorted(often.values())[:-1] == sorted(one for one in often.values() if one <= 3)
 
 
-def test_a_mixed_run_that_was_stopped_ends_bit_identical(folder: Path) -> None:
+def test_a_mixed_run_that_was_stopped_or_keeps_decoded_images_ends_bit_identical(folder: Path) -> None:
     assert summary(folder, "stopped")["weights_digest"] == summary(folder, "whole")["weights_digest"]
+    assert summary(folder, "cached")["weights_digest"] == summary(folder, "whole")["weights_digest"]
     assert summary(folder, "epoch")["weights_digest"] != summary(folder, "whole")["weights_digest"]
 
 
@@ -130,6 +136,7 @@ def test_every_validation_set_is_evaluated_by_itself_and_the_first_one_counts(fo
     assert min(told["val"][name]["top1"]["1.0"] for name in told["val"]) > 0.8
     assert "eval/held-more/top1_keep_0.4" in scalars(evals[-1])[1]
     printed = (folder / "printed").read_text()
+    assert "mixed by the batch: first 0.7 of the rows (200 samples, 0.84 passes an epoch), more 0.3 of the" in printed
     assert "validation on held-more after step 24, top-1 by keep rate" in printed
     assert "the table above is of held-first" in printed
     assert json.loads((folder / "whole" / "model" / "config.json").read_text())["label_names"] == NAMES
