@@ -71,8 +71,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs.insert(1, [*jobs[1], "--max-steps", "10"])  # type: ignore[misc]
     jobs[0] = {"argv": jobs[0], "seen": str(folder / "seen")}
     refused = [*jobs[2], "--set", "data.train=" + json.dumps([{**config["data"]["train"][0], "share": 1}])]  # type: ignore[misc]
-    codes, printed = run_jobs(2, [*jobs, refused], folder / "jobs")
-    assert codes == [0] * len(jobs) + [2], printed
+    strict = ["--config", str(folder / "toy.yaml"), "--out", str(folder / "strict"), "--set", "data.max_bad_share=0.01"]
+    codes, printed = run_jobs(2, [*jobs, refused, strict], folder / "jobs")
+    assert codes == [0] * len(jobs) + [2, 3], printed
     (folder / "printed").write_text(printed)
     return folder
 
@@ -121,6 +122,10 @@ def test_bad_samples_are_counted_by_their_source(folder: Path) -> None:
         ("train", "more", "train-000000.tar", "20007")
     ]
     assert bad[0]["substitute_shard"] == "train-000000.tar"
+    # A hundredth of all 240 samples would be two of them.
+    assert (
+        f"1 of the {NUM_MORE} samples in {folder / 'more'} (train) are bad so far" in (folder / "printed").read_text()
+    )
 
 
 def test_every_validation_set_is_evaluated_by_itself_and_the_first_one_counts(folder: Path) -> None:
