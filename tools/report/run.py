@@ -153,6 +153,7 @@ def _results(run: RunFiles) -> Element:
     head = ["keep rate", run.measure, "patches", "steps trained", "images/s", "loader wait"]
     head += [_SIZES_HEAD] if with_sizes else []
     caption = "-: not validated, or not trained, at this rate. Loader wait is its share of the step's time."
+    caption += f" Validated on {next(iter(run.summary['val']))}." if "val" in run.summary else ""
     return table(head, rows, caption=caption)
 
 
