@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
 from pydantic import BeforeValidator, PlainSerializer, SerializationInfo
+from pydantic_core import PydanticSerializationUnexpectedValue
 
 from pipeline.files import user_path
 
@@ -83,6 +84,8 @@ def place(text: Any) -> Any:
 
 
 def _written(value: Any, info: SerializationInfo) -> Any:
+    if not isinstance(value, Path | Address):  # where a key holds a place or something else, it is that
+        raise PydanticSerializationUnexpectedValue
     return str(value) if info.mode_is_json() or isinstance(value, Address) else value
 
 

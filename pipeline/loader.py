@@ -155,7 +155,7 @@ class PatchLoader:
             num_threads,
             uniform_size=planner.crop == "pad"
             and not sizes_vary
-            and bool(np.all((index.width == size) & (index.height == size))),
+            and bool(np.all((np.asarray(index.width) == size) & (np.asarray(index.height) == size))),
             device_id=device_id,
             targets=targets,
             training=planner.training,

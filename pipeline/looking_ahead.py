@@ -1,6 +1,6 @@
 """Which shards of a store a loader needs next, by its plans: nothing is guessed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -37,7 +37,12 @@ class LookAhead:
         self._ids_ahead, self._world_size = planner.ids_ahead, world_size
         self._shard_of, self._files, self._sizes = index.shard, files, files.remote.sizes
         self._most_bytes = files.remote.settings.max_bytes
-        self._most_shards = most_shards(planner.data, training=planner.training, num_shards=len(index.shards))
+        self._most_shards = most_shards(
+            planner.data,
+            training=planner.training,
+            num_shards=len([size for size in self._sizes if size]),
+            num_folders=len(in_stores(index)),
+        )
         self._step, self._unseen = -1, -1
         self._last_use: dict[int, int] = {}  # in the order of their first use
 
@@ -69,20 +74,26 @@ class LookAhead:
         if ids is None:
             return False
         for shard in dict.fromkeys(self._shard_of[ids].tolist()):
-            self._last_use[shard] = self._unseen
+            if self._sizes[shard]:  # else it lies on a disk
+                self._last_use[shard] = self._unseen
         self._unseen += 1
         return True
 
 
-def most_shards(data: DataConfig, *, training: bool, num_shards: int) -> int:
+def in_stores(index: ShardIndex) -> list[list[int]]:
+    """The shards' bytes of each folder of the index that is in a store."""
+    return [one.remote.sizes for one in index.folders if one.remote is not None]
+
+
+def most_shards(data: DataConfig, *, training: bool, num_shards: int, num_folders: int = 1) -> int:
     """How many shards are looked ahead for: at the least a window and the next one, where a window is shuffled."""
     most = min(num_shards, _MOST_OPEN)
-    at_once = 2 * data.window_shards if data.shuffle == "window" else num_shards
+    at_once = 2 * data.window_shards * num_folders if data.shuffle == "window" else num_shards
     return min(most, max(_MOST_SHARDS, at_once if training else 2))
 
 
 def bytes_needed(sizes: Sequence[int], data: DataConfig, *, training: bool) -> int:
-    """Bytes of shards that a cache must hold for a loader not to fetch one twice in an epoch.
+    """Bytes of a folder's shards that a cache must hold for a loader not to fetch one twice in an epoch.
 
     Training needs the largest shards of two windows and one more, for substitutes, or all where the whole set is
     shuffled at once; validation goes from one shard to the next.
@@ -92,28 +103,37 @@ def bytes_needed(sizes: Sequence[int], data: DataConfig, *, training: bool) -> i
     return sum(sorted(sizes, reverse=True)[: 2 * data.window_shards + 1 if training else 2])
 
 
-def check_cache_fits(data: DataConfig, train: ShardIndex, val: ShardIndex) -> None:
-    """Raise ValueError if the cache of shards is too small for what is read at a time, or that is too many files."""
-    if train.remote is not None and data.shuffle == "window" and 2 * data.window_shards > _MOST_OPEN:
+def check_cache_fits(data: DataConfig, train: ShardIndex, vals: Mapping[str, ShardIndex]) -> None:
+    """Raise ValueError if the cache of shards is too small for what is read at a time, or that is too many files.
+
+    vals: the validation sets, of which one is read at a time, by the configuration's keys.
+    """
+    stores = in_stores(train)
+    if stores and data.shuffle == "window" and 2 * data.window_shards * len(stores) > _MOST_OPEN:
+        where = "" if len(stores) == 1 else f" of each of {len(stores)} sources"
         raise ValueError(
             f"data.window_shards is {data.window_shards}, but of shards in a store, which are held open, at most "
-            f"{_MOST_OPEN // 2} are shuffled together; lower it"
+            f"{_MOST_OPEN // 2 // len(stores)}{where} are shuffled together; lower it"
         )
-    needed = {
-        name: bytes_needed(index.remote.sizes, data, training=name == "train")
-        for name, index in (("train", train), ("val", val))
-        if index.remote is not None
+    needed = {"data.train": sum(bytes_needed(sizes, data, training=True) for sizes in stores)} if stores else {}
+    held = {
+        key: sum(bytes_needed(sizes, data, training=False) for sizes in found)
+        for key, index in vals.items()
+        if (found := in_stores(index))
     }
+    if held:
+        largest = max(held, key=held.__getitem__)
+        needed[largest] = held[largest]
     if data.cache_max_bytes is None or sum(needed.values()) <= data.cache_max_bytes:
         return
-    parts = ", ".join(f"{num_bytes:,} for data.{name}" for name, num_bytes in needed.items())
+    parts = ", ".join(f"{num_bytes:,} for {key}" for key, num_bytes in needed.items())
     way_on = "raise it"
-    if "train" in needed and data.shuffle == "global":
+    if stores and data.shuffle == "global":
         way_on += (
             ", or set data.shuffle to window, which reads a few shards at a time: under global any sample of the set "
             "may be next, so the cache must hold all of it"
         )
-    elif "train" in needed:
+    elif stores:
         way_on += ", or lower data.window_shards"
     raise ValueError(
         f"data.cache_max_bytes is {data.cache_max_bytes:,}, but {sum(needed.values()):,} are needed at a time "

@@ -224,10 +224,10 @@ def _bound(value: Any) -> str:
 
 
 def _sections_of(annotation: Any) -> list[type[BaseModel]]:
-    """The section that a key holds; empty where it holds a value."""
+    """The sections that a key holds, or whose entries a list holds; empty where it holds values."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if get_origin(annotation) in (Union, types.UnionType):
+    if get_origin(annotation) in (Union, types.UnionType, tuple):
         return [section for one in get_args(annotation) for section in _sections_of(one)]
     return []
 

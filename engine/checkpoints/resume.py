@@ -23,6 +23,7 @@ from engine.run_plan import trains_under_autocast
 from pipeline.files import user_path
 from pipeline.operations import levels_of
 from pipeline.shards.index import ShardIndex
+from pipeline.sources import without_folders
 
 SET_ASIDE = "set-aside"
 # How bf16 computes at ZeRO 0, where earlier versions had bfloat16 weights and others beside them in float32.
@@ -99,6 +100,10 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
         del values["data.levels"]
     if config.optim.decay_over == "steps":
         del values["optim.decay_over"]
+    if isinstance(config.data.train, tuple):
+        values["data.train.sources"] = without_folders(values["data.train"])
+    else:
+        del values["data.mix_per"]
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
     drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     return {

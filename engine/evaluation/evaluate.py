@@ -1,7 +1,7 @@
 """Validation at any keep rate, every sample exactly once on any number of ranks."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
 import torch
@@ -28,6 +28,7 @@ class Accuracy:
     """Shares of the validation set; ``top5`` is over as many classes as there are, if fewer than five.
 
     ``bad_samples`` could not be decoded (under ``data.on_bad_sample: skip``) and are not among the ``num_samples``.
+    ``val``: name of the set, None where there is only one and it has none.
     """
 
     keep_rate: float
@@ -37,32 +38,53 @@ class Accuracy:
     loss: float
     num_samples: int
     bad_samples: int = 0
+    val: str | None = None
 
     def __str__(self) -> str:
         return f"{self.top1:.2%}"
 
+    def as_line(self) -> dict[str, Any]:
+        return _as_line(self)
+
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """The mean reconstruction loss over the validation set; samples are counted as in ``Accuracy``."""
+    """The mean reconstruction loss over the validation set; samples and ``val`` are as in ``Accuracy``."""
 
     keep_rate: float
     num_kept: int
     loss: float
     num_samples: int
     bad_samples: int = 0
+    val: str | None = None
 
     def __str__(self) -> str:
         return f"{self.loss:.4f}"
+
+    def as_line(self) -> dict[str, Any]:
+        return _as_line(self)
 
 
 Evaluation = Accuracy | Reconstruction
 
 
+def _as_line(evaluation: Evaluation) -> dict[str, Any]:
+    """Its part of a line of metrics: without ``val`` where the set has no name."""
+    return {key: value for key, value in asdict(evaluation).items() if key != "val" or value is not None}
+
+
+def by_set(evaluations: Sequence[Evaluation]) -> dict[str | None, list[Evaluation]]:
+    """The evaluations by the name of their set, in the order of the sets."""
+    found: dict[str | None, list[Evaluation]] = {}
+    for one in evaluations:
+        found.setdefault(one.val, []).append(one)
+    return found
+
+
 def evaluation_from_line(line: dict[str, Any], config: RunConfig) -> Evaluation:
     """The evaluation that a line of the run's metrics tells of."""
     kind = Reconstruction if config.task == "pretrain" else Accuracy
-    return kind(**{field.name: line[field.name] for field in fields(kind)})
+    return kind(**{field.name: line[field.name] for field in fields(kind) if field.name in line})
 
 
 def evaluate(

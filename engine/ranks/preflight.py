@@ -26,6 +26,7 @@ from engine.ranks.world import World, one_clear_error
 from pipeline.installed import dali_build
 from pipeline.program import sources_digest
 from pipeline.shards.index import ShardIndex
+from pipeline.sources import without_folders
 
 # Packages whose version changes what is computed or how ranks talk to each other.
 # DALI's build is one more.
@@ -84,7 +85,7 @@ def check_same_inputs(
     Raises:
         SystemExit: with code 2, on every rank.
     """
-    facts: dict[str, Any] = {key: value for key, value in flat(config).items() if key not in PLACES}
+    facts = compared(config)
     facts["last step"] = stop_step
     problem = "the ranks were started with different configurations"
     _check_same(world, facts, problem, "start every host with the same file and arguments")
@@ -100,6 +101,13 @@ def check_same_inputs(
         facts = {f"score maps of {key}": fingerprint for key, fingerprint in maps.items()}
         problem = f"the score maps {config.selection.map} are not the same everywhere"
         _check_same(world, facts, problem, f"copy the files *.{config.selection.map}.map from one host to all")
+
+
+def compared(config: RunConfig) -> dict[str, Any]:
+    """What must be the same everywhere of a configuration, by dotted key: all but where data lie."""
+    values = flat(config)
+    lists = {key: without_folders(values[key]) for key in PLACES if isinstance(values[key], list)}
+    return {**{key: value for key, value in values.items() if key not in PLACES}, **lists}
 
 
 def flat(config: RunConfig) -> dict[str, Any]:

@@ -88,18 +88,25 @@ def numbers_of(
 
 
 def _num_classes(data: DataConfig, *, preview: bool) -> int:
-    train, names = data.train, list[str]()
-    with suppress(*([StoreError] if preview else [])):  # a preview needs no data
-        names = read_class_names(small_files_of(train, data.shard_cache))
-    if names:
-        return len(names)
+    if not isinstance(data.train, tuple):
+        names = list[str]()
+        with suppress(*([StoreError] if preview else [])):  # a preview needs no data
+            names = read_class_names(small_files_of(data.train, data.shard_cache))
+        if names:
+            return len(names)
+        if preview:
+            return _UNKNOWN_CLASSES
+    from pipeline.shards.data_sets import class_names_of, open_train  # here, as it brings Arrow with it
+
+    with suppress(*([FileNotFoundError, StoreError] if preview else [])):
+        if names := class_names_of(data):
+            return len(names)
     if preview:
         return _UNKNOWN_CLASSES
-    from pipeline.shards.index import open_index  # here, as it brings Arrow with it
-
-    index = open_index(train, "train", data.shard_cache)
+    index = open_train(data)
+    where = "dataset.json of any source" if isinstance(data.train, tuple) else f"{data.train}/dataset.json"
     raise ConfigError(
-        f"data.num_classes is auto, but no classes are named in {train}/dataset.json, which tools.shards convert "
+        f"data.num_classes is auto, but no classes are named in {where}, which tools.shards convert "
         f"writes; give their number: the labels of the training images suggest data.num_classes={1 + index.max_label}"
     )
 

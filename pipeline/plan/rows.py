@@ -30,7 +30,7 @@ def substitute(samples: SampleIds, seed: int, sample_id: int, attempt: int) -> i
 
 
 def steps_per_epoch(num_samples: int, global_batch_size: int) -> int:
-    """Full global batches in the data set; what is left over waits for another epoch's order.
+    """Full global batches in an epoch of so many samples; what is left over waits for another epoch's order.
 
     Raises:
         ValueError: not even one batch.

@@ -5,25 +5,23 @@ number of ranks; a rank plans just its own rows.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
 
 from pipeline.config import DataConfig
-from pipeline.plan.augmentation import AugmentPlan, check_repeats, order_positions, plan_augment
+from pipeline.plan.augmentation import AugmentPlan, check_repeats, plan_augment
 from pipeline.plan.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
 from pipeline.plan.echo import plain_steps, views_left
 from pipeline.plan.examples import SampleScores
 from pipeline.plan.keyed import KeyedRows, Stream
 from pipeline.plan.levels import scaled_crops, smallest_levels
-from pipeline.plan.order import SampleOrder
-from pipeline.plan.rows import rank_rows as rank_rows
-from pipeline.plan.rows import steps_per_epoch as steps_per_epoch
-from pipeline.plan.rows import substitute
+from pipeline.plan.rows import rank_rows, steps_per_epoch, substitute
 from pipeline.plan.schedule import PatchSchedule, Stage, num_kept_at
 from pipeline.plan.short_epochs import SampleIds, ShortEpochs
+from pipeline.plan.training_order import MixedOrder, PlainOrder, order_of
 
 
 class Sizes(Protocol):
@@ -132,10 +130,11 @@ class TrainPlanner:
     Attributes:
         crop: how crops are made, at random: ``resized`` or ``pad``.
         training: images are augmented beyond crop and flip, where the configuration says so.
+        order: which samples stand where.
 
     Raises:
-        ValueError: the global batch is larger than the data set, or holds too few samples for its repeats; or an epoch
-            is to see a single example.
+        ValueError: the global batch is larger than an epoch, would hold a sample of one of several sources twice, or
+            holds too few samples for its repeats; or an epoch is to see a single example.
     """
 
     samples: Samples
@@ -144,14 +143,15 @@ class TrainPlanner:
     schedule: PatchSchedule
     global_batch_size: int
     seed: int
+    order: PlainOrder | MixedOrder = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        steps_per_epoch(self.samples.num_samples, self.global_batch_size)
+        order = order_of(self.samples, self.data, self.global_batch_size, self.seed)
+        object.__setattr__(self, "order", order)
+        steps_per_epoch(order.epoch_samples, self.global_batch_size)
         check_repeats(self.data.augment.repeats, self.global_batch_size)
         assert self.schedule.strengths == self.data.augment.schedules, "the schedule does not know data's strengths"
         assert len(self.samples.levels) == len(self.data.levels), "the samples were opened without their levels"
-        order = SampleOrder(self.samples.shard_sizes, self.seed, self.data.shuffle, self.data.window_shards)
-        object.__setattr__(self, "_order", order)
         self.short_epochs  # noqa: B018 - it checks its numbers
 
     @property
@@ -169,7 +169,7 @@ class TrainPlanner:
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(self.samples.num_samples, self.global_batch_size)
+        return steps_per_epoch(self.order.epoch_samples, self.global_batch_size)
 
     @cached_property
     def short_epochs(self) -> ShortEpochs | None:
@@ -241,12 +241,19 @@ class TrainPlanner:
             return None
         return self._samples_of(step, np.arange(self.global_batch_size), None)[0]
 
+    def source_rows(self, first_step: int, stop_step: int) -> dict[str, int] | None:
+        """How many rows of these steps' global batches are of each source; None where there are no several."""
+        if not isinstance(self.order, MixedOrder):
+            return None
+        counts = [self.order.rows_by_source(*self.schedule.epochs.split(step)) for step in range(first_step, stop_step)]
+        return {name: sum(one[name] for one in counts) for name in counts[0]}
+
     def substitute(self, sample_id: int, attempt: int) -> int:
         """The sample that stands in for one that cannot be used; for each attempt, from 0, another one.
 
         It depends on the seed and the sample alone, so it is the same in every epoch, on every rank and after a resume.
         """
-        return substitute(self.samples, self.seed, sample_id, attempt)
+        return self.order.substitute(sample_id, attempt)
 
     def with_samples(self, plan: StepPlan, ids: np.ndarray) -> StepPlan:
         """The same rows with other samples: their labels, and the crops that the rows' own draws give their sizes.
@@ -268,10 +275,7 @@ class TrainPlanner:
         ids = np.empty_like(rows)
         for step in np.unique(steps):
             here = steps == step
-            epoch, step_of_epoch = self.schedule.epochs.split(int(step))
-            repeats = self.data.augment.repeats
-            positions = order_positions(step_of_epoch, self.global_batch_size, repeats, rows[here])
-            ids[here] = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
+            ids[here] = self.order.ids(*self.schedule.epochs.split(int(step)), rows[here])
         return ids
 
     def data_at(self, stage: Stage) -> DataConfig:

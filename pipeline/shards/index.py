@@ -118,6 +118,15 @@ class ShardIndex:
         return self.folder / self.shards[number].name if self.remote is None else self.remote.path(number)
 
     @property
+    def folders(self) -> tuple["ShardIndex", ...]:
+        """The indexes as they lie in their folders: this one, or those that it is mixed of."""
+        return (self,)
+
+    def own(self, number: int) -> tuple["ShardIndex", int]:
+        """The index that a shard is of, as it lies in its folder, and the shard's number there."""
+        return self, number
+
+    @property
     def members(self) -> Members:
         """Where images and labels were looked for in each sample."""
         return Members(self.label_field, self.image_member, self.label_member)

@@ -150,7 +150,7 @@ class SampleReader:
 
     def _open(self, sample_id: int) -> int:
         number = int(self._index.shard[sample_id])
-        if self.files is not None:
+        if self.files is not None and self.files.remote.holds(number):
             return self.files.descriptor(number)
         if number in self._descriptors:
             self._descriptors.move_to_end(number)
@@ -210,7 +210,9 @@ class SampleReader:
 
 def _misfit(index: ShardIndex, number: int) -> str:
     """What a shard holds otherwise than the index says, in words; empty if every offset, length and label is right."""
-    scan = scan_shard(index.shard_path(number), *index.members)
+    path = index.shard_path(number)
+    index, number = index.own(number)
+    scan = scan_shard(path, *index.members)
     for fault in scan.faults:
         if not fault.key:
             return fault.reason

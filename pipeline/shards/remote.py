@@ -30,11 +30,10 @@ def remote_shards(
     """
     sha256 = _told_by(beside.folder / DATASET_NAME, split, fingerprint)
     return RemoteShards(
-        beside.address,
         tuple(_stored(beside, shard, sha256.get(shard.name), members) for shard in shards),
         tuple((str(units_path(Path(shard.name))),) for shard in shards),
+        (beside,) * len(shards),
         beside.settings,
-        beside,
     )
 
 

@@ -94,6 +94,8 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
         OSError: it cannot be opened.
     """
     path = units_path(folder / shard.name)
+    if Path(shard.name).is_absolute():  # of one of several folders
+        folder = path.parent
     if not path.is_file():
         return None
     try:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from pipeline.addresses import Address
@@ -45,16 +46,16 @@ class RemoteShards:
     """Where the shards of an index lie, in its order.
 
     Attributes:
-        address: of their folder.
+        files: None for a shard that lies on a disk, where the index is mixed of several folders.
         companions: for each shard, names of small files that belong to it, fetched before it if they are there.
+        besides: for each shard, the small files of its folder; None as for ``files``.
         traffic: of this process, over all that read these shards.
     """
 
-    address: Address
-    files: tuple[StoredFile, ...]
+    files: tuple[StoredFile | None, ...]
     companions: tuple[tuple[str, ...], ...]
+    besides: tuple[BesideFiles | None, ...]
     settings: CacheSettings
-    beside: BesideFiles
     traffic: Traffic = field(default_factory=Traffic)
 
     @cached_property
@@ -62,17 +63,57 @@ class RemoteShards:
         """Of this host, for all shards that are fetched here."""
         return Cache(self.settings.folder / "shards", self.settings.max_bytes)
 
+    @property
+    def beside(self) -> BesideFiles:
+        """The small files of the folder, where all shards are of one."""
+        (found,) = set(self.besides)
+        assert found is not None
+        return found
+
+    @property
+    def address(self) -> Address:
+        """Of the folder, where all shards are of one."""
+        return self.beside.address
+
+    def holds(self, number: int) -> bool:
+        """Whether a shard is one of a store's."""
+        return self.files[number] is not None
+
+    def file(self, number: int) -> StoredFile:
+        found = self.files[number]
+        assert found is not None, number
+        return found
+
     def path(self, number: int) -> Path:
         """Where a shard lies in the cache, once it is there."""
-        return self.cache.path(self.files[number].content)
+        return self.cache.path(self.file(number).content)
 
     @property
     def sizes(self) -> list[int]:
-        """Bytes of each shard."""
-        return [file.content.size_bytes for file in self.files]
+        """Bytes of each shard, 0 of those that are not in a store."""
+        return [0 if file is None else file.content.size_bytes for file in self.files]
 
     def open(self) -> "ShardFiles":
         return ShardFiles(self)
+
+
+def joined_shards(parts: Sequence[tuple["RemoteShards | None", int]]) -> RemoteShards | None:
+    """Shards of several folders, one behind the other; None where none of them is in a store.
+
+    Args:
+        parts: of each folder, and how many shards it has; None for one on a disk.
+    """
+    remotes = [remote for remote, _ in parts if remote is not None]
+    if not remotes:
+        return None
+    each = [
+        ((None,) * count, ((),) * count, (None,) * count)
+        if remote is None
+        else (remote.files, remote.companions, remote.besides)
+        for remote, count in parts
+    ]
+    files, companions, besides = (tuple(chain.from_iterable(one)) for one in zip(*each, strict=True))
+    return RemoteShards(files, companions, besides, remotes[0].settings)
 
 
 class ShardFiles:
@@ -83,7 +124,7 @@ class ShardFiles:
 
     def __init__(self, remote: RemoteShards) -> None:
         self._remote = remote
-        self._own = frozenset(file.content.name for file in remote.files)
+        self._own = frozenset(file.content.name for file in remote.files if file is not None)
         self._held: OrderedDict[int, int] = OrderedDict()  # the one used last at the end
         self._wanted: list[int] = []
         self._busy: set[int | None] = set()
@@ -132,7 +173,7 @@ class ShardFiles:
 
     def _wait_for(self, number: int) -> int:
         """A shard that is needed now: fetched here, unless another does it."""
-        cache, file = self._remote.cache, self._remote.files[number]
+        cache, file = self._remote.cache, self._remote.file(number)
         patience = Patience(self._remote.settings.patience_s)
         problem: StoreGoneError | None = None
         pause_s: float | None
@@ -158,12 +199,13 @@ class ShardFiles:
     def _fetch(self, number: int, claim: Claim) -> int:
         remote = self._remote
         try:
-            remote.beside.fetch_if_there(remote.companions[number])
+            if (beside := remote.besides[number]) is not None:
+                beside.fetch_if_there(remote.companions[number])
         except StoreError:
             claim.give_up()
             raise
         descriptor = fetch(
-            remote.files[number],
+            remote.file(number),
             remote.cache,
             claim,
             is_stopped=self._stopped.is_set,
@@ -215,7 +257,7 @@ class ShardFiles:
         cache = self._remote.cache
         with self._taking:
             for number in self._missing():
-                file = self._remote.files[number]
+                file = self._remote.file(number)
                 if (descriptor := cache.open(file.content)) is not None:
                     self._hold_if_wanted(number, descriptor)
                     continue

@@ -9,9 +9,12 @@ from pixels import train_planner
 
 from benchmarks.shared.stores import Line
 from pipeline.addresses import Address
+from pipeline.config import DataConfig
 from pipeline.loader import PatchLoader
 from pipeline.plan.step import TrainPlanner
+from pipeline.shards.data_sets import open_train, open_val
 from pipeline.shards.index import ShardIndex, open_index
+from pipeline.shards.joined import folder_of
 from pipeline.storage.cache import CacheSettings
 from pipeline.storage.errors import StoreGoneError
 from pipeline.train_plans import TrainPlans
@@ -54,6 +57,34 @@ def test_batches_are_those_of_the_disk_with_a_cache_that_holds_less_than_the_set
     fetched = {path: count for path, count in line.gets.items() if path.endswith(".tar")}
     assert len(fetched) == 3
     assert max(fetched.values()) <= 2  # once an epoch at the most
+
+
+def test_a_source_in_a_store_beside_one_on_a_disk_gives_what_two_on_disks_give(
+    garment_shards: Path, line: Line, tmp_path: Path
+) -> None:
+    largest = max(path.stat().st_size for path in garment_shards.glob("train*.tar"))
+    stored = {"cache_folder": tmp_path, "cache_max_bytes": 2 * largest}
+    found = []
+    for place, more in ((garment_shards, {}), (line.url, stored)):
+        train = [
+            {"name": "near", "folder": garment_shards, "share": 0.4},
+            {"name": "far", "folder": place, "share": 0.6},
+        ]
+        val = [{"name": "far", "folder": place}]
+        settings = {"train": train, "val": val, "num_classes": 10, "shuffle": "window", "window_shards": 1, **more}
+        data = DataConfig.model_validate({**garment_data(Path("unused")).model_dump(), **settings})
+        index = open_train(data)
+        planner = train_planner(index, data, total_steps=NUM_STEPS)
+        with PatchLoader(planner, plans_of(planner), batch_size=8, num_threads=1) as loader:
+            found.append((content(list(loader)), index.fingerprint, open_val(data)[0].index.fingerprint))
+        shares = [planner.source_rows(step, step + 1) for step in range(NUM_STEPS)]
+        assert {one["far"] for one in shares if one is not None} == {4, 5}
+    assert found[0] == found[1]
+    assert str(folder_of(index, 0)) == str(garment_shards)
+    assert str(folder_of(index, 3)) == line.url
+    assert {path for path in line.gets if path.endswith(".tar")} == {
+        f"/{shard.name}" for shard in open_index(garment_shards, "train").shards
+    }
 
 
 def test_a_lost_store_is_told_while_the_reserve_is_still_to_come(line: Line, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def looking(planner: TrainPlanner, max_bytes: int | None) -> tuple[LookAhead, Ke
     num_shards = len(planner.samples.shard_sizes)
     shard_of = np.repeat(np.arange(num_shards), SHARD)
     keeper = Keeper(num_shards, max_bytes)
-    index: Any = SimpleNamespace(shard=shard_of, shards=[None] * num_shards)
+    index: Any = SimpleNamespace(shard=shard_of, folders=[keeper])
     return LookAhead(planner, index, keeper, 1), keeper, shard_of  # type: ignore[arg-type]
 
 
@@ -98,7 +98,14 @@ def test_nothing_is_wanted_past_the_run_and_a_validation_goes_from_shard_to_shar
 
 
 def of_sizes(*sizes: int) -> Any:
-    return SimpleNamespace(remote=SimpleNamespace(sizes=list(sizes)))
+    """An index in a store, of one folder."""
+    return mixed_of(list(sizes))
+
+
+def mixed_of(*folders: list[int] | None) -> Any:
+    """An index of several folders, None for one on a disk."""
+    remotes = [None if sizes is None else SimpleNamespace(sizes=sizes) for sizes in folders]
+    return SimpleNamespace(folders=[SimpleNamespace(remote=remote) for remote in remotes])
 
 
 def test_a_cache_must_hold_two_windows_or_all_that_is_shuffled_at_once() -> None:
@@ -106,13 +113,27 @@ def test_a_cache_must_hold_two_windows_or_all_that_is_shuffled_at_once() -> None
     window = DataConfig(**values, shuffle="window", cache_max_bytes=10)
     assert bytes_needed([1, 5, 2, 4], window, training=True) == 11
     assert bytes_needed([1, 5, 2, 4], window, training=False) == 9
-    check_cache_fits(window, of_sizes(1, 2, 1, 2), of_sizes(1, 1))
+    check_cache_fits(window, of_sizes(1, 2, 1, 2), {"data.val": of_sizes(1, 1)})
     with pytest.raises(ValueError, match=r"10, but 20 are needed.*11 for data\.train, 9 for data\.val.*window_shards"):
-        check_cache_fits(window, of_sizes(1, 5, 2, 4), of_sizes(4, 5))
+        check_cache_fits(window, of_sizes(1, 5, 2, 4), {"data.val": of_sizes(4, 5)})
     wide = DataConfig(**values | {"window_shards": 200}, shuffle="window")
     with pytest.raises(ValueError, match="at most 128 are shuffled together"):
-        check_cache_fits(wide, of_sizes(1), of_sizes(1))
+        check_cache_fits(wide, of_sizes(1), {"data.val": of_sizes(1)})
     whole = DataConfig(**values, shuffle="global", cache_max_bytes=10)
     with pytest.raises(ValueError, match=r"data\.shuffle to window"):
-        check_cache_fits(whole, of_sizes(1, 5, 2, 4), SimpleNamespace(remote=None))  # type: ignore[arg-type]
-    check_cache_fits(whole, of_sizes(1, 5, 2), SimpleNamespace(remote=None))  # type: ignore[arg-type]
+        check_cache_fits(whole, of_sizes(1, 5, 2, 4), {"data.val": mixed_of(None)})
+    check_cache_fits(whole, of_sizes(1, 5, 2), {"data.val": mixed_of(None)})
+
+
+def test_of_several_sources_each_in_a_store_has_its_windows_and_one_validation_set_is_read_at_a_time() -> None:
+    values = {"train": "s3://b/x", "val": "s3://b/x", "num_classes": 2, "cache_folder": "/tmp/c", "window_shards": 1}
+    window = DataConfig(**values, shuffle="window", cache_max_bytes=26)
+    train, vals = (
+        mixed_of([1, 5, 2, 4], None, [3, 3, 3, 3]),
+        {"data.val.a": of_sizes(1, 1), "data.val.b": of_sizes(3, 3)},
+    )
+    check_cache_fits(window, train, vals)
+    with pytest.raises(ValueError, match=r"25, but 26 are needed.*20 for data\.train, 6 for data\.val\.b\)"):
+        check_cache_fits(window.model_copy(update={"cache_max_bytes": 25}), train, vals)
+    with pytest.raises(ValueError, match="at most 64 of each of 2 sources are shuffled together"):
+        check_cache_fits(window.model_copy(update={"window_shards": 65}), train, vals)

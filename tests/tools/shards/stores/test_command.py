@@ -133,7 +133,10 @@ def test_a_fault_in_a_bucket_is_named_as_in_a_folder(
         (["index", "s3://user:hush@bucket/x"], "user's name or password"),
         (["index", "s3://bucket/x", "--check"], "--check needs the tars on a disk"),
         (["convert", "--source", "imagefolder:x", "--out", "s3://bucket/x", "--levels", "8"], "leave --levels out"),
-        (["convert", "--source", "imagefolder:x", "--out", "s3://bucket/x", "--part", "1/2"], "--part needs a folder that all"),
+        (
+            ["convert", "--source", "imagefolder:x", "--out", "s3://bucket/x", "--part", "1/2"],
+            "--part needs a folder that all",
+        ),
         (["convert", "--source", "imagefolder:x", "--out", "ftp://bucket/x"], "s3://, gs://"),
     ],
 )
