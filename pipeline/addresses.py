@@ -85,7 +85,7 @@ def place(text: Any) -> Any:
 
 def _written(value: Any, info: SerializationInfo) -> Any:
     if not isinstance(value, Path | Address):  # where a key holds a place or something else, it is that
-        raise PydanticSerializationUnexpectedValue
+        raise PydanticSerializationUnexpectedValue("neither a path nor an address")
     return str(value) if info.mode_is_json() or isinstance(value, Address) else value
 
 
