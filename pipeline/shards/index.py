@@ -115,7 +115,9 @@ class ShardIndex:
 
     def shard_path(self, number: int) -> Path:
         """A shard on this host's disk, where it is there."""
-        return self.folder / self.shards[number].name if self.remote is None else self.remote.path(number)
+        if self.remote is None or not self.remote.holds(number):
+            return self.folder / self.shards[number].name
+        return self.remote.path(number)
 
     @property
     def folders(self) -> tuple["ShardIndex", ...]:
