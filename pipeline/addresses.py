@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
 from pydantic import BeforeValidator, PlainSerializer, SerializationInfo
-from pydantic_core import PydanticSerializationUnexpectedValue
+from pydantic_core import PydanticCustomError, PydanticSerializationUnexpectedValue
 
 from pipeline.files import user_path
 
@@ -77,10 +77,14 @@ def is_address(text: object) -> bool:
 
 
 def place(text: Any) -> Any:
-    """What a person wrote as an address or as a path; anything else as it is. Raises ValueError."""
+    """What a person wrote as an address or as a path. Raises ValueError."""
     if is_address(text):
         return Address.parse(text)
-    return user_path(text) if isinstance(text, str | Path) else text
+    if isinstance(text, str | Path):
+        return user_path(text)
+    if isinstance(text, Address):
+        return text
+    raise PydanticCustomError("place_type", "Input should be a folder, or an address such as s3://bucket/prefix")
 
 
 def _written(value: Any, info: SerializationInfo) -> Any:

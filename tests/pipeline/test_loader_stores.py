@@ -80,6 +80,8 @@ def test_a_source_in_a_store_beside_one_on_a_disk_gives_what_two_on_disks_give(
         shares = [planner.source_rows(step, step + 1) for step in range(NUM_STEPS)]
         assert {one["far"] for one in shares if one is not None} == {4, 5}
     assert found[0] == found[1]
+    assert index.shard_path(0) == garment_shards / "train-000000.tar"
+    assert index.shard_path(3).is_relative_to(tmp_path)
     assert str(folder_of(index, 0)) == str(garment_shards)
     assert str(folder_of(index, 3)) == line.url
     assert {path for path in line.gets if path.endswith(".tar")} == {
