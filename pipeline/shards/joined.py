@@ -68,7 +68,7 @@ def index_command_of(index: _ShardIndex, number: int) -> str:
     if isinstance(folder, Address):
         return f"python -m tools.shards index {folder}"
     pixels = folder.name.removeprefix(LEVEL_PREFIX)
-    if pixels == folder.name or folder == index.folder:
+    if pixels == folder.name or folder == index.folder or not pixels.isdecimal():
         return f"python -m tools.shards index {folder}"
     return make_level_again(folder, int(pixels))
 
