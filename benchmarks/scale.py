@@ -31,8 +31,9 @@ from benchmarks.loader_peers import Setting
 from benchmarks.measuring import benchmark_parser, spread, write_result
 from benchmarks.synthetic import SyntheticSamples, write_large_data_set
 from pipeline.config import DataConfig
+from pipeline.plan.rows import steps_per_epoch
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
-from pipeline.plan.step import TrainPlanner, steps_per_epoch
+from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.shards.index import open_index
 

@@ -26,8 +26,9 @@ import numpy as np
 
 from engine.ranks.hardware import describe_hardware
 from pipeline.config import DataConfig
+from pipeline.plan.rows import steps_per_epoch
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig
-from pipeline.plan.step import TrainPlanner, steps_per_epoch
+from pipeline.plan.step import TrainPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.settings import Duration
 from pipeline.shards.arrow_file import map_file

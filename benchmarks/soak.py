@@ -25,7 +25,7 @@ from engine.ranks.hardware import describe_hardware
 from engine.run_plan import build_schedule
 from pipeline.loader import PatchLoader
 from pipeline.plan.step import TrainPlanner
-from pipeline.shards.index import open_index
+from pipeline.shards.data_sets import open_train
 from pipeline.train_plans import TrainPlans
 
 RESULTS = Path("benchmarks/results")
@@ -52,7 +52,7 @@ def read_process(process: psutil.Process, started: float) -> Reading:
 
 def soak_loader(config: RunConfig, num_samples: int) -> list[Reading]:
     """The loader alone, in this process."""
-    index = open_index(config.data.train, "train")
+    index = open_train(config.data)
     schedule = build_schedule(config, index.num_samples)
     batch = config.train.global_batch_size
     planner = TrainPlanner(index, config.data, config.selection, schedule, batch, config.seed)

@@ -297,7 +297,8 @@ class RunConfig(Settings):
     def _sees_its_examples_once(self) -> "RunConfig":
         if self.schedule.examples is not None:
             echo, repeats = self.data.echo, self.data.augment.repeats
-            check_fits(self.schedule.examples, echo=echo, repeats=repeats, task=self.task)
+            is_mixed = isinstance(self.data.train, tuple)
+            check_fits(self.schedule.examples, echo=echo, repeats=repeats, task=self.task, is_mixed=is_mixed)
         return self
 
     @model_validator(mode="after")

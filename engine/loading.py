@@ -1,6 +1,6 @@
 """A run's loaders, set up as its configuration says, for training and for validation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from engine.config import RunConfig
 from engine.ranks.world import World
@@ -10,6 +10,7 @@ from pipeline.loader import PatchLoader
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.snapshots import SnapshotBoard
 from pipeline.shards.index import ShardIndex
+from pipeline.storage.errors import StoreGoneError
 
 
 def open_loader(
@@ -20,12 +21,14 @@ def open_loader(
     *,
     batch_size: int,
     snapshots: SnapshotBoard | None = None,
+    reserve: int = 0,
+    on_store_lost: Callable[[StoreGoneError], object] = lambda error: None,
 ) -> PatchLoader:
     """This rank's batches of some plans. ``data.cache`` serves training alone.
 
     Args:
         batch_size: rows of the largest of the plans.
-        snapshots: as for ``PatchLoader``.
+        snapshots, reserve, on_store_lost: as for ``PatchLoader``.
     """
     data, index = config.data, planner.samples
     assert isinstance(index, ShardIndex)
@@ -39,4 +42,7 @@ def open_loader(
         targets=config.task == "pretrain",
         snapshots=snapshots,
         cache=open_cache(data.cache, index, world.rank, DECODER) if planner.training else None,
+        world_size=world.size,
+        reserve=reserve,
+        on_store_lost=on_store_lost,
     )

@@ -20,12 +20,14 @@ EVENTS = {
     "validation or a checkpoint follows, or training ends. Times and rates are means over the steps since the line "
     "before, of the first rank; validations and checkpoints are not in them. The first line after a start also holds "
     "what comes before its first step.",
-    "eval": "One validation at one keep rate, over the whole validation set.",
+    "eval": "One validation at one keep rate, over a whole validation set; of several sets the first comes first.",
     "checkpoint": "One checkpoint that has come to count; written when the training loop learns of it.",
     "examples": "One epoch that leaves examples out by their scores (`schedule.examples`), written where it begins: "
     "what is known of the samples there.",
+    "store": "What came from the stores that shards lie in, on all ranks, since the line before, of training and "
+    "validation; written with each line about a step where any do.",
 }
-BEFORE_A_STEP = ("train", "examples")  # the others are about the weights after ``step`` steps
+BEFORE_A_STEP = ("train", "examples", "store")  # the others are about the weights after ``step`` steps
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class StepFacts:
         batch: the step's last micro batch on this rank.
         optimizer: torch's, or DeepSpeed's around it.
         bad_samples: rows of the interval that could not be used, on all ranks.
+        source_rows: rows of the interval, on all ranks, by the name of their source; None where there is only one.
     """
 
     step: int
@@ -70,6 +73,7 @@ class StepFacts:
     optimizer: Any
     config: "RunConfig"
     bad_samples: int
+    source_rows: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,14 @@ METRICS = (
         "rows of these steps, on all ranks, whose image a substitute stands for",
         lambda facts: facts.bad_samples,
     ),
+    Metric(
+        "train",
+        "source_rows",
+        "rows by source",
+        "rows of these steps, on all ranks, that each source of `data.train` had, by its name",
+        lambda facts: facts.source_rows,
+        "several sources in `data.train`",
+    ),
     Metric("eval", "event", "", "`eval`"),
     Metric("eval", "step", "steps", "steps trained before"),
     Metric("eval", "keep_rate", "share of 1", "share of the patches kept in this validation"),
@@ -257,6 +269,7 @@ METRICS = (
     Metric("eval", "loss", "", "mean cross entropy, or mean reconstruction loss under `task: pretrain`"),
     Metric("eval", "num_samples", "images", "images counted"),
     Metric("eval", "bad_samples", "images", "images that could not be decoded and are not counted"),
+    Metric("eval", "val", "", "name of the validation set", only="several sets in `data.val`"),
     Metric("eval", "weights", "", "`ema`: validated was the moving average of the weights", only="train.ema_decay"),
     Metric("checkpoint", "event", "", "`checkpoint`"),
     Metric("checkpoint", "step", "steps", "steps trained before"),
@@ -274,6 +287,16 @@ METRICS = (
         "mean of the known scores: losses at the last visit, or how often a sample was forgotten; null where none is",
     ),
     Metric("examples", "num_above_mean", "samples", "samples whose known score is above that"),
+    Metric("store", "event", "", "`store`"),
+    Metric("store", "step", "", "the step, as of the line beside it"),
+    Metric("store", "fetched_bytes", "bytes", "bytes of shards that were fetched, those of attempts that failed too"),
+    Metric("store", "fetched_files", "files", "shards that were fetched whole"),
+    Metric(
+        "store",
+        "store_wait_s",
+        "s",
+        "loaders waiting for shards, the sum over all ranks; a part of `loader_wait_s` only where no batch was ready",
+    ),
 )
 
 
@@ -305,7 +328,8 @@ def page() -> str:
         parts.append(f"\n## {event}\n\n{about}\n\n| field | unit | meaning |\n|---|---|---|\n")
         for metric in METRICS:
             if metric.event == event:
-                condition = f" (only with `{metric.only}`)" if metric.only else ""
+                only = metric.only if "`" in metric.only else f"`{metric.only}`"
+                condition = f" (only with {only})" if metric.only else ""
                 parts.append(f"| `{metric.name}` | {metric.unit} | {metric.meaning}{condition} |\n")
     return "".join(parts)
 

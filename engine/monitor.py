@@ -43,13 +43,16 @@ def open_monitors(config: RunConfig, folder: Path, first_step: int, world: World
 def scalars(line: dict[str, Any]) -> tuple[int, dict[str, float]]:
     """A line of the metrics as a monitor takes it: the number of steps trained by then, and values by name.
 
-    Names begin with the event; those of a validation end with its keep rate, such as ``eval/top1_keep_0.4``.
+    Names begin with the event; those of a validation end with its keep rate, such as ``eval/top1_keep_0.4``, and say
+    which of several sets it was on, such as ``eval/sketches/top1_keep_0.4``.
     """
     event = line["event"]
     # A train line is about step ``step``, counted from 0; the others are about the weights after ``step`` steps.
     step = line["step"] + 1 if event in BEFORE_A_STEP else line["step"]
     suffix = f"_keep_{line['keep_rate']:g}" if event == "eval" else ""
-    left_out = {"step", "event"} | ({"keep_rate"} if event == "eval" else set())
+    event = f"{event}/{line['val']}" if line.get("val") else event
+    left_out = {"step", "event"} | ({"keep_rate"} if event.startswith("eval") else set())
+    line = {**line, **{f"rows_of_{name}": rows for name, rows in (line.get("source_rows") or {}).items()}}
     values = {
         f"{event}/{name}{suffix}": float(value)
         for name, value in line.items()

@@ -18,7 +18,9 @@ from engine.task import Model
 from engine.values.autos import Weights, describe_statistics
 from pipeline.plan.step import TrainPlanner
 from pipeline.shards.classes import describe_classes
+from pipeline.shards.data_sets import ValSet, class_names_of
 from pipeline.shards.index import ShardIndex
+from pipeline.shards.mixed import MixedIndex
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Prepared:
     config: RunConfig
     plan: RunPlan
     train_index: ShardIndex
-    val_index: ShardIndex
+    val_sets: tuple[ValSet, ...]
     planner: TrainPlanner
     model: Model
     identity: dict[str, Any]
@@ -47,8 +49,18 @@ class Prepared:
 
     @property
     def indexes(self) -> Mapping[str, ShardIndex]:
-        """What the run reads, by the name of the configuration's key."""
-        return {"data.train": self.train_index, "data.val": self.val_index}
+        """What the run reads, by the name of the configuration's key: each source, then all with the run's labels."""
+        sources = self.train_index.sources if isinstance(self.train_index, MixedIndex) else ()
+        return {
+            **{f"data.train.{source.name}": source.index for source in sources},
+            "data.train": self.train_index,
+            **{one.key: one.index for one in self.val_sets},
+        }
+
+    @property
+    def class_names(self) -> list[str]:
+        """In label order; empty where nobody names them. Raises as ``data_sets.class_names_of``."""
+        return class_names_of(self.config.data)
 
 
 def set_up_torch(config: RunConfig, world: World) -> None:
@@ -75,7 +87,9 @@ def prepare(config: RunConfig, world: World) -> Prepared:
     if config.engine.compile:
         check_can_compile(world.device.type)
     says = world.is_first and config.task == "classify"
-    notes = describe_classes(inputs.train_index, inputs.val_index, config.data.num_classes) if says else []
+    names = class_names_of(config.data) if says else []
+    held = {one.name or "validation": one.index for one in inputs.val_sets}
+    notes = describe_classes(inputs.train_index, held, names, config.data.num_classes) if says else []
     if world.is_first:
         notes += describe_statistics(config.data, Weights(config.model.name, config.model.pretrained))
     maps = {key: maps.fingerprint() for key, maps in inputs.maps.items()}
@@ -85,7 +99,7 @@ def prepare(config: RunConfig, world: World) -> Prepared:
         config,
         inputs.plan,
         inputs.train_index,
-        inputs.val_index,
+        inputs.val_sets,
         inputs.planner,
         model,
         identity(config, inputs.train_index, maps.get("data.train")),

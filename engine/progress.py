@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from engine.evaluation.evaluate import Accuracy, Evaluation
+from engine.evaluation.evaluate import Accuracy, Evaluation, by_set
 from engine.ranks.world import World
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -66,8 +66,10 @@ class Progress:
 
     def say_evaluations(self, step: int, evaluations: list[Evaluation]) -> None:
         measure = "top-1" if isinstance(evaluations[0], Accuracy) else "reconstruction loss"
-        parts = "  ".join(f"{one.keep_rate:g}: {one}" for one in evaluations)
-        self.say(f"validation after step {step}, {measure} by keep rate  {parts}")
+        for name, of_set in by_set(evaluations).items():
+            where = "" if name is None else f" on {name}"
+            parts = "  ".join(f"{one.keep_rate:g}: {one}" for one in of_set)
+            self.say(f"validation{where} after step {step}, {measure} by keep rate  {parts}")
 
     def say(self, text: str) -> None:
         if self._bar is not None:

@@ -1,13 +1,12 @@
 """The end of a run: export, summary, table."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from engine.checkpoints.checkpoint import full_weights, weights_digest
-from engine.evaluation.evaluate import Accuracy, Evaluation
+from engine.evaluation.evaluate import Accuracy, Evaluation, by_set
 from engine.metrics import read_metrics, rows_by_keep_rate, sizes_of, stage_table, train_cpu_s, train_wall_s
 from engine.models.card import MEASURES, model_card
 from engine.models.masked_autoencoder import MaskedAutoencoder
@@ -15,7 +14,6 @@ from engine.models.weights import export_model
 from engine.ranks.hardware import describe_hardware
 from engine.trainer import Run
 from pipeline.files import write_atomically
-from pipeline.shards.classes import read_class_names
 
 
 def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
@@ -24,7 +22,7 @@ def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
     if not run.world.is_first:
         return
     averages = None if run.average is None else run.average.weights()
-    _export(run, weights if averages is None else averages, _by_keep_rate(evaluations))
+    _export(run, weights if averages is None else averages, _by_keep_rate(_of_first_set(evaluations)))
     lines = read_metrics(run.folder / "metrics.jsonl")
     data = run.config.data
     summary = summarise(
@@ -45,7 +43,7 @@ def finish(run: Run, evaluations: list[Evaluation], steps: int) -> None:
 def _export(run: Run, weights: dict[str, Tensor], measured: dict[str, dict[str, float]]) -> None:
     """Write ``model/``, the one place where weights leave a run: all of them whole, on the first rank."""
     config, model, folder = run.config, run.engine.module, run.folder / "model"
-    names = _class_names(run.train_index.folder, config.data.num_classes)
+    names = _class_names(run.prepared.class_names, config.data.num_classes)
     export_model(
         model.encoder_weights(weights) if isinstance(model, MaskedAutoencoder) else weights,
         folder,
@@ -59,9 +57,8 @@ def _export(run: Run, weights: dict[str, Tensor], measured: dict[str, dict[str, 
     write_atomically(folder / "README.md", card, sync=True)
 
 
-def _class_names(shards: Path, num_classes: int) -> list[str] | None:
+def _class_names(names: list[str], num_classes: int) -> list[str] | None:
     """Class names as the conversion wrote them; None where the shards came without, or with other classes."""
-    names = read_class_names(shards)
     return names if len(names) == num_classes else None
 
 
@@ -76,6 +73,8 @@ def summarise(
 ) -> dict[str, Any]:
     """``summary.json``: times in seconds over all starts of the run, accuracies as shares of 1.
 
+    Of several validation sets the first one's results stand where those of a single set stand; ``val`` has all.
+
     Args:
         full_sizes: of the full image and its patches, in pixels; None where the lines tell none.
     """
@@ -84,8 +83,10 @@ def summarise(
     full = next(
         (one for one in stages if one["keep_rate"] == 1.0 and sizes_of(one) in (full_sizes, (None, None))), None
     )
+    held = {name: _by_keep_rate(of_set) for name, of_set in by_set(evaluations).items() if name is not None}
     return {
-        **_by_keep_rate(evaluations),
+        **_by_keep_rate(_of_first_set(evaluations)),
+        **({"val": held} if held else {}),
         "train_wall_s": wall_s,
         "train_cpu_s": train_cpu_s(lines),
         "full_patches_train_wall_s": full["step_s"] * steps if full else None,
@@ -95,6 +96,10 @@ def summarise(
         "stages": stages,
         "weights_digest": digest,
     }
+
+
+def _of_first_set(evaluations: list[Evaluation]) -> list[Evaluation]:
+    return next(iter(by_set(evaluations).values()), [])
 
 
 def _by_keep_rate(evaluations: list[Evaluation]) -> dict[str, dict[str, float]]:
@@ -129,6 +134,7 @@ def table(summary: dict[str, Any]) -> str:
         sizes = "  {:>5} / {}".format(*sizes_of(stage)) if stage and with_sizes else ""
         rows.append(f"{rate:9.3g}  {result}  {speed}{sizes}")
     wall_s, full_s = summary["train_wall_s"], summary["full_patches_train_wall_s"]
+    rows.extend(_other_sets(summary, of_pretraining))
     rows.append("")
     rows.append(
         f"training took {wall_s:.0f} s for {summary['steps']} steps "
@@ -142,6 +148,18 @@ def table(summary: dict[str, Any]) -> str:
     elif not of_pretraining:
         rows.append("no step of this run was at full patches, so there is nothing to compare with")
     return "\n".join(rows)
+
+
+def _other_sets(summary: dict[str, Any], of_pretraining: bool) -> list[str]:
+    """A line for each of several validation sets; the table is the first one's."""
+    lines = []
+    for name, measured in summary.get("val", {}).items():
+        values = measured["reconstruction_loss" if of_pretraining else "top1"]
+        shown = (f"{float(rate):g}: {f'{one:.4f}' if of_pretraining else f'{one:.2%}'}" for rate, one in values.items())
+        lines.append(f"on {name}, by keep rate  {'  '.join(shown)}")
+    if lines:
+        return ["", f"validation sets; the table above is of {next(iter(summary['val']))}", *lines]
+    return []
 
 
 def _idle(stage: dict[str, Any]) -> str:

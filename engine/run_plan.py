@@ -8,8 +8,8 @@ from engine.config import RunConfig
 from engine.values.decay import DECAYS, Progress
 from pipeline.plan.augmentation import check_pairs
 from pipeline.plan.epochs import run_steps
+from pipeline.plan.rows import rank_rows, steps_per_epoch
 from pipeline.plan.schedule import PatchSchedule
-from pipeline.plan.step import rank_rows, steps_per_epoch
 from pipeline.settings import MOST_STEPS, Duration
 
 _BUCKET_BYTES = 25_000_000  # of gradients, or of weights, that ZeRO-1 and 2 exchange at a time

@@ -4,11 +4,12 @@
 
 Exit codes: 0 done; 1 a rank failed, was lost or had to be ended (stderr names it, and the last checkpoint holds); 2 an
 input that cannot be used, a run folder that another run is using, or too little memory (one line says what to lower); 3
-data that turned out to be bad while training: an image that cannot be decoded, too many of them, or a shard that
-changed; 4 weights or a loss that are not finite (one line names the last good checkpoint and the keys that usually
-help); 74 a checkpoint that could not be written (one line on stderr says what is wrong); 75 stopped by a signal, with a
-checkpoint from which the same command goes on; 130 interrupted by Ctrl-C before there was anything to save. What the
-launcher makes of them: ``engine/ranks/stopping.py``.
+data that turned out to be bad while training: an image that cannot be decoded, too many of them, a shard that changed,
+or one that a store does not give; 4 weights or a loss that are not finite (one line names the last good checkpoint and
+the keys that usually help); 74 a checkpoint that could not be written (one line on stderr says what is wrong); 75
+stopped by a signal, or by the loss of the store that shards lie in, with a checkpoint from which the same command goes
+on; 130 interrupted by Ctrl-C before there was anything to save. What the launcher makes of them:
+``engine/ranks/stopping.py``.
 """
 
 import argparse

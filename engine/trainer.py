@@ -1,9 +1,10 @@
 """The training loop."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from engine.progress import Progress
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, agree
 from engine.run.example_scores import SCORES_FILE, ScoreRecord
+from engine.run.store_traffic import StoreTraffic
 from engine.run_plan import RunPlan
 from engine.snapshots import SNAPSHOT_FILE, publish_if_due, snapshot_state
 from engine.task import training_loss, training_outcome
@@ -39,6 +41,7 @@ from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.snapshots import SnapshotBoard
+from pipeline.shards.data_sets import ValSet
 from pipeline.shards.index import ShardIndex
 from pipeline.train_plans import TrainPlans
 
@@ -74,8 +77,8 @@ class Run:
         return self.prepared.train_index
 
     @property
-    def val_index(self) -> ShardIndex:
-        return self.prepared.val_index
+    def val_sets(self) -> tuple[ValSet, ...]:
+        return self.prepared.val_sets
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -108,6 +111,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
     progress = Progress(first_step, stop_step, world, with_sizes=bool(config.schedule.sizes))
     clock = IntervalClock(Laps.on(world.device))
     bad_samples = BadSampleLog(run.folder / "bad_samples.jsonl", first_step, config.data, world)
+    store = StoreTraffic((run.train_index, *(held.index for held in run.val_sets)), world)
     run.engine.train()
     evaluations = _evaluation_left_out(run, first_step, stop_step, metrics, bad_samples)
     with training_loader(run, first_step, stop_step) as loader, open_checkpoints(run, metrics) as checkpoints:
@@ -128,6 +132,8 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
                 line = _train_line(run, step, loss, grad_norm, batch, clock, loader, bad_samples)
                 progress.show(line)
                 metrics.write(line)
+                if (fetched := store.line(step)) is not None:
+                    metrics.write(fetched)
                 checkpoints.poll()
             progress.advance()
             done = step + 1
@@ -159,12 +165,16 @@ def open_checkpoints(run: Run, metrics: MetricsFile) -> Checkpoints:
         facts={
             "identity": run.identity,
             "config": run.config.model_dump(mode="json"),
-            "data": {"train": run.train_index.fingerprint, "val": run.val_index.fingerprint},
+            "data": {"train": run.train_index.fingerprint, **_val_fingerprints(run)},
         },
         metrics=metrics,
         keep_last=run.config.checkpoint.keep_last,
         keep_every=run.plan.keep_every,
     )
+
+
+def _val_fingerprints(run: Run) -> dict[str, str]:
+    return {one.key.removeprefix("data."): one.index.fingerprint for one in run.val_sets}
 
 
 def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
@@ -186,6 +196,9 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
         world,
         batch_size=max(plan.micro_batches.size(stage.num_kept) for stage in plan.schedule.stages()),
         snapshots=run.snapshots,
+        # A wish to stop is heard at the end of a step, and agreed on at the end of the next.
+        reserve=2 * max(plan.micro_batches.steps(stage.num_kept) for stage in plan.schedule.stages()),
+        on_store_lost=run.watch.lose_store,
     )
 
 
@@ -258,25 +271,37 @@ def seed_model(seed: int, step: int, world: World) -> None:
 
 
 def evaluate_all(run: Run, done: int, metrics: MetricsFile, bad_samples: BadSampleLog) -> list[Evaluation]:
-    """Validation at every configured keep rate after ``done`` steps; none if the ranks stop meanwhile. Collective."""
+    """Validation on every set at every configured keep rate after ``done`` steps, the first set first. Collective.
+
+    None if the ranks stop meanwhile.
+    """
 
     def is_interrupted() -> bool:
         run.watch.enter("eval", done)
         return run.watch.agree()
 
     model, evaluations = run.evaluated_model, []
-    for keep_rate in run.config.eval.keep_rates:
+    for held, keep_rate in itertools.product(run.val_sets, run.config.eval.keep_rates):
         with _uncompiled(run.config):
-            evaluation, bad = evaluate(model, run.val_index, run.config, keep_rate, run.world, is_interrupted)
+            evaluation, bad = evaluate(
+                model,
+                held.index,
+                run.config,
+                keep_rate,
+                run.world,
+                is_interrupted,
+                on_store_lost=run.watch.lose_store,
+            )
         if evaluation is None:
             return []
         if not math.isfinite(evaluation.loss):
-            raise DivergedError(f"the validation loss at keep rate {keep_rate:g} is {evaluation.loss}", done)
-        bad_samples.record(bad, run.val_index, "eval", done)
-        evaluations.append(evaluation)
+            where = "" if held.name is None else f" on {held.name}"
+            raise DivergedError(f"the validation loss{where} at keep rate {keep_rate:g} is {evaluation.loss}", done)
+        bad_samples.record(bad, held.index, "eval", done, val=held.name)
+        evaluations.append(replace(evaluation, val=held.name))
     of_average = {} if run.average is None else {"weights": "ema"}
     for evaluation in evaluations:
-        metrics.write({"event": "eval", "step": done, **asdict(evaluation), **of_average})
+        metrics.write({"event": "eval", "step": done, **evaluation.as_line(), **of_average})
     return evaluations
 
 
@@ -328,6 +353,7 @@ def _train_line(
             optimizer=run.engine.optimizer,
             config=run.config,
             bad_samples=bad_samples.record(loader.take_bad_rows(), run.train_index, "train"),
+            source_rows=run.planner.source_rows(step + 1 - clock.num_steps, step + 1),
         )
     )
 

@@ -4,14 +4,17 @@ Plain validated values without behaviour; the engine's run configuration embeds 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.addresses import Place
 from pipeline.operations import SUITES
-from pipeline.ramps import LOW_AND_HIGH, STRENGTHS, FollowsSchedule, Values, Words, forms
+from pipeline.ramps import StrengthScheduleConfig
 from pipeline.settings import MOST_PIXELS, MOST_THREADS, OrAuto, Settings, UserPath, one_of
+from pipeline.sources import MixPer, Sources, ValSets, check_mixing, check_stores, train_sources, val_sets
+from pipeline.storage.cache import CacheSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,34 +28,6 @@ Magnitude = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 Alpha = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 StrengthName = Literal["magnitude", "mixup", "cutmix"]
 _MAGNITUDE, _ALPHA = TypeAdapter(Magnitude), TypeAdapter(Alpha)
-
-
-class StrengthScheduleConfig(FollowsSchedule):
-    """A strength of augmentation at every step, in place of one number. What ``values`` holds depends on ``kind``, as
-    ``keep_rate`` does in the schedule. A cooldown changes nothing: what rises over the run stays at its end, the rest
-    goes on.
-    """
-
-    words: ClassVar[Words] = STRENGTHS
-
-    values: Values = Field(description=f"strengths within the bounds of the one number; {forms(STRENGTHS)}")
-    rounding: float | None = Field(
-        None,
-        ge=1e-6,
-        le=1000,
-        description="grid, counted down from the high end, that linear, cosine and cyclic are rounded to; null: none",
-    )
-
-    @model_validator(mode="after")
-    def _ends_on_its_grid(self) -> "StrengthScheduleConfig":
-        if self.rounding is not None and self.of_kind.form is LOW_AND_HIGH:
-            low, high = self.numbers()
-            if abs(round((high - low) / self.rounding) * self.rounding - (high - low)) > 1e-9:
-                raise ValueError(
-                    f"rounding: from {low:g} to {high:g} is no whole number of steps of {self.rounding:g}; choose "
-                    "another strength, another rounding, or rounding: null"
-                )
-        return self
 
 
 def _strength(value: Any, bounds: TypeAdapter[float]) -> float | StrengthScheduleConfig:
@@ -213,8 +188,34 @@ class CacheConfig(Settings):
 class DataConfig(Settings):
     """Where the images are and what leaves the pipeline."""
 
-    train: UserPath = Field(description="folder of training shards and their index")
-    val: UserPath = Field(description="folder of validation shards and their index; may be the same folder")
+    train: Place | Sources = Field(
+        description="folder of training shards and their index, or its address (s3://bucket/prefix, gs://, https://), "
+        "or a list of sources, which are mixed"
+    )
+    val: Place | ValSets = Field(
+        description="folder of validation shards and their index, which may be the same, or its address, or a list of "
+        "sets"
+    )
+    mix_per: MixPer = Field(
+        "batch",
+        description="of several training sources, batch: every global batch has their stated shares; epoch: an epoch "
+        "has, in random order",
+    )
+    cache_folder: UserPath | None = Field(
+        None,
+        description="where a host keeps the shards that it fetches from a store, for all ranks and runs there, on a "
+        "disk of its own; needed where train or val is an address",
+    )
+    cache_max_bytes: int | None = Field(
+        None, ge=1, le=2**60, description="bytes of shards in cache_folder; null: all that are fetched stay"
+    )
+    remote_patience_s: float = Field(
+        600.0,
+        ge=0,
+        le=86_400,
+        description="seconds to wait for a store that gives nothing, while other ranks wait in a collective operation "
+        "(DEEPSPEED_TIMEOUT, 15 minutes by default); then the run ends with a checkpoint and exit code 75",
+    )
     num_train_samples: int | None = Field(
         None,
         ge=1,
@@ -297,9 +298,23 @@ class DataConfig(Settings):
         description="under on_bad_sample: skip, the run ends once more than this share of a data set's samples was bad",
     )
 
+    _train = field_validator("train", mode="wrap")(train_sources)
+    _val = field_validator("val", mode="wrap")(val_sets)
+
+    @model_validator(mode="after")
+    def _mixes_what_fits(self) -> "DataConfig":
+        times = {"echo": self.echo, "augment.repeats": self.augment.repeats}
+        check_mixing(self.train, self.mix_per, self.shuffle, times)
+        return self
+
     @model_validator(mode="after")
     def _patches_tile_the_image(self) -> "DataConfig":
         _check_tiling(self.image_size, self.patch_size)
+        return self
+
+    @model_validator(mode="after")
+    def _stores_have_a_cache(self) -> "DataConfig":
+        check_stores(self.train, self.val, self.levels, self.cache_folder)
         return self
 
     @model_validator(mode="after")
@@ -341,6 +356,13 @@ class DataConfig(Settings):
                 raise ValueError(f"{key}: a size is a whole number of pixels from 1 to {MOST_PIXELS:,}, got {size}")
         _check_tiling(**sizes)
         return self.model_copy(update=sizes)
+
+    @property
+    def shard_cache(self) -> CacheSettings | None:
+        """Where shards of a store are kept on this host; None where nothing is said of it."""
+        if self.cache_folder is None:
+            return None
+        return CacheSettings(self.cache_folder, self.cache_max_bytes, self.remote_patience_s)
 
     @property
     def grid_size(self) -> int:

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import thread_time
 from types import TracebackType
@@ -26,12 +26,15 @@ from pipeline.graph.graph import build_graph
 from pipeline.graph.inputs import SourceArrays, handed_bytes
 from pipeline.graph.pixel_cache import PixelCache
 from pipeline.graph.settings import GraphSettings
+from pipeline.looking_ahead import LookAhead
 from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.magnitude import EmbeddingSnapshot
 from pipeline.selection.snapshots import SnapshotBoard
 from pipeline.shards.index import ShardIndex
 from pipeline.shards.reader import SampleReader
+from pipeline.storage.errors import StoreGoneError
+from pipeline.storage.reserve import Reserve
 from pipeline.told import tell_once
 from pipeline.train_plans import NotYetError, TrainPlans
 
@@ -89,6 +92,10 @@ class PatchLoader:
         device_id: the GPU that decodes under ``data.device: gpu``, else None.
         device: where the batches are wanted, and are taken over by ``Batch.to``; host memory by default. A GPU that
             decodes makes them where it is.
+        world_size: ranks that read the same plans at the same time, which says what comes next of shards in a store.
+        reserve: batches that are kept behind the one given out, where shards lie in a store: they are what is left to
+            the ranks to agree on a stop, once the store is lost.
+        on_store_lost: called once, by ``next``, with what is wrong with the store; the reserve is still to come.
         targets: the batches carry the dropped patches too, apart from the kept ones.
         snapshots: of the model's embedding, for a rule that looks through the model, else None. The batches up to a
             snapshot's step are made before it, and those from it on wait until it is published.
@@ -111,6 +118,9 @@ class PatchLoader:
         targets: bool = False,
         snapshots: SnapshotBoard | None = None,
         cache: PixelCache | None = None,
+        world_size: int = 1,
+        reserve: int = 0,
+        on_store_lost: Callable[[StoreGoneError], object] = lambda error: None,
     ) -> None:
         index, data, selection = planner.samples, planner.data, planner.selection
         assert isinstance(index, ShardIndex)
@@ -126,12 +136,15 @@ class PatchLoader:
         self._snapshots = snapshots
         self._snapshot: EmbeddingSnapshot | None = None  # that of the graph which runs
         self._reader, self._cache = SampleReader(index), cache
+        files = self._reader.files
+        self._ahead = None if files is None else LookAhead(replace(planner), index, files, world_size)
+        self._reserve = Reserve(reserve if files is not None else 0, on_store_lost)
         # Plans that DALI has, with their rows as read, whose outputs it has not given back.
         self._issued: deque[Issued] = deque()
         self._again: deque[StepPlan] = deque()  # plans to read anew: after a failure, or once a snapshot is there
         self._awaited: int | None = None  # the step of the scores that the next plan needs
         self._source_error: Exception | None = None
-        self._ready: queue.Queue[Any] = queue.Queue(maxsize=data.prefetch_batches)
+        self._ready: queue.Queue[Any] = queue.Queue(maxsize=data.prefetch_batches + self._reserve.size)
         self._closing = threading.Event()
         size, sizes_vary = data.image_size, planner.sizes_vary
         self._settings = GraphSettings(
@@ -142,7 +155,7 @@ class PatchLoader:
             num_threads,
             uniform_size=planner.crop == "pad"
             and not sizes_vary
-            and bool(np.all((index.width == size) & (index.height == size))),
+            and bool(np.all((np.asarray(index.width) == size) & (np.asarray(index.height) == size))),
             device_id=device_id,
             targets=targets,
             training=planner.training,
@@ -151,10 +164,10 @@ class PatchLoader:
         if cache is not None or (data.echo > 1 and self._settings.augments):
             self._settings = replace(self._settings, decoded=True)
         substitutes = planner if data.on_bad_sample == "skip" else None
-        files = RowReader(index, self._reader, self._settings, substitutes)
-        self._rows: RowReader | DecodedRows = files
+        row_reader = RowReader(index, self._reader, self._settings, substitutes)
+        self._rows: RowReader | DecodedRows = row_reader
         if self._settings.decoded:
-            self._rows = DecodedRows(index, files, self._settings, cache)
+            self._rows = DecodedRows(index, row_reader, self._settings, cache)
         device = device or torch.device("cpu")
         if device_id is not None:
             device = torch.device("cuda", device_id)
@@ -176,6 +189,8 @@ class PatchLoader:
                 self._again.appendleft(plan)  # for the graph with the next snapshot, once this one has run dry
                 raise StopIteration
             with record_function("loader: read"):
+                if self._ahead is not None:
+                    self._ahead.go_to(plan.step)
                 rows = self._rows.read(plan)
         except StopIteration:
             raise
@@ -185,6 +200,8 @@ class PatchLoader:
         except Exception as error:
             # DALI reads ahead, and drops what it has read if the source raises: end here, and raise after the rest.
             self._source_error = error
+            if isinstance(error, StoreGoneError):
+                self._reserve.lose(error)
             self._again.clear()
             raise StopIteration from error
         arrays = self._rows.arrays(rows)
@@ -229,6 +246,7 @@ class PatchLoader:
         except BaseException as error:
             self._put(error)
         finally:
+            self._reserve.makes(False)
             self._finisher.close()
 
     def _found_bad(self) -> bool:
@@ -238,7 +256,10 @@ class PatchLoader:
         """Wait for whatever made the graph run dry; False if that is the end."""
         if self._awaited is None and not self._again:
             return False
-        return self._take_snapshot()
+        self._reserve.makes(False)  # until the trainer has used what there is, nothing more comes
+        goes_on = self._take_snapshot()
+        self._reserve.makes(True)
+        return goes_on
 
     def _find_plan(self) -> bool:
         """Wait until the next plan can be made; False if there is none."""
@@ -272,7 +293,8 @@ class PatchLoader:
     def _put(self, item: Any) -> None:
         while not self._closing.is_set():
             try:
-                return self._ready.put(item, timeout=0.1)
+                self._ready.put(item, timeout=0.1)
+                return self._reserve.has_come()
             except queue.Full:
                 continue
 
@@ -283,6 +305,7 @@ class PatchLoader:
         if self._closing.is_set():
             raise StopIteration
         start = time.perf_counter()
+        self._reserve.keep(self._ready.qsize, self._closing.is_set)
         item = self._ready.get()
         self.wait_s += time.perf_counter() - start
         if isinstance(item, Batch):
@@ -308,6 +331,8 @@ class PatchLoader:
         A thread that hangs in a read is left to itself: it keeps no process alive.
         """
         self._closing.set()
+        if self._reader.files is not None:
+            self._reader.files.stop()
         self._thread.join(timeout=_CLOSE_TIMEOUT_S)
         if not self._thread.is_alive():
             self._reader.close()

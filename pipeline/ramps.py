@@ -270,3 +270,31 @@ class FollowsSchedule(Settings):
     def at(self, laid: Laid) -> np.ndarray:
         """The number at each of some steps: float64, of their shape. ``laid`` need not say what the ``top`` is."""
         return self.of_kind.keep_rates(self.values, replace(laid, top=max(self.numbers())))
+
+
+class StrengthScheduleConfig(FollowsSchedule):
+    """A strength of augmentation at every step, in place of one number. What ``values`` holds depends on ``kind``, as
+    ``keep_rate`` does in the schedule. A cooldown changes nothing: what rises over the run stays at its end, the rest
+    goes on.
+    """
+
+    words: ClassVar[Words] = STRENGTHS
+
+    values: Values = Field(description=f"strengths within the bounds of the one number; {forms(STRENGTHS)}")
+    rounding: float | None = Field(
+        None,
+        ge=1e-6,
+        le=1000,
+        description="grid, counted down from the high end, that linear, cosine and cyclic are rounded to; null: none",
+    )
+
+    @model_validator(mode="after")
+    def _ends_on_its_grid(self) -> "StrengthScheduleConfig":
+        if self.rounding is not None and self.of_kind.form is LOW_AND_HIGH:
+            low, high = self.numbers()
+            if abs(round((high - low) / self.rounding) * self.rounding - (high - low)) > 1e-9:
+                raise ValueError(
+                    f"rounding: from {low:g} to {high:g} is no whole number of steps of {self.rounding:g}; choose "
+                    "another strength, another rounding, or rounding: null"
+                )
+        return self

@@ -2,6 +2,8 @@
 
 import io
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from benchmarks.shared.photographs import photograph
 from benchmarks.shared.shard_files import write_tar
+from benchmarks.shared.stores import Line, s3_at, s3_server, web_server
 from pipeline.shards.index import build_index
 
 
@@ -75,3 +78,31 @@ def garment_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_index(folder, "train", train)
     build_index(folder, "val", val)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """An S3 server of this session's."""
+    pytest.importorskip("moto.server", reason="the S3 server of the group dev is not installed")
+    pytest.importorskip("s3fs", reason="the group storage is not installed")
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def s3_line(s3_url: str) -> Iterator[Line]:
+    """A line to it, over which this process speaks S3."""
+    line = Line(s3_url)
+    with s3_at(line.url):
+        yield line
+    line.close()
+
+
+@pytest.fixture(scope="session")
+def web(garment_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A web server over ``garment_shards``: its URL, and the one under which it knows no ranges."""
+    pytest.importorskip("aiohttp", reason="the group storage is not installed")
+    if shutil.which("nginx") is None:
+        pytest.skip("nginx is not installed")
+    with web_server(garment_shards, tmp_path_factory.mktemp("nginx")) as urls:
+        yield urls

@@ -18,10 +18,10 @@ MAY_NOT_IMPORT = {
 SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package).rglob("*.py"))
 # The rooms of pipeline from the top down; those of one floor know nothing of one another.
 FLOORS = (
-    *(("loader",), ("train_plans", "finishing"), ("batch",)),
+    *(("loader",), ("train_plans", "finishing", "looking_ahead"), ("batch",)),
     *(("graph",), ("selection",), ("plan",), ("shards",), ("jpeg",), ("config",)),
-    *(("ramps",), ("settings",)),
-    ("operations", "compiling", "cores", "crossing", "files", "installed", "told", "yaml_file"),
+    *(("ramps", "sources"), ("settings", "storage"), ("addresses",)),
+    ("operations", "compiling", "cores", "crossing", "files", "installed", "program", "told", "yaml_file"),
 )
 MOST_FILES, MOST_LINES = 24, 400
 
@@ -36,6 +36,7 @@ ENTRIES = (
 )
 LIGHT_MODULES = (
     "plan.augmentation",
+    "addresses",
     "config",
     "cores",
     "files",
@@ -50,6 +51,8 @@ LIGHT_MODULES = (
     "selection.magnitude",
     "plan.mixing",
     "plan.order",
+    "looking_ahead",
+    "storage.shard_files",
     "graph.pixel_cache",
     "plan.step",
     "shards.reader",

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from engine.command_line import Parser
 from engine.config import RunConfig
+from pipeline.addresses import Address
 from pipeline.settings import Duration, OneOf, OrAuto
 from tools.command import answer
 
@@ -58,7 +59,15 @@ that decide it.
 """
 # What is not of the settings' own making: a default that the reader of the file fills in.
 _FILLED_IN = {"name": "the file's name"}
-_PLAIN = {int: "whole number", float: "number", bool: "true, false", str: "text", Path: "path", Duration: "duration"}
+_PLAIN = {
+    int: "whole number",
+    float: "number",
+    bool: "true, false",
+    str: "text",
+    Path: "path",
+    Address: "address",
+    Duration: "duration",
+}
 
 
 def page() -> str:
@@ -215,10 +224,10 @@ def _bound(value: Any) -> str:
 
 
 def _sections_of(annotation: Any) -> list[type[BaseModel]]:
-    """The section that a key holds; empty where it holds a value."""
+    """The sections that a key holds, or whose entries a list holds; empty where it holds values."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if get_origin(annotation) in (Union, types.UnionType):
+    if get_origin(annotation) in (Union, types.UnionType, tuple):
         return [section for one in get_args(annotation) for section in _sections_of(one)]
     return []
 

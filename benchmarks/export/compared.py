@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from engine.evaluation.inference import load_classifier_run
 from engine.evaluation.trained import validation_images
-from pipeline.shards.index import open_index
+from pipeline.shards.data_sets import open_first_val
 from pipeline.shards.reader import SampleReader
 from tools.command import bar_interval_s
 
@@ -68,7 +68,7 @@ def agreement(folder: Path, compared: int = COMPARED_IMAGES) -> Agreement:
         )
     model: Any = timm.create_model(f"local-dir:{folder / 'model'}", pretrained=True).eval()
     preprocessing = resolve_data_config({}, model=model)
-    index = open_index(trained.config.data.val, "val")
+    index = open_first_val(trained.config.data)
     ids = index.sample_ids(np.arange(index.num_samples))
     inputs, logits, compared = [], [], min(compared, len(ids))
     transform, starts = create_transform(**preprocessing), range(0, len(ids), BATCH_SIZE)

@@ -27,13 +27,13 @@ def toy_image(number: int) -> tuple[np.ndarray, int]:
     return pixels.astype(np.uint8), label
 
 
-def write_toy_shards(folder: Path) -> Path:
+def write_toy_shards(folder: Path, shard_samples: int = 70) -> Path:
     """Training and validation shards with their indexes, in one folder."""
     for split, first, count in (("train", 0, NUM_TRAIN), ("val", 10_000, NUM_VAL)):
         tars = []
-        for shard, start in enumerate(range(first, first + count, 70)):
+        for shard, start in enumerate(range(first, first + count, shard_samples)):
             members = []
-            for number in range(start, min(start + 70, first + count)):
+            for number in range(start, min(start + shard_samples, first + count)):
                 pixels, label = toy_image(number)
                 png = io.BytesIO()
                 Image.fromarray(pixels).save(png, "PNG")

@@ -23,6 +23,7 @@ from engine.run_plan import trains_under_autocast
 from pipeline.files import user_path
 from pipeline.operations import levels_of
 from pipeline.shards.index import ShardIndex
+from pipeline.sources import without_folders
 
 SET_ASIDE = "set-aside"
 # How bf16 computes at ZeRO 0, where earlier versions had bfloat16 weights and others beside them in float32.
@@ -38,6 +39,7 @@ FIXED_KEYS = (
 NOT_DECIDING = (
     *("name", "log_every"),
     *("data.train", "data.val", "data.num_train_samples", "data.val_crop_fraction", "data.cache"),
+    *("data.cache_folder", "data.cache_max_bytes", "data.remote_patience_s"),
     *("data.num_threads", "data.prefetch_batches", "data.on_bad_sample", "data.max_bad_share"),
     *("model.pretrained", "model.pretrained_key"),
     *("train.micro_batch_size", "train.tokens_per_micro_batch"),
@@ -98,6 +100,10 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
         del values["data.levels"]
     if config.optim.decay_over == "steps":
         del values["optim.decay_over"]
+    if isinstance(config.data.train, tuple):
+        values["data.train.sources"] = without_folders(values["data.train"])
+    else:
+        del values["data.mix_per"]
     deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
     drawn_from = {} if config.data.augment.auto is None else {"data.augment.operations": operations_of(config)}
     return {

@@ -1,7 +1,7 @@
 """Validation at any keep rate, every sample exactly once on any number of ranks."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ from pipeline.loader import validation_plans
 from pipeline.plan.step import ValidationPlanner
 from pipeline.selection.snapshots import fixed_board
 from pipeline.shards.index import ShardIndex
+from pipeline.storage.errors import StoreGoneError
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Accuracy:
     """Shares of the validation set; ``top5`` is over as many classes as there are, if fewer than five.
 
     ``bad_samples`` could not be decoded (under ``data.on_bad_sample: skip``) and are not among the ``num_samples``.
+    ``val``: name of the set, None where there is only one and it has none.
     """
 
     keep_rate: float
@@ -36,32 +38,53 @@ class Accuracy:
     loss: float
     num_samples: int
     bad_samples: int = 0
+    val: str | None = None
 
     def __str__(self) -> str:
         return f"{self.top1:.2%}"
 
+    def as_line(self) -> dict[str, Any]:
+        return _as_line(self)
+
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """The mean reconstruction loss over the validation set; samples are counted as in ``Accuracy``."""
+    """The mean reconstruction loss over the validation set; samples and ``val`` are as in ``Accuracy``."""
 
     keep_rate: float
     num_kept: int
     loss: float
     num_samples: int
     bad_samples: int = 0
+    val: str | None = None
 
     def __str__(self) -> str:
         return f"{self.loss:.4f}"
+
+    def as_line(self) -> dict[str, Any]:
+        return _as_line(self)
 
 
 Evaluation = Accuracy | Reconstruction
 
 
+def _as_line(evaluation: Evaluation) -> dict[str, Any]:
+    """Its part of a line of metrics: without ``val`` where the set has no name."""
+    return {key: value for key, value in asdict(evaluation).items() if key != "val" or value is not None}
+
+
+def by_set(evaluations: Sequence[Evaluation]) -> dict[str | None, list[Evaluation]]:
+    """The evaluations by the name of their set, in the order of the sets."""
+    found: dict[str | None, list[Evaluation]] = {}
+    for one in evaluations:
+        found.setdefault(one.val, []).append(one)
+    return found
+
+
 def evaluation_from_line(line: dict[str, Any], config: RunConfig) -> Evaluation:
     """The evaluation that a line of the run's metrics tells of."""
     kind = Reconstruction if config.task == "pretrain" else Accuracy
-    return kind(**{field.name: line[field.name] for field in fields(kind)})
+    return kind(**{field.name: line[field.name] for field in fields(kind) if field.name in line})
 
 
 def evaluate(
@@ -74,6 +97,7 @@ def evaluate(
     *,
     image_size: int | None = None,
     patch_size: int | None = None,
+    on_store_lost: Callable[[StoreGoneError], object] = lambda error: None,
 ) -> tuple[Evaluation | None, list[BadRow]]:
     """One pass over the validation set, and the bad samples that this rank met.
 
@@ -84,6 +108,8 @@ def evaluate(
 
     Args:
         image_size, patch_size: in pixels, of what a classifier is shown; None: as configured.
+
+        on_store_lost: called once the shards' store gives nothing more; two batches are still to come.
 
     Raises:
         DataError: an image or a shard that cannot be used.
@@ -112,6 +138,8 @@ def evaluate(
             world,
             batch_size=config.eval.micro_batch_size,
             snapshots=snapshots,
+            reserve=2,
+            on_store_lost=on_store_lost,
         ) as loader,
     ):
         for batch in read_batches(loader):
@@ -129,7 +157,7 @@ def evaluate(
     num_samples, num_bad = (int(count) for count in counts.tolist())
     assert num_samples + num_bad == index.num_samples
     if not num_samples:
-        raise DataError(f"{index.folder}: not one sample of {index.split} can be decoded", agreed=True)
+        raise DataError(f"{index.place}: not one sample of {index.split} can be decoded", agreed=True)
     loss, *correct = (value / num_samples for value in sums.tolist())
     num_kept = planner.plan(0).stage.num_kept
     if config.task == "pretrain":

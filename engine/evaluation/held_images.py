@@ -15,7 +15,7 @@ def held_bytes(data: DataConfig, index: ShardIndex, rows_per_rank: int) -> int:
 
     Echo holds at most ``echo_gap`` images for each of the rank's rows of a batch.
     """
-    total_bytes = 3 * int((index.height.astype(np.int64) * index.width).sum())
+    total_bytes = 3 * int((np.asarray(index.height, dtype=np.int64) * np.asarray(index.width)).sum())
     echoed = rows_per_rank * data.echo_gap * total_bytes // len(index.shard) if data.echo > 1 else 0
     in_memory = data.cache is not None and data.cache.kind == "memory"
     return echoed + (min(data.cache.max_bytes, total_bytes) if data.cache is not None and in_memory else 0)

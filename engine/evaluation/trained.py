@@ -17,7 +17,8 @@ from pipeline.plan.step import ValidationPlanner
 from pipeline.selection.config import SelectionConfig
 from pipeline.selection.maps import ScoreMaps
 from pipeline.selection.patches import unpatchify
-from pipeline.shards.index import ShardIndex, open_index
+from pipeline.shards.data_sets import open_first_val
+from pipeline.shards.index import ShardIndex
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def validation_images(config: RunConfig, num_images: int) -> np.ndarray:
     Raises:
         ValueError, OSError: the set cannot be opened, or an image cannot be decoded.
     """
-    planner, num_images = _planner_of_images(config, open_index(config.data.val, "val"), num_images)
+    planner, num_images = _planner_of_images(config, open_first_val(config.data), num_images)
     found: list[np.ndarray] = []
     num_threads = loader_threads(allowed_cores())
     plans = validation_plans(planner)
@@ -96,7 +97,7 @@ def validation_map_scores(config: RunConfig, num_images: int, name: str) -> np.n
     Raises:
         ValueError, OSError: the set or its maps cannot be opened.
     """
-    index = open_index(config.data.val, "val")
+    index = open_first_val(config.data)
     planner, num_images = _planner_of_images(config, index, num_images)
     maps, found = ScoreMaps(index, name), []
     for plan in validation_plans(planner):

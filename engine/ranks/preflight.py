@@ -4,7 +4,6 @@ Each check is collective. Every rank learns what all the others have, so all of 
 prints a single line that names the ranks, their hosts and both values.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -25,14 +24,16 @@ import pipeline
 from engine.config import RunConfig
 from engine.ranks.world import World, one_clear_error
 from pipeline.installed import dali_build
+from pipeline.program import sources_digest
 from pipeline.shards.index import ShardIndex
+from pipeline.sources import without_folders
 
 # Packages whose version changes what is computed or how ranks talk to each other.
 # DALI's build is one more.
 PACKAGES = ("torch", "torchvision", "deepspeed", "timm", "numpy", "pillow", "pyarrow")
 
 # The one part of a configuration that may differ: each host may hold the shards on a disk of its own.
-PLACES = ("data.train", "data.val")
+PLACES = ("data.train", "data.val", "data.cache_folder")
 
 # NFS clients believe for half a minute, by default, what they last saw of a folder.
 VISIBLE_WITHIN_S = 45.0
@@ -66,16 +67,6 @@ def software() -> dict[str, str]:
     }
 
 
-def sources_digest(packages: Sequence[Path]) -> str:
-    """SHA-256 over the names and contents of all Python files in some packages, however deep they lie."""
-    digest = hashlib.sha256()
-    for package in packages:
-        for path in sorted(package.rglob("*.py")):
-            digest.update(f"{path.relative_to(package.parent)}\n".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def check_same_inputs(
     world: World,
     config: RunConfig,
@@ -94,7 +85,7 @@ def check_same_inputs(
     Raises:
         SystemExit: with code 2, on every rank.
     """
-    facts: dict[str, Any] = {key: value for key, value in flat(config).items() if key not in PLACES}
+    facts = compared(config)
     facts["last step"] = stop_step
     problem = "the ranks were started with different configurations"
     _check_same(world, facts, problem, "start every host with the same file and arguments")
@@ -104,12 +95,19 @@ def check_same_inputs(
             # Only now, because the shards of a large set make a long list.
             files = index.files.shards
             shards = {shard.name: f"{shard.num_samples} samples, digest {shard.digest[:12]}" for shard in files}
-            problem = f"{key} ({index.folder}) does not hold the same {index.split} shards everywhere"
+            problem = f"{key} ({index.place}) does not hold the same {index.split} shards everywhere"
             _check_same(world, fingerprint | shards, problem, "copy the shards and their index from one host to all")
     if maps:
         facts = {f"score maps of {key}": fingerprint for key, fingerprint in maps.items()}
         problem = f"the score maps {config.selection.map} are not the same everywhere"
         _check_same(world, facts, problem, f"copy the files *.{config.selection.map}.map from one host to all")
+
+
+def compared(config: RunConfig) -> dict[str, Any]:
+    """What must be the same everywhere of a configuration, by dotted key: all but where data lie."""
+    values = flat(config)
+    lists = {key: without_folders(values[key]) for key in PLACES if isinstance(values[key], list)}
+    return {**{key: value for key, value in values.items() if key not in PLACES}, **lists}
 
 
 def flat(config: RunConfig) -> dict[str, Any]:

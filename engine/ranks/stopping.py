@@ -1,10 +1,11 @@
 """Stopping a run from outside: every rank saves the same checkpoint and ends with exit code 75.
 
 SIGTERM, SIGINT and SIGUSR1 (Slurm's warning before a time limit or a preemption) ask a rank to stop, and so does a
-launcher that vanishes. The ranks agree at step boundaries, save a checkpoint, and end with 75 (EX_TEMPFAIL: the same
-command goes on from there). The same signal again, later than three seconds after the first (a launcher repeats what
-the terminal or Slurm sent to everybody), ends the rank at once with 128 + its number. If no boundary comes within
-``engine.stop_grace_s``, or the checkpoint takes longer than this, the rank ends with 1 and the last checkpoint holds.
+launcher that vanishes, or a store that gives no more shards. The ranks agree at step boundaries, save a checkpoint, and
+end with 75 (EX_TEMPFAIL: the same command goes on from there). The same signal again, later than three seconds after
+the first (a launcher repeats what the terminal or Slurm sent to everybody), ends the rank at once with 128 + its
+number. If no boundary comes within ``engine.stop_grace_s``, or the checkpoint takes longer than this, the rank ends
+with 1 and the last checkpoint holds.
 
 What reaches the ranks, and what each level of DeepSpeed 0.19.8's launcher returns then, on one machine:
 
@@ -42,7 +43,7 @@ from engine.ranks.world import World, close_group, open_group
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _REPEATED_AFTER_S = 3.0
 _SECONDS_BETWEEN_LOOKS = 0.25
-_LAUNCHER_IS_GONE = 128  # above every signal's number
+_LAUNCHER_IS_GONE, _STORE_IS_GONE = 128, 129  # above every signal's number
 
 
 def encode_wish(number: int, rank: int) -> int:
@@ -55,6 +56,8 @@ def describe_wish(wish: int) -> str:
     number, rank = wish >> 32, wish & 0xFFFFFFFF
     if number == _LAUNCHER_IS_GONE:
         return f"the loss of its launcher, seen by rank {rank}"
+    if number == _STORE_IS_GONE:
+        return f"the loss of the store that the shards lie in, seen by rank {rank}"
     return f"{signal.Signals(number).name} to rank {rank}"
 
 
@@ -155,6 +158,11 @@ class Stopping:
         """A launcher that vanished counts as a signal."""
         self._deadline.wish(time.monotonic())
         self._wish = self._wish or encode_wish(_LAUNCHER_IS_GONE, self._world.rank)
+
+    def lose_store(self) -> None:
+        """A store that gives no shards counts as a signal."""
+        self._deadline.wish(time.monotonic())
+        self._wish = self._wish or encode_wish(_STORE_IS_GONE, self._world.rank)
 
     def lose_peer(self, why: str, within_s: float) -> None:
         """Another rank will never reach a boundary: this one ends in ``within_s``, unless it does so by itself."""

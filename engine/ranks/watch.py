@@ -103,6 +103,11 @@ class Watch:
         self._stopping.agree()
         return self.stopping
 
+    def lose_store(self, why: BaseException) -> None:
+        """Ask all ranks to stop, for this one gets no more shards."""
+        self._say(f"rank {self._world.rank}: {why}")
+        self._stopping.lose_store()
+
     @property
     def stopping(self) -> bool:
         """Whether the ranks have agreed to stop."""

@@ -3,16 +3,21 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from engine.config import MonitorConfig, RunConfig
 from engine.evaluation.held_images import check_batches, describe_held
 from engine.models.weight_place import weights_file
 from engine.run_plan import RunPlan, plan_run
+from pipeline.looking_ahead import check_cache_fits
 from pipeline.plan.step import TrainPlanner
-from pipeline.selection.maps import ScoreMaps
+from pipeline.selection.maps import ScoreMaps, map_path
 from pipeline.shards.classes import most_classes
-from pipeline.shards.index import ShardIndex, open_index
-from pipeline.shards.levels import open_with_levels
+from pipeline.shards.data_sets import ValSet, epoch_samples_of, open_train, open_val
+from pipeline.shards.index import ShardIndex
+from pipeline.shards.mixed import MixedIndex
 
 _PACKAGES = {"tensorboard": "monitor.tensorboard: true", "wandb": "monitor.wandb"}
 
@@ -29,7 +34,7 @@ class Inputs:
 
     plan: RunPlan
     train_index: ShardIndex
-    val_index: ShardIndex
+    val_sets: tuple[ValSet, ...]
     planner: TrainPlanner
     maps: Mapping[str, ScoreMaps]
     held_images: str | None
@@ -47,20 +52,23 @@ def open_inputs(config: RunConfig, world_size: int, local_size: int) -> Inputs:
     """
     if config.model.pretrained not in (None, "timm"):
         weights_file(config.model.pretrained)
-    train_index = open_with_levels(config.data.train, "train", config.data.levels)
-    val_index = open_index(config.data.val, "val")
-    num_classes, needed = config.data.num_classes, 1 + max(train_index.max_label, val_index.max_label)
-    for index in (train_index, val_index):
+    train_index, val_sets = open_train(config.data), open_val(config.data)
+    vals = {one.key: one.index for one in val_sets}
+    indexes = {"data.train": train_index, **vals}
+    num_classes, needed = config.data.num_classes, 1 + max(index.max_label for index in indexes.values())
+    for index in indexes.values():
         check_labels(index, num_classes, needed)
-    check_num_train_samples(train_index, config.data.num_train_samples)
-    maps = open_maps(config.selection.map, {"data.train": train_index, "data.val": val_index})
-    plan = plan_run(config, train_index.num_samples, world_size)
-    check_batches(config, plan.rows_per_rank, val_index.num_samples, local_size)
+    num_samples = epoch_samples_of(config.data, train_index)
+    check_num_train_samples(train_index, num_samples, config.data.num_train_samples)
+    check_cache_fits(config.data, train_index, vals)
+    maps = open_maps(config.selection.map, indexes)
+    plan = plan_run(config, num_samples, world_size)
+    check_batches(config, plan.rows_per_rank, max(index.num_samples for index in vals.values()), local_size)
     held_images = describe_held(config.data, train_index, plan.rows_per_rank, local_size)
     planner = TrainPlanner(
         train_index, config.data, config.selection, plan.schedule, config.train.global_batch_size, config.seed
     )
-    return Inputs(plan, train_index, val_index, planner, maps, held_images)
+    return Inputs(plan, train_index, val_sets, planner, maps, held_images)
 
 
 def open_maps(name: str | None, indexes: Mapping[str, ShardIndex]) -> dict[str, ScoreMaps]:
@@ -71,6 +79,9 @@ def open_maps(name: str | None, indexes: Mapping[str, ShardIndex]) -> dict[str, 
     """
     if name is None:
         return {}
+    for folder in (one for index in indexes.values() for one in index.folders):
+        if folder.remote is not None:
+            folder.remote.beside.renew(map_path(Path(shard.name), name).name for shard in folder.shards)
     maps = {key: ScoreMaps(index, name) for key, index in indexes.items()}
     for one in maps.values():
         one.facts()
@@ -87,20 +98,22 @@ def check_labels(index: ShardIndex, num_classes: int, needed: int = 0) -> None:
         needed = max(needed, 1 + index.max_label)
         is_number = needed <= most_classes(index.num_samples)
         way_on = f"set data.num_classes to {needed}" if is_number else "labels so far apart number no classes"
-        wrong = int(((index.label < 0) | (index.label >= num_classes)).argmax())
+        labels = np.asarray(index.label)
+        wrong = int(((labels < 0) | (labels >= num_classes)).argmax())
         raise ValueError(
-            f"{index.describe(wrong)} in {index.folder} has label {index.label[wrong]}, but data.num_classes is "
+            f"{index.describe(wrong)} in {index.place} has label {index.label[wrong]}, but data.num_classes is "
             f"{num_classes}: labels are 0 to {num_classes - 1}; {way_on}"
         )
 
 
-def check_num_train_samples(index: ShardIndex, stated: int | None) -> None:
-    """Raise ValueError if the configuration states another number of training samples than there are."""
-    if stated not in (None, index.num_samples):
-        raise ValueError(
-            f"data.num_train_samples says {stated}, but {index.folder} holds {index.num_samples} training "
-            "samples; correct the number or leave it out"
-        )
+def check_num_train_samples(index: ShardIndex, num_samples: int, stated: int | None) -> None:
+    """Raise ValueError if the configuration states another number of training samples than an epoch has."""
+    if stated in (None, num_samples):
+        return
+    what = f"{index.place} holds {num_samples} training samples"
+    if isinstance(index, MixedIndex):
+        what = f"an epoch of these sources has {num_samples}"
+    raise ValueError(f"data.num_train_samples says {stated}, but {what}; correct the number or leave it out")
 
 
 def check_monitors(config: MonitorConfig) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 from pipeline.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from pipeline.settings import OrAuto
 from pipeline.shards.classes import read_class_names
+from pipeline.storage.errors import StoreError
+from pipeline.storage.small_files import small_files_of
 from pipeline.yaml_file import ConfigError
 
 AUTO = "auto"
@@ -76,7 +78,7 @@ def numbers_of(
     """
     found: dict[str, Any] = {}
     if "num_classes" in autos:
-        found["num_classes"] = _num_classes(data.train, preview=preview)
+        found["num_classes"] = _num_classes(data, preview=preview)
     asked = [name for name in _STATISTICS if name in autos and not preview]
     found |= {name: recorded[f"data.{name}"] for name in asked if f"data.{name}" in recorded}
     open_ones = [name for name in asked if name not in found]
@@ -85,16 +87,26 @@ def numbers_of(
     return found
 
 
-def _num_classes(train: Path, *, preview: bool) -> int:
-    if names := read_class_names(train):
-        return len(names)
+def _num_classes(data: DataConfig, *, preview: bool) -> int:
+    if not isinstance(data.train, tuple):
+        names = list[str]()
+        with suppress(*([StoreError] if preview else [])):  # a preview needs no data
+            names = read_class_names(small_files_of(data.train, data.shard_cache))
+        if names:
+            return len(names)
+        if preview:
+            return _UNKNOWN_CLASSES
+    from pipeline.shards.data_sets import class_names_of, open_train  # here, as it brings Arrow with it
+
+    with suppress(*([FileNotFoundError, StoreError] if preview else [])):
+        if names := class_names_of(data):
+            return len(names)
     if preview:
         return _UNKNOWN_CLASSES
-    from pipeline.shards.index import open_index  # here, as it brings Arrow with it
-
-    index = open_index(train, "train")
+    index = open_train(data)
+    where = "dataset.json of any source" if isinstance(data.train, tuple) else f"{data.train}/dataset.json"
     raise ConfigError(
-        f"data.num_classes is auto, but no classes are named in {train / 'dataset.json'}, which tools.shards convert "
+        f"data.num_classes is auto, but no classes are named in {where}, which tools.shards convert "
         f"writes; give their number: the labels of the training images suggest data.num_classes={1 + index.max_label}"
     )
 

@@ -65,12 +65,15 @@ def cut(text: str, length: int = 200) -> str:
 
 
 def _known_keys(sections: list[str], model: type[BaseModel]) -> list[str]:
-    for name in sections:
-        annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        sections_here = [
-            one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel)
-        ]
+    for name in (one for one in sections if not one.isdecimal()):  # places in a list of sections are no keys
+        sections_here = _sections_in(model.model_fields[name].annotation if name in model.model_fields else None)
         if not sections_here:
             return []
         model = sections_here[0]
     return list(model.model_fields)
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for one in get_args(annotation) for section in _sections_in(one)]

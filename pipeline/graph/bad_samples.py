@@ -26,6 +26,7 @@ from pipeline.plan.step import StepPlan
 from pipeline.selection.maps import ScoreMaps
 from pipeline.shards.image_header import image_size, why_undecodable, why_unparsable
 from pipeline.shards.index import ShardIndex
+from pipeline.shards.joined import folder_of
 from pipeline.shards.reader import SampleReader
 
 MAX_ATTEMPTS = 100
@@ -248,9 +249,11 @@ class RowReader:
         plan = rows.plan
         bad = [self._describe(plan, row, cause) for row, cause in causes.items()]
         if self._planner is None:
+            ids = plan.sample_ids[list(causes)]
+            folders = " ".join(sorted({str(folder_of(self._index, number)) for number in self._index.shard[ids]}))
             raise BadSampleError(
-                f"{self._index.folder}: {len(bad)} image(s) of step {plan.step} cannot be used: {_listed(bad)}. "
-                f"To leave such samples out: python -m tools.shards verify {self._index.folder} --exclude; "
+                f"{folders}: {len(bad)} image(s) of step {plan.step} cannot be used: {_listed(bad)}. "
+                f"To leave such samples out: python -m tools.shards verify {folders} --exclude; "
                 "to go on with substitutes: data.on_bad_sample: skip",
                 bad,
             )
@@ -287,7 +290,8 @@ class RowReader:
                     return int(candidate[0]), image
         raise BadSampleError(
             f"none of {MAX_ATTEMPTS} substitutes for {self._index.describe(sample_id)} can be decoded either; to see "
-            f"what is wrong with the data set: python -m tools.shards verify {self._index.folder}"
+            f"what is wrong with the data set: python -m tools.shards verify "
+            f"{folder_of(self._index, self._index.shard[sample_id])}"
         )
 
     def _describe(self, plan: StepPlan, row: int, cause: str) -> BadRow:

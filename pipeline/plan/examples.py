@@ -120,8 +120,17 @@ class ExamplesConfig(Settings):
         return RULES[self.rule]
 
 
-def check_fits(examples: ExamplesConfig, *, echo: int, repeats: int, task: str) -> None:
-    """Raise ValueError where an epoch would not see each of its examples once, or has no classes to forget."""
+def check_fits(examples: ExamplesConfig, *, echo: int, repeats: int, task: str, is_mixed: bool = False) -> None:
+    """Raise ValueError where an epoch would not see each of its examples once, or has no classes to forget.
+
+    Args:
+        is_mixed: the training data are several sources, whose shares of a batch are stated.
+    """
+    if is_mixed:
+        raise ValueError(
+            "schedule.examples leaves examples out of one set's epochs, and data.train names several sources, each of "
+            "which is passed over by itself; leave schedule.examples out, or let data.train be one folder"
+        )
     shown_often = {"data.echo": echo, "data.augment.repeats": repeats}
     for key, times in shown_often.items():
         if times > 1:

@@ -39,6 +39,8 @@ class Stream(IntEnum):
     MAGNITUDE = 22
     MIXUP = 23
     CUTMIX = 24
+    MIXTURE = 30
+    SOURCE = 31
 
 
 def _philox(seed: int, stream: Stream, counter: int, first_block: int = 0) -> np.random.Philox:

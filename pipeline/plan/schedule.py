@@ -12,12 +12,12 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.config import StrengthName, StrengthScheduleConfig
+from pipeline.config import StrengthName
 from pipeline.plan.epochs import Epochs
 from pipeline.plan.examples import ExamplesConfig
 from pipeline.plan.keyed import Stream, uniform_of_steps
 from pipeline.plan.sizes import STREAMS, Axis, SizeScheduleConfig, check_fit
-from pipeline.ramps import KINDS, RATES, Kind, Laid, numbers_of
+from pipeline.ramps import KINDS, RATES, Kind, Laid, StrengthScheduleConfig, numbers_of
 from pipeline.settings import Duration, DurationField, Settings, one_of
 
 _FORMS = "; ".join(f"{name}: {kind.form.text(RATES)}, {kind.about}" for name, kind in KINDS.items())

@@ -5,23 +5,23 @@ number of ranks; a rank plans just its own rows.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
 
 from pipeline.config import DataConfig
-from pipeline.plan import keyed
-from pipeline.plan.augmentation import AugmentPlan, check_repeats, order_positions, plan_augment
+from pipeline.plan.augmentation import AugmentPlan, check_repeats, plan_augment
 from pipeline.plan.crops import NUM_CROP_DRAWS, centre_crops, pad_crops, resized_crops
 from pipeline.plan.echo import plain_steps, views_left
 from pipeline.plan.examples import SampleScores
 from pipeline.plan.keyed import KeyedRows, Stream
 from pipeline.plan.levels import scaled_crops, smallest_levels
-from pipeline.plan.order import SampleOrder
+from pipeline.plan.rows import rank_rows, steps_per_epoch, substitute
 from pipeline.plan.schedule import PatchSchedule, Stage, num_kept_at
 from pipeline.plan.short_epochs import SampleIds, ShortEpochs
+from pipeline.plan.training_order import MixedOrder, PlainOrder, order_of
 
 
 class Sizes(Protocol):
@@ -123,22 +123,6 @@ class StepPlan:
             yield self.rows(start, start + micro_batch_size)
 
 
-def rank_rows(global_batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
-    """First row and number of rows of a rank's part of the global batch: consecutive, equal parts.
-
-    Raises:
-        ValueError: the ranks do not divide the batch.
-    """
-    if global_batch_size % world_size:
-        raise ValueError(
-            f"global_batch_size {global_batch_size} is not divided by {world_size} ranks; "
-            f"choose a multiple of {world_size}"
-        )
-    assert 0 <= rank < world_size
-    num_rows = global_batch_size // world_size
-    return rank * num_rows, num_rows
-
-
 @dataclass(frozen=True)
 class TrainPlanner:
     """Plans training steps. Holds no state: any step of any rank may be asked for at any time.
@@ -146,10 +130,11 @@ class TrainPlanner:
     Attributes:
         crop: how crops are made, at random: ``resized`` or ``pad``.
         training: images are augmented beyond crop and flip, where the configuration says so.
+        order: which samples stand where.
 
     Raises:
-        ValueError: the global batch is larger than the data set, or holds too few samples for its repeats; or an epoch
-            is to see a single example.
+        ValueError: the global batch is larger than an epoch, would hold a sample of one of several sources twice, or
+            holds too few samples for its repeats; or an epoch is to see a single example.
     """
 
     samples: Samples
@@ -158,14 +143,15 @@ class TrainPlanner:
     schedule: PatchSchedule
     global_batch_size: int
     seed: int
+    order: PlainOrder | MixedOrder = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        steps_per_epoch(self.samples.num_samples, self.global_batch_size)
+        order = order_of(self.samples, self.data, self.global_batch_size, self.seed)
+        object.__setattr__(self, "order", order)
+        steps_per_epoch(order.epoch_samples, self.global_batch_size)
         check_repeats(self.data.augment.repeats, self.global_batch_size)
         assert self.schedule.strengths == self.data.augment.schedules, "the schedule does not know data's strengths"
         assert len(self.samples.levels) == len(self.data.levels), "the samples were opened without their levels"
-        order = SampleOrder(self.samples.shard_sizes, self.seed, self.data.shuffle, self.data.window_shards)
-        object.__setattr__(self, "_order", order)
         self.short_epochs  # noqa: B018 - it checks its numbers
 
     @property
@@ -183,7 +169,7 @@ class TrainPlanner:
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(self.samples.num_samples, self.global_batch_size)
+        return steps_per_epoch(self.order.epoch_samples, self.global_batch_size)
 
     @cached_property
     def short_epochs(self) -> ShortEpochs | None:
@@ -219,12 +205,8 @@ class TrainPlanner:
         first_row, num_rows = rank_rows(self.global_batch_size, rank, world_size)
         rows, echo, echo_gap = first_row + np.arange(num_rows), self.data.echo, self.data.echo_gap
         keyed_rows = KeyedRows(self.seed, step, first_row, num_rows)
-        epoch, weights = self.schedule.epochs.split(step)[0], None
-        if self.short_epochs is not None and self.schedule.epochs.is_short(epoch):
-            assert echo == self.data.augment.repeats == 1
-            ids, weights = self.short_epochs.samples_of(step, rows, scores)
-        else:
-            ids = self._sample_ids(plain_steps(step, rows, echo, echo_gap), rows)
+        epoch = self.schedule.epochs.split(step)[0]
+        ids, weights = self._samples_of(step, rows, scores)
         labels = self.samples.label[ids].astype(np.int64)
         augment = data.augment.at(stage.strengths)
         plan = StepPlan(
@@ -244,12 +226,34 @@ class TrainPlanner:
         )
         return self._at_levels(plan)
 
+    def _samples_of(
+        self, step: int, rows: np.ndarray, scores: SampleScores | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The samples at rows of a step (int64 [B]), and their weights, None where all are 1."""
+        if self.short_epochs is not None and self.schedule.epochs.is_short(self.schedule.epochs.split(step)[0]):
+            assert self.data.echo == self.data.augment.repeats == 1
+            return self.short_epochs.samples_of(step, rows, scores)
+        return self._sample_ids(plain_steps(step, rows, self.data.echo, self.data.echo_gap), rows), None
+
+    def ids_ahead(self, step: int, world_size: int = 1) -> np.ndarray | None:
+        """The samples of a step on all ranks, int64 [global batch]; None past the run, or where scores decide."""
+        if step >= self.schedule.total_steps or self.needs_scores(step):
+            return None
+        return self._samples_of(step, np.arange(self.global_batch_size), None)[0]
+
+    def source_rows(self, first_step: int, stop_step: int) -> dict[str, int] | None:
+        """How many rows of these steps' global batches are of each source; None where there are no several."""
+        if not isinstance(self.order, MixedOrder):
+            return None
+        counts = [self.order.rows_by_source(*self.schedule.epochs.split(step)) for step in range(first_step, stop_step)]
+        return {name: sum(one[name] for one in counts) for name in counts[0]}
+
     def substitute(self, sample_id: int, attempt: int) -> int:
         """The sample that stands in for one that cannot be used; for each attempt, from 0, another one.
 
         It depends on the seed and the sample alone, so it is the same in every epoch, on every rank and after a resume.
         """
-        return substitute(self.samples, self.seed, sample_id, attempt)
+        return self.order.substitute(sample_id, attempt)
 
     def with_samples(self, plan: StepPlan, ids: np.ndarray) -> StepPlan:
         """The same rows with other samples: their labels, and the crops that the rows' own draws give their sizes.
@@ -271,10 +275,7 @@ class TrainPlanner:
         ids = np.empty_like(rows)
         for step in np.unique(steps):
             here = steps == step
-            epoch, step_of_epoch = self.schedule.epochs.split(int(step))
-            repeats = self.data.augment.repeats
-            positions = order_positions(step_of_epoch, self.global_batch_size, repeats, rows[here])
-            ids[here] = self.samples.sample_ids(self._order.sample_ids(epoch, positions))  # type: ignore[attr-defined]
+            ids[here] = self.order.ids(*self.schedule.epochs.split(int(step)), rows[here])
         return ids
 
     def data_at(self, stage: Stage) -> DataConfig:
@@ -337,6 +338,12 @@ class ValidationPlanner:
         """Batches that each rank takes."""
         return -(-self.samples.num_samples // (self.micro_batch_size * world_size))
 
+    def ids_ahead(self, batch: int, world_size: int = 1) -> np.ndarray | None:
+        """The samples of round ``batch`` on all ranks, int64; None past the pass."""
+        num_rows = self.micro_batch_size * world_size
+        positions = np.arange(batch * num_rows, min((batch + 1) * num_rows, self.samples.num_samples))
+        return self.samples.sample_ids(positions) if len(positions) else None
+
     def plan(self, batch: int, rank: int = 0, world_size: int = 1) -> StepPlan:
         """The rows of ``rank`` in round ``batch`` of the pass."""
         first = (batch * world_size + rank) * self.micro_batch_size
@@ -374,23 +381,3 @@ class ValidationPlanner:
     def _crops(self, ids: np.ndarray) -> np.ndarray:
         heights, widths = self.samples.height[ids], self.samples.width[ids]
         return centre_crops(heights, widths, self.data.image_size, self.data.val_crop_fraction)
-
-
-def substitute(samples: Samples, seed: int, sample_id: int, attempt: int) -> int:
-    """A sample drawn from the whole data set by (seed, sample_id, attempt)."""
-    word = int(keyed.words(seed, Stream.SUBSTITUTE, sample_id, attempt + 1)[attempt])
-    return int(samples.sample_ids(np.array([word % samples.num_samples]))[0])
-
-
-def steps_per_epoch(num_samples: int, global_batch_size: int) -> int:
-    """Full global batches in the data set; what is left over waits for another epoch's order.
-
-    Raises:
-        ValueError: not even one batch.
-    """
-    if global_batch_size < 1 or num_samples < global_batch_size:
-        raise ValueError(
-            f"global_batch_size {global_batch_size} does not fit {num_samples} training samples; "
-            "it is at least 1 and at most the number of samples"
-        )
-    return num_samples // global_batch_size

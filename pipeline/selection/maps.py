@@ -194,10 +194,9 @@ class ScoreMaps:
                 maps.check()
                 self._sound.add(number)
         except DamagedTableError as error:
-            folder = self._index.folder
+            path = map_path(self._index.folder / self._index.shards[number].name, self.name)
             raise ValueError(
-                f"{map_path(folder / self._index.shards[number].name, self.name)}: {error}; "
-                f"remove it, and make it again with: {score_command(folder, self.name)}"
+                f"{path}: {error}; remove it, and make it again with: {score_command(path.parent, self.name)}"
             ) from None
 
     @property
@@ -228,27 +227,28 @@ class ScoreMaps:
         shard = index.shards[number]
         maps = open_shard_maps(index.folder, shard, name)
         path = map_path(index.folder / shard.name, name)
+        folder = path.parent
         if maps is None and path.is_file():
             raise NoMapError(
                 f"{path}: this score map was made of another shard than the one that lies there now; make it again "
-                f"with: {score_command(index.folder, name)}"
+                f"with: {score_command(folder, name)}"
             )
         if maps is None:
-            there = ", ".join(list_maps(index.folder)) or "none"
+            there = ", ".join(list_maps(folder)) or "none"
             raise NoMapError(
-                f"{path.name}: {index.folder} has no such score map for this shard (maps there: {there}); make it "
-                f"with: {score_command(index.folder, name)}"
+                f"{path.name}: {folder} has no such score map for this shard (maps there: {there}); make it "
+                f"with: {score_command(folder, name)}"
             )
         if number != 0 and maps.facts.grid_size != self.grid_size:
             raise ValueError(
                 f"{path}: a grid of {maps.facts.grid_size}, but {index.shards[0].name} has one of {self.grid_size}; "
-                f"make all maps of one name with one --grid: {score_command(index.folder, name)}"
+                f"make all maps of one name with one --grid: {score_command(folder, name)}"
             )
         first = int(self._first[number])
         if unscored := sorted(set(maps.facts.unscored) - {int(one) - first for one in self._excluded(number)}):
             raise ValueError(
                 f"{path}: {index.describe(first + unscored[0])} was excluded when this map was made and is not now; "
-                f"remove the file, and make it again with: {score_command(index.folder, name)}"
+                f"remove the file, and make it again with: {score_command(folder, name)}"
             )
         return maps
 

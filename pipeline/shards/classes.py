@@ -46,26 +46,30 @@ def count_labels(index: "ShardIndex", num_classes: int = 0) -> npt.NDArray[np.in
     """
     if index.max_label >= most_classes(index.num_samples):
         return None
-    return np.bincount(np.delete(index.label, index.excluded), minlength=num_classes)
+    return np.bincount(np.delete(np.asarray(index.label), index.excluded), minlength=num_classes)
 
 
-def describe_classes(train: "ShardIndex", val: "ShardIndex", num_classes: int) -> list[str]:
+def describe_classes(
+    train: "ShardIndex", held: Mapping[str, "ShardIndex"], names: Sequence[str], num_classes: int
+) -> list[str]:
     """What a run should be told of its classes, a line each: outputs that stand for none, and classes without images.
 
-    Raises ValueError where ``dataset.json`` beside the training shards cannot be read.
+    Args:
+        held: its validation sets, by what they are to be called.
+        names: of its classes, or none.
     """
-    names = read_class_names(train.folder)
-    known = max(1 + train.max_label, 1 + val.max_label, len(names))
+    known = max(1 + train.max_label, *(1 + index.max_label for index in held.values()), len(names))
     lines = []
     if num_classes > known:
         lines.append(
             f"data.num_classes is {num_classes}, but the data have {known} class(es): {num_classes - known} output(s) "
             "of the classifier stand for none"
         )
-    trained, held = count_labels(train), count_labels(val)
-    if trained is None or held is None:
+    trained, counts = count_labels(train), {name: count_labels(index) for name, index in held.items()}
+    told = {name: one.tolist() for name, one in counts.items() if one is not None}
+    if trained is None or len(told) < len(counts):
         return lines
-    return lines + describe_gaps(trained.tolist(), {"validation": held.tolist()}, names)
+    return lines + describe_gaps(trained.tolist(), told, names)
 
 
 def describe_gaps(train: Sequence[int], others: Mapping[str, Sequence[int]], names: Sequence[str] = ()) -> list[str]:

@@ -12,7 +12,7 @@ Orientation tags (EXIF) are ignored: width and height are those of the pixels as
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +22,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.addresses import Address
 from pipeline.shards.arrow_file import DamagedTableError, read_table, write_table
 from pipeline.shards.checked_rows import CheckedRows
-from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path, read_exclusion
+from pipeline.shards.checked_shards import check_shards, index_command
+from pipeline.shards.exclusion import EXCLUSION_SUFFIX, ExcludedSample, add_samples, exclusion_path, read_exclusion
 from pipeline.shards.joined import files_of
-from pipeline.shards.level import Level, make_level_again
+from pipeline.shards.level import Level
+from pipeline.shards.remote import DATASET_NAME, remote_shards
+from pipeline.shards.shard import BadShardsError, Shard, StaleIndexError, fingerprint_of
 from pipeline.shards.splits import ALL_SPLIT, group_tars
 from pipeline.shards.tars import IMAGE_EXTENSIONS, Fault, Members, Row, Scan, scan_shard
+from pipeline.storage.cache import CACHED_MTIME_NS, CacheSettings
+from pipeline.storage.shard_files import RemoteShards
+from pipeline.storage.small_files import beside_files
 from pipeline.told import tell_once
 
 FORMAT_VERSION = 1
@@ -66,31 +73,6 @@ __all__ = [
 ]
 
 
-class StaleIndexError(ValueError):
-    """The tars are no longer those from which the index was built."""
-
-
-class BadShardsError(ValueError):
-    """Some samples cannot be indexed; ``faults`` names each of them."""
-
-    def __init__(self, faults: list[Fault]) -> None:
-        self.faults = faults
-        first = "; ".join(str(fault) for fault in faults[:3])
-        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-        super().__init__(f"{len(faults)} fault(s) in the shards, so no index was written: {first}{more}")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar as it was when it was indexed. ``digest`` covers its headers, labels and image sizes."""
-
-    name: str
-    size_bytes: int
-    mtime_ns: int
-    num_samples: int
-    digest: str
-
-
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
     """The samples of one split. The arrays are read-only views of the mapped file, each [num_samples].
@@ -99,7 +81,8 @@ class ShardIndex:
     label, width, height int32. ``fingerprint`` depends on the shards' names and contents and on what is excluded
     alone, so it is the same on every host. ``excluded``: int64, ascending ids of samples that are left out; they have
     a row, but no place among the ``num_samples``. ``level``: None where the images are not smaller ones of others.
-    ``levels``: the same samples at smaller sizes, the largest first (``open_with_levels``).
+    ``levels``: the same samples at smaller sizes, the largest first (``open_with_levels``). ``remote``: where the
+    shards lie if that is a store; ``folder`` then holds copies of the small files beside them.
     """
 
     folder: Path
@@ -123,6 +106,27 @@ class ShardIndex:
     label_member: str | None = None
     level: Level | None = None
     levels: tuple["ShardIndex", ...] = ()
+    remote: RemoteShards | None = None
+
+    @property
+    def place(self) -> Path | Address:
+        """Where the shards lie, as a person named it."""
+        return self.folder if self.remote is None else self.remote.address
+
+    def shard_path(self, number: int) -> Path:
+        """A shard on this host's disk, where it is there."""
+        if self.remote is None or not self.remote.holds(number):
+            return self.folder / self.shards[number].name
+        return self.remote.path(number)
+
+    @property
+    def folders(self) -> tuple["ShardIndex", ...]:
+        """The indexes as they lie in their folders: this one, or those that it is mixed of."""
+        return (self,)
+
+    def own(self, number: int) -> tuple["ShardIndex", int]:
+        """The index that a shard is of, as it lies in its folder, and the shard's number there."""
+        return self, number
 
     @property
     def members(self) -> Members:
@@ -255,35 +259,61 @@ def build_index(
     return read_index(path)
 
 
-def open_index(location: str | Path, split: str) -> ShardIndex:
+def open_index(location: str | Path | Address, split: str, cache: CacheSettings | None = None) -> ShardIndex:
     """The index of a split in a folder of shards (``<split>.index``, else ``all.index``), held against its tars.
 
+    cache: where files of a store are kept; the shards of one are held against the index when they are fetched.
     Raises FileNotFoundError (no folder, no tars, no index, no such split), StaleIndexError (the tars are not
-    those that were indexed) or ValueError (the index cannot be read).
+    those that were indexed) or ValueError (the index cannot be read, or the store).
     """
+    if isinstance(location, Address):
+        return _open_remote(location, split, cache)
     folder = Path(location)
     if not folder.is_dir():
         what = "is a file; name the folder that holds the shards" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"shard folder {folder} {what}")
-    for name in (split, ALL_SPLIT):
-        if index_path(folder, name).is_file():
-            index = read_index(index_path(folder, name))
-            _check_rows(index)
-            index = replace(index, shards=_check_shards(index))
-            return _exclude(index) if exclusion_path(folder, name).is_file() else index
+    if (index := _read_split(folder, split)) is not None:
+        return _exclude(replace(index, shards=check_shards(index)))
     if splits := list_splits(folder):
         raise FileNotFoundError(f"{folder}: no split '{split}'; the indexes there are for: {', '.join(splits)}")
     if any(folder.glob("*.tar")):
-        raise FileNotFoundError(f"{folder}: tars without an index; make one with: {_index_command(folder)}")
+        raise FileNotFoundError(f"{folder}: tars without an index; make one with: {index_command(folder)}")
     raise FileNotFoundError(
         f"{folder}: neither tars nor an index; shards are made with: "
         f"python -m tools.shards convert --source SOURCE --out {folder}"
     )
 
 
-def read_index(path: Path) -> ShardIndex:
-    """Maps an index file without looking at its tars or at its rows. Raises ValueError where it cannot be read."""
-    again = _index_command(path.parent)
+def _open_remote(address: Address, split: str, cache: CacheSettings | None) -> ShardIndex:
+    beside = beside_files(address, cache)
+    suffixes = INDEX_SUFFIX, EXCLUSION_SUFFIX
+    beside.renew([DATASET_NAME, *(f"{name}{suffix}" for name in (split, ALL_SPLIT) for suffix in suffixes)])
+    if (index := _read_split(beside.folder, split, address)) is None:
+        beside.check_bucket()
+        raise FileNotFoundError(
+            f"{address}: no index of a split '{split}' there; make one of the tars there with: {index_command(address)}"
+        )
+    remote = remote_shards(beside, index.split, index.shards, index.fingerprint, index.members)
+    shards = tuple(replace(shard, mtime_ns=CACHED_MTIME_NS) for shard in index.shards)
+    return _exclude(replace(index, shards=shards, remote=remote))
+
+
+def _read_split(folder: Path, split: str, place: Path | Address | None = None) -> ShardIndex | None:
+    """The index that a folder has for a split, its rows checked; None where it has none. place: as ``read_index``."""
+    for name in (split, ALL_SPLIT):
+        if index_path(folder, name).is_file():
+            index = read_index(index_path(folder, name), place)
+            _check_rows(index, place or folder)
+            return index
+    return None
+
+
+def read_index(path: Path, place: Path | Address | None = None) -> ShardIndex:
+    """Maps an index file without looking at its tars or at its rows. Raises ValueError where it cannot be read.
+
+    place: where its tars lie, if not beside it.
+    """
+    again = index_command(place or path.parent)
     try:
         table = read_table(path, _METADATA_KEY, FORMAT_VERSION)
         facts, batch = table.facts, table.batch
@@ -312,6 +342,8 @@ def read_index(path: Path) -> ShardIndex:
 
 def _exclude(index: ShardIndex) -> ShardIndex:
     path = exclusion_path(index.folder, index.split)
+    if not path.is_file():
+        return index
     exclusion = read_exclusion(path)
     if exclusion.fingerprint != index.fingerprint:
         raise StaleIndexError(
@@ -326,74 +358,11 @@ def _exclude(index: ShardIndex) -> ShardIndex:
     return replace(index, excluded=exclusion.ids, fingerprint=fingerprint)
 
 
-def _check_rows(index: ShardIndex) -> None:
+def _check_rows(index: ShardIndex, place: Path | Address) -> None:
     """The rows of an index of up to a gigabyte; those of a larger one are checked as they are used."""
     rows = index._rows
     if not rows.has_digests:
-        path, again = index_path(index.folder, index.split), _index_command(index.folder)
+        path, again = index_path(index.folder, index.split), index_command(place)
         tell_once(f"{path}: has no digests of its rows, so they are not checked; to have them checked: {again}")
     if rows.is_small:
         rows.check_all()
-
-
-# Shards that this process has read once more and found to be as their index says, so that no second opening does it.
-_scanned: set[tuple[Path, Shard]] = set()
-
-
-def _check_shards(index: ShardIndex) -> tuple[Shard, ...]:
-    """The shards with the modification times at which their contents were found to be those of the index."""
-    rescanned = False
-    checked = []
-    for shard in index.shards:
-        path = index.folder / shard.name
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            raise StaleIndexError(
-                f"{path}: this shard is in {index.split}{INDEX_SUFFIX} but no longer in the folder; bring it "
-                f"back, or index what is there with: {_again(index)}"
-            ) from None
-        if stat.st_size != shard.size_bytes:
-            raise StaleIndexError(
-                f"{path}: has {stat.st_size} bytes, but had {shard.size_bytes} when it was indexed; "
-                f"if the new content is meant, index it with: {_again(index)}"
-            )
-        checked.append(replace(shard, mtime_ns=stat.st_mtime_ns))
-        if stat.st_mtime_ns == shard.mtime_ns or (path.absolute(), checked[-1]) in _scanned:
-            continue
-        rescanned = True
-        if scan_shard(path, *index.members).digest != shard.digest:
-            raise StaleIndexError(
-                f"{path}: was changed after it was indexed (its headers, labels or image sizes differ); "
-                f"if the new content is meant, index it with: {_again(index)}"
-            )
-        _scanned.add((path.absolute(), checked[-1]))
-    if rescanned:
-        tell_once(
-            f"{index.folder}: shards carry other modification times than in their index, as copies do. Their contents "
-            f"were read and fit; to be spared that at every start: {_again(index)}"
-        )
-    return tuple(checked)
-
-
-def fingerprint_of(shards: Sequence[Shard]) -> str:
-    """The fingerprint of an index over these shards."""
-    facts = [[shard.name, shard.size_bytes, shard.num_samples, shard.digest] for shard in shards]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _index_command(folder: Path) -> str:
-    return f"python -m tools.shards index {folder}"
-
-
-def _again(index: ShardIndex) -> str:
-    """The command that makes this index anew: what tars and members it is of has to be said as it was then."""
-    if index.level is not None:
-        return make_level_again(index.folder, index.level.pixels)
-    options = [f" --{name.replace('_', '-')} {value}" for name, value in index.members._asdict().items() if value]
-    try:
-        is_found = index.split in group_tars(index.folder)
-    except ValueError:
-        is_found = False
-    which = "" if is_found else f" --split {index.split} --pattern 'GLOB'"
-    return f"{_index_command(index.folder)}{which}{''.join(options)}"

@@ -1,13 +1,16 @@
 """The files of an index and of its levels as one index: ``ShardIndex.files``."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.addresses import Address
 from pipeline.shards.level import LEVEL_PREFIX, make_level_again
 
 _ShardIndex = Any  # its module imports this one
@@ -26,28 +29,48 @@ def files_of(index: _ShardIndex) -> _ShardIndex:
     def joined(name: str, step: int = 0) -> Any:  # in place of the arrays of an index, as far as they are picked from
         return JoinedColumn([getattr(one, name) for one in each], step)
 
-    names = ["", *(f"{one.folder.name}/" for one in index.levels)]
-    shards = [
-        replace(shard, name=name + shard.name) for name, one in zip(names, each, strict=True) for shard in one.shards
+    names = ["", *(one.folder.name for one in index.levels)]
+    shards = [  # whole paths stay what they are
+        replace(shard, name=os.path.join(name, shard.name))
+        for name, one in zip(names, each, strict=True)
+        for shard in one.shards
     ]
     return replace(
         index,
         shards=tuple(shards),
         shard=joined("shard", num_shards),
         **{name: joined(name) for name in ("offset", "length", "label", "width", "height")},
-        _keys=pa.chunked_array([one._keys for one in each]),
-        _extensions=pa.chunked_array([one._extensions for one in each]),
+        _keys=pa.chunked_array([chunk for one in each for chunk in chunks_of(one._keys)]),
+        _extensions=pa.chunked_array([chunk for one in each for chunk in chunks_of(one._extensions)]),
         _rows=_JoinedRows(each),
         levels=(),
     )
 
 
+def chunks_of(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
+    """An Arrow column, which may be joined of several already, as arrays."""
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def folder_of(index: _ShardIndex, number: int) -> Path | Address:
+    """Where a shard lies: the place of the index, or that of the source or level that it is of."""
+    own, _ = index.own(number)
+    if own.remote is not None:
+        address: Address = own.remote.address
+        return address
+    path: Path = index.folder / index.shards[number].name
+    return path.parent
+
+
 def index_command_of(index: _ShardIndex, number: int) -> str:
     """The command that indexes the new content of a shard of ``files_of``, or makes it anew where it is a level's."""
-    level, _, _ = index.shards[number].name.rpartition("/")
-    if not level:
-        return f"python -m tools.shards index {index.folder}"
-    return make_level_again(index.folder / level, int(level.removeprefix(LEVEL_PREFIX)))
+    folder = folder_of(index, number)
+    if isinstance(folder, Address):
+        return f"python -m tools.shards index {folder}"
+    pixels = folder.name.removeprefix(LEVEL_PREFIX)
+    if pixels == folder.name or folder == index.folder or not pixels.isdecimal():
+        return f"python -m tools.shards index {folder}"
+    return make_level_again(folder, int(pixels))
 
 
 class JoinedColumn:

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.addresses import Address
 from pipeline.shards.index import ShardIndex, StaleIndexError, fingerprint_of, index_path, open_index
 from pipeline.shards.level import LEVEL_PREFIX, make_level_again
+from pipeline.storage.cache import CacheSettings
 
 
 def level_folder(folder: str | Path, pixels: int) -> Path:
@@ -25,18 +27,21 @@ def list_levels(folder: Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
-def open_with_levels(location: str | Path, split: str, levels: Sequence[int]) -> ShardIndex:
+def open_with_levels(
+    location: str | Path | Address, split: str, levels: Sequence[int], cache: CacheSettings | None = None
+) -> ShardIndex:
     """``open_index`` with its ``levels``. Where there are any, the fingerprint covers them too.
 
     Args:
-        levels: pixels of the shorter side of each, the largest first.
+        levels: pixels of the shorter side of each, the largest first; none for shards in a store.
+        cache: as for ``open_index``.
 
     Raises:
         FileNotFoundError: there is no such level; says which command makes it.
         StaleIndexError, ValueError: one was made of other shards than those beside it, or cannot be read; see
             ``open_index`` too.
     """
-    index = open_index(location, split)
+    index = open_index(location, split, cache)
     if not levels:
         return index
     opened = tuple(open_level(index, pixels) for pixels in levels)

@@ -25,6 +25,8 @@ _ROWS_A_THREAD = 32  # and more; fewer are read sooner than handed over
 class SampleReader:
     """Reads the still encoded images of samples. For one thread; open one reader for each.
 
+    ``files``: of shards in a store, as this reader has them open; None of others.
+
     Where the index has levels, ids are those of ``ShardIndex.files``: the samples' own lead to their largest images.
 
     It uses pread and not a mapping of the tars: when a mapped file shrinks, touching the lost pages ends the
@@ -38,6 +40,7 @@ class SampleReader:
         self._max_open_shards = max_open_shards
         self._memory, self._helpers = ReusedMemory(), Helpers(_NUM_THREADS, "shard-reader")
         self._descriptors: OrderedDict[int, int] = OrderedDict()
+        self.files = None if index.remote is None else index.remote.open()
         self._checked_mtimes_ns = {number: shard.mtime_ns for number, shard in enumerate(index.shards)}
 
     def read(self, sample_ids: npt.NDArray[np.integer]) -> list[npt.NDArray[np.uint8]]:
@@ -122,7 +125,7 @@ class SampleReader:
     def _read_one(self, sample_id: int) -> npt.NDArray[np.uint8]:
         index = self._index
         if not 0 <= sample_id < len(index.shard):
-            raise IndexError(f"sample id {sample_id}; {index.folder} holds ids 0 to {len(index.shard) - 1}")
+            raise IndexError(f"sample id {sample_id}; {index.place} holds ids 0 to {len(index.shard) - 1}")
         offset, length = int(index.offset[sample_id]), int(index.length[sample_id])
         image = np.empty(length, dtype=np.uint8)
         view = image.data
@@ -136,17 +139,19 @@ class SampleReader:
                 self._check_unchanged(sample_id, descriptor)
         except OSError as error:
             raise type(error)(
-                error.errno, f"cannot read {index.describe(sample_id)}: {error.strerror}", str(index.folder)
+                error.errno, f"cannot read {index.describe(sample_id)}: {error.strerror}", str(index.place)
             ) from error
         if done < length:
             raise StaleIndexError(
-                f"{index.folder}: {index.describe(sample_id)} should have {length} bytes, but the shard "
+                f"{index.place}: {index.describe(sample_id)} should have {length} bytes, but the shard "
                 f"ends after {done} of them: it was shortened after it was indexed"
             )
         return image
 
     def _open(self, sample_id: int) -> int:
         number = int(self._index.shard[sample_id])
+        if self.files is not None and self.files.remote.holds(number):
+            return self.files.descriptor(number)
         if number in self._descriptors:
             self._descriptors.move_to_end(number)
             return self._descriptors[number]
@@ -158,7 +163,7 @@ class SampleReader:
         if size_bytes != shard.size_bytes:
             os.close(descriptor)
             raise StaleIndexError(
-                f"{self._index.folder}: cannot read {self._index.describe(sample_id)}: the shard has "
+                f"{self._index.place}: cannot read {self._index.describe(sample_id)}: the shard has "
                 f"{size_bytes} bytes, but had {shard.size_bytes} when it was indexed; if the new content is "
                 f"meant: {index_command_of(self._index, number)}"
             )
@@ -177,15 +182,17 @@ class SampleReader:
         misfit = _misfit(self._index, number)
         if misfit:
             raise StaleIndexError(
-                f"{self._index.folder}: cannot read {self._index.describe(sample_id)}: the shard was written to and no "
+                f"{self._index.place}: cannot read {self._index.describe(sample_id)}: the shard was written to and no "
                 f"longer fits the index ({misfit}); bring the old content back, or, if the new one is meant: "
                 f"{index_command_of(self._index, number)}"
             )
         self._checked_mtimes_ns[number] = mtime_ns
 
     def close(self) -> None:
-        """Closes the shards; reading again opens them again."""
+        """Closes the shards; reading again opens them again, but for those of a store."""
         self._helpers.close()
+        if self.files is not None:
+            self.files.close()
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
@@ -203,7 +210,9 @@ class SampleReader:
 
 def _misfit(index: ShardIndex, number: int) -> str:
     """What a shard holds otherwise than the index says, in words; empty if every offset, length and label is right."""
-    scan = scan_shard(index.folder / index.shards[number].name, *index.members)
+    path = index.shard_path(number)
+    index, number = index.own(number)
+    scan = scan_shard(path, *index.members)
     for fault in scan.faults:
         if not fault.key:
             return fault.reason

@@ -1,6 +1,7 @@
 """Which split the name of a file or folder speaks of, in the forms that are in use."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 SPLIT_WORDS = {
@@ -37,14 +38,19 @@ def list_tars(folder: str | Path) -> list[Path]:
 
 
 def group_tars(folder: str | Path) -> dict[str, list[Path]]:
-    """The tars of a folder by the split that their names speak of (train, val, test; see ``SPLIT_WORDS``).
+    """``group_paths`` of the tars of a folder."""
+    return group_paths(list_tars(folder), folder)
 
-    Where no name does, all tars belong to the split ``all``. Raises ValueError where only some names do, or where one
-    leaves a doubt.
+
+def group_paths(tars: Iterable[Path], folder: object) -> dict[str, list[Path]]:
+    """Tars of a folder by the split that their names speak of (train, val, test; see ``SPLIT_WORDS``).
+
+    folder: for messages; neither it nor the tars need be there. Where no name speaks of one, all tars belong to the
+    split ``all``. Raises ValueError where only some names do, or where one leaves a doubt.
     """
     groups: dict[str, list[Path]] = {}
     say = "say which are meant with --split NAME --pattern 'GLOB'"
-    for path in list_tars(folder):
+    for path in tars:
         if is_doubtful(path.stem):
             raise ValueError(f"{folder}: it is not clear to which split {path.name} belongs; {say}")
         groups.setdefault(next(iter(splits_in(path.stem)), ALL_SPLIT), []).append(path)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.shards.arrow_file import DamagedTableError, Table, read_table, write_table
-from pipeline.shards.index import Shard
+from pipeline.shards.shard import Shard
 from pipeline.told import tell_once
 
 if TYPE_CHECKING:  # it brings numba with it, which those who only look at files do without
@@ -94,6 +94,8 @@ def open_units(folder: Path, shard: Shard) -> ShardUnits | None:
         OSError: it cannot be opened.
     """
     path = units_path(folder / shard.name)
+    if Path(shard.name).is_absolute():  # of one of several folders
+        folder = path.parent
     if not path.is_file():
         return None
     try:

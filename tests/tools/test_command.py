@@ -107,7 +107,7 @@ def test_help_is_on_standard_output_and_ends_with_an_example(
 
 
 @pytest.mark.parametrize(
-    "command", ["convert", "readdress", "resize-levels", "index", "units", "verify", "stats", "score"]
+    "command", ["convert", "readdress", "merge", "resize-levels", "index", "units", "verify", "stats", "score"]
 )
 def test_every_command_of_shards_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -27,7 +27,7 @@ from tools.command import add_picture_argument, answer
 with importing():
     from engine.run.finished import finished_config
     from pipeline.selection.maps import maps_beside
-    from pipeline.shards.index import open_index
+    from pipeline.shards.data_sets import open_first_val
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -44,7 +44,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _shown(options: argparse.Namespace) -> str:
-    names = maps_beside(open_index(finished_config(options.run, options.set).data.val, "val"))
+    names = maps_beside(open_first_val(finished_config(options.run, options.set).data))
     with importing():
         from engine.evaluation.trained import load_trained, validation_images, validation_map_scores
         from engine.ranks.hardware import describe_hardware

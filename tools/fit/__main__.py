@@ -21,7 +21,7 @@ from tools.command import answer
 
 with importing():
     from engine.config import dump_config, load_config
-    from pipeline.shards.index import open_index
+    from pipeline.shards.data_sets import training_samples
     from tools.fit.proposals import Fitted, describe, fit
     from tools.profile.saved import read_profile
     from tools.schedule.prediction import check_is_here, cost_of
@@ -48,8 +48,7 @@ def _shown(options: argparse.Namespace) -> str:
     profile = read_profile(options.profile)
     cost = cost_of(config, profile)
     check_is_here(profile)
-    num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
-    found = fit(config, cost, num_samples, options.budget)
+    found = fit(config, cost, training_samples(config.data), options.budget)
     told = describe(found, options.budget, cost)
     if options.out is None:
         return told

@@ -39,7 +39,7 @@ def _shown(options: argparse.Namespace) -> str:
     if options.png is not None:
         from tools.inspect.picture import draw  # here, so that a plan is printed without waiting for DALI
 
-        names = class_names(shown.index)
+        names = class_names(shown)
         labels = [row_label(shown.plan, row, names) for row in range(shown.plan.num_rows)]
         draw(shown.planner, shown.plan, shown.title(), labels, options.png)
     if options.operations is not None:

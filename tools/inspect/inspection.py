@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from engine.config import RunConfig
 from engine.run_plan import build_schedule
 from pipeline.operations import IDENTITY, OPERATION_NAMES
 from pipeline.plan.augmentation import AugmentPlan, magnitude_of
 from pipeline.plan.mixing import partners
 from pipeline.plan.step import StepPlan, TrainPlanner
-from pipeline.shards.classes import read_class_names
+from pipeline.shards.data_sets import class_names_of, epoch_samples_of, open_train
 from pipeline.shards.index import ShardIndex
-from pipeline.shards.levels import open_with_levels
+from pipeline.shards.mixed import MixedIndex
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Inspection:
         return [
             {
                 "key": index.key(sample_id),
-                "shard": index.shards[index.shard[sample_id]].name,
+                **self._place(int(sample_id)),
                 "label": int(label),
                 "crop": crop.tolist(),
                 "flip": bool(flip),
@@ -48,6 +50,14 @@ class Inspection:
                 plan.sample_ids, plan.labels, plan.crops, plan.flips, extras, levels, strict=True
             )
         ]
+
+    def _place(self, sample_id: int) -> dict[str, str]:
+        """The sample's shard, and the source that it is of where there are several."""
+        index, shard = self.index, self.index.shards[self.index.shard[sample_id]].name
+        if not isinstance(index, MixedIndex):
+            return {"shard": shard}
+        source = index.sources[int(index.source_numbers(np.array([sample_id]))[0])]
+        return {"shard": shard.removeprefix(f"{source.index.folder.absolute()}/"), "source": source.name}
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -87,8 +97,8 @@ def inspect_step(config: RunConfig, step: int, rank: int = 0, world_size: int = 
         raise ValueError(f"--world is at least 1, got {world_size}")
     if not 0 <= rank < world_size:
         raise ValueError(f"--rank is 0 to {world_size - 1} with --world {world_size}, got {rank}")
-    index = open_with_levels(config.data.train, "train", config.data.levels)
-    schedule = build_schedule(config, index.num_samples)
+    index = open_train(config.data)
+    schedule = build_schedule(config, epoch_samples_of(config.data, index))
     if not 0 <= step < schedule.total_steps:
         raise ValueError(f"--step {step} is outside the run, whose steps are 0 to {schedule.total_steps - 1}")
     planner = TrainPlanner(index, config.data, config.selection, schedule, config.train.global_batch_size, config.seed)
@@ -129,14 +139,14 @@ def planned_augmentation(plan: StepPlan, index: ShardIndex) -> list[dict[str, An
 
 def describe(shown: Inspection) -> str:
     """The planned samples as a table for people."""
-    names = class_names(shown.index)
+    names = class_names(shown)
     rows = [("row", "key", "shard", "label", "crop: top", "left", "bottom", "right", "flip", "num_kept")]
     for row, sample in enumerate(shown.samples(), shown.plan.first_row):
         rows.append(
             (
                 str(row),
                 sample["key"],
-                sample["shard"],
+                "/".join([*([sample["source"]] if "source" in sample else []), sample["shard"]]),
                 label_text(sample["label"], names),
                 *(f"{edge:g}" for edge in sample["crop"]),
                 "yes" if sample["flip"] else "no",
@@ -155,9 +165,9 @@ def describe(shown: Inspection) -> str:
     return "\n".join([shown.title(), "", *lines])
 
 
-def class_names(index: ShardIndex) -> list[str]:
+def class_names(shown: Inspection) -> list[str]:
     """The classes that the conversion wrote beside the shards; none where it did not."""
-    return read_class_names(index.folder)
+    return class_names_of(shown.config.data)
 
 
 def label_text(label: int, names: list[str]) -> str:

@@ -28,7 +28,7 @@ def report_run(run: RunFiles) -> Report:
     if run.train:
         report.add_pictures("Loss", "The faint line is each logged step, the other its running mean.", draw_losses(run))
     if run.evals:
-        what = "On the validation set, a line for each keep rate."
+        what = "On the validation set, a line for each keep rate; on each set where there are several."
         report.add_pictures(f"Validation: {run.measure}", what, draw_validation(run))
     if run.train:
         report.add_pictures("Schedule", "What the run did, step by step.", draw_schedule(run))
@@ -62,7 +62,9 @@ def hardware_list(hardware: dict[str, Any]) -> Element:
 
 def _kind(config: RunConfig) -> str:
     what = "reconstruction pre-training" if config.task == "pretrain" else "classification"
-    return f"One run of {what}: {config.model.name} on {config.data.train}"
+    train = config.data.train
+    data = ", ".join(str(one.folder) for one in train) if isinstance(train, tuple) else str(train)
+    return f"One run of {what}: {config.model.name} on {data}"
 
 
 def _findings(run: RunFiles) -> list[str]:
@@ -77,7 +79,7 @@ def _findings(run: RunFiles) -> list[str]:
         done = run.train[-1]["step"] + 1 if run.train else 0
         return [schedule, f"The run is not done: {done:,} steps are in its metrics."]
     measured = summary.get("top1") or summary["reconstruction_loss"]
-    results = ", ".join(f"{_value(run, value)} at keep rate {float(rate):g}" for rate, value in measured.items())
+    results = _values_by_rate(run, measured)
     time = (
         f"It trained {summary['steps']:,} steps at a mean keep rate of {summary['mean_keep_rate']:.3f} in "
         f"{summary['train_wall_s']:,.0f} s, {summary['images_per_s']:,.0f} images/s{_on_ranks(summary)}."
@@ -88,7 +90,17 @@ def _findings(run: RunFiles) -> list[str]:
             f" By its own steps at full patches, as many of those would have taken {full_s:,.0f} s: the run took "
             f"{summary['train_wall_s'] / full_s:.0%} of that."
         )
-    return [schedule, f"On the validation set it ends at a {run.measure} of {results}.", time]
+    held = summary.get("val") or {}
+    first, *others = held or ["the validation set"]
+    ends = [f"On {first} it ends at a {run.measure} of {results}."]
+    for name in others:
+        of_set = held[name].get("top1") or held[name]["reconstruction_loss"]
+        ends.append(f"On {name} it ends at a {run.measure} of {_values_by_rate(run, of_set)}.")
+    return [schedule, *ends, time]
+
+
+def _values_by_rate(run: RunFiles, measured: dict[str, float]) -> str:
+    return ", ".join(f"{_value(run, value)} at keep rate {float(rate):g}" for rate, value in measured.items())
 
 
 def _sizes_in_words(config: RunConfig) -> str:
@@ -141,6 +153,7 @@ def _results(run: RunFiles) -> Element:
     head = ["keep rate", run.measure, "patches", "steps trained", "images/s", "loader wait"]
     head += [_SIZES_HEAD] if with_sizes else []
     caption = "-: not validated, or not trained, at this rate. Loader wait is its share of the step's time."
+    caption += f" Validated on {next(iter(run.summary['val']))}." if "val" in run.summary else ""
     return table(head, rows, caption=caption)
 
 

@@ -22,17 +22,22 @@ def draw_losses(run: RunFiles) -> list[Picture]:
 
 
 def draw_validation(run: RunFiles) -> list[Picture]:
-    """Accuracy, or reconstruction loss, over steps and over time, a line for each keep rate."""
+    """Accuracy, or reconstruction loss, over steps and over time, a line for each validation set and keep rate."""
+    sets = dict.fromkeys(line.get("val") for line in run.evals)
     rates = sorted({line["keep_rate"] for line in run.evals}, reverse=True)
+    each = {(name, rate): f"{rate}" if name is None else f"{name} {rate}" for name in sets for rate in rates}
     factor, key = (1, "loss") if run.config.task == "pretrain" else (100, "top1")
     unit = "" if factor == 1 else ", %"
     found = []
     for over, x in (("steps", "steps trained"), ("time", "seconds of training")):
         series = []
-        for rate, look in zip(rates, looks([(f"{rate}", f"{rate}") for rate in rates]), strict=True):
-            lines = [line for line in run.evals if line["keep_rate"] == rate]
+        for (name, rate), look in zip(each, looks([(one, one) for one in each.values()]), strict=True):
+            lines = [line for line in run.evals if line["keep_rate"] == rate and line.get("val") == name]
+            if not lines:
+                continue
             at = [line["step"] if over == "steps" else run.time_at(line["step"]) for line in lines]
-            series.append(Series(f"keep {rate:g}", at, [factor * line[key] for line in lines], look))
+            label = f"keep {rate:g}" if name is None else f"{name}, keep {rate:g}"
+            series.append(Series(label, at, [factor * line[key] for line in lines], look))
         last = ", ".join(f"{one.y[-1]:.4g} at {one.label}" for one in series)
         alt = f"{run.measure} on the validation set over {over}; at the end {last}"
         found.append(

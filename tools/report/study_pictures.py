@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 
 from engine.run_plan import build_schedule
-from pipeline.shards.index import open_index
+from pipeline.shards.data_sets import training_samples
 from tools.report.page import Picture
 from tools.report.plot import Look, Series, draw_lines, draw_points, looks, smoothed
 from tools.report.study_files import FULL, Study
@@ -138,7 +138,7 @@ def draw_keep_rates(study: Study) -> list[Picture]:
     """
     same: dict[Series, list[str]] = {}
     for name, config in study.configs.items():
-        num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
+        num_samples = training_samples(config.data)
         schedule = build_schedule(config, num_samples)
         steps = np.unique(np.linspace(0, schedule.total_steps - 1, 400).astype(np.int64))
         rates = schedule.keep_rates(steps).tolist()

@@ -13,7 +13,7 @@ from pipeline.config import StrengthName
 from pipeline.plan.examples import describe as describe_examples
 from pipeline.plan.schedule import PatchSchedule, StageSummary
 from pipeline.ramps import LOW_AND_HIGH
-from pipeline.shards.index import open_index
+from pipeline.shards.data_sets import training_samples
 
 _SIZES_HEAD = f"{'image_size':>11} {'patch_size':>11} "
 _TABLE_ROWS = 24  # with rounding off, a stage for every number of patches would fill screens
@@ -81,7 +81,7 @@ def preview(config: RunConfig) -> Preview:
     Raises:
         ValueError, OSError: a configuration that cannot be used, or a training set that cannot be opened.
     """
-    num_samples = config.data.num_train_samples or open_index(config.data.train, "train").num_samples
+    num_samples = training_samples(config.data)
     schedule = build_schedule(config, num_samples)
     stages = schedule.stages()
     flops_of = flops_counter(config)

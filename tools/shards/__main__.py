@@ -3,7 +3,7 @@
     python -m tools.shards convert --source fashion_mnist --out data/fashion_mnist
     python -m tools.shards verify data/fashion_mnist
 
-Each of convert, readdress, resize-levels, index, units, verify, stats and score has a --help of its own.
+Each of convert, readdress, merge, resize-levels, index, units, verify, stats and score has a --help of its own.
 
 Exit codes: 0 fine, 1 faults or too many rejected images were found, 2 the command could not be carried out (one line on
 stderr says why), 130 interrupted by Ctrl-C.
@@ -18,28 +18,26 @@ from typing import Any
 from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, importing, interruptible, leave
 from pipeline.cores import allowed_cores
 from pipeline.files import user_path
-from tools.command import dali_named, only_printed, told
+from tools.command import dali_named, only_printed, place_argument, told
 
 with importing():
-    from tools.shards.commands import (
-        run_convert,
-        run_index,
-        run_readdress,
-        run_resize_levels,
-        run_stats,
-        run_units,
-        run_verify,
-    )
+    from tools.shards.commands import run_stats, run_units, run_verify
+    from tools.shards.conversion.command import run_readdress, run_resize_levels
     from tools.shards.images import DEFAULT_QUALITY, FORMATS
     from tools.shards.maps.command import add_score_arguments, run_score
+    from tools.shards.parts.command import add_merge_arguments, run_merge
+    from tools.shards.parts.options import add_part_arguments
     from tools.shards.sources.table import sources_help
+    from tools.shards.stores.command import run_convert, run_index
 
 _GOES_ON = "the same command goes on where it stopped"
+_MERGED = "then merge joins them"
 _AFTER_INTERRUPTION: dict[Callable[[argparse.Namespace], int], str] = {
     run_convert: _GOES_ON,
     run_readdress: _GOES_ON,
     run_resize_levels: _GOES_ON,
     run_score: _GOES_ON,
+    run_merge: "the parts are as they were; the same command begins anew",
     run_index: "the indexes that are written stay; the same command makes all of them anew",
     run_units: "the files that are written stay; the same command makes all of them anew",
     run_verify: "nothing was changed or listed; the same command begins anew",
@@ -50,7 +48,7 @@ _AFTER_INTERRUPTION: dict[Callable[[argparse.Namespace], int], str] = {
 def _parser() -> Parser:
     parser = Parser.of("tools.shards", __doc__)
     commands = parser.add_subparsers(
-        required=True, metavar="{convert,readdress,resize-levels,index,units,verify,stats,score}"
+        required=True, metavar="{convert,readdress,merge,resize-levels,index,units,verify,stats,score}"
     )
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str, example: str, more: str = "") -> Any:
@@ -67,7 +65,18 @@ def _parser() -> Parser:
         "--source imagefolder:/data/imagenet --out data/imagenet --addressable",
     )
     one.add_argument("--source", required=True, help=sources_help())
-    one.add_argument("--out", type=user_path, required=True, help="folder for the shards")
+    one.add_argument(
+        "--out",
+        type=place_argument,
+        required=True,
+        help="folder for the shards, or the address of one in a store, s3://bucket/prefix or gs://...",
+    )
+    one.add_argument(
+        "--staging",
+        type=user_path,
+        default=Path("data/staging"),
+        help="where shards for a store are made, whole, before they are sent there (default: %(default)s)",
+    )
     one.add_argument(
         "--split-map",
         metavar="NAME=SPLIT,...",
@@ -83,9 +92,13 @@ def _parser() -> Parser:
         help="of parquet: join files that number their classes differently by name (default: refuse them)",
     )
     one.add_argument("--val-fraction", type=float, default=0.0, help="share held out as val (default: none)")
-    one.add_argument("--shard-samples", type=int, default=1000, help="images in a shard (default: %(default)s)")
     one.add_argument(
-        "--shard-bytes", type=int, default=500_000_000, help="bytes after which a shard ends (default: %(default)s)"
+        "--shard-samples", type=int, default=1000, help="images of a shard, with rejected ones (default: %(default)s)"
+    )
+    one.add_argument(
+        "--shard-bytes",
+        type=int,
+        help="bytes after which a shard ends earlier (default: none do; --shard-samples alone plans the shards)",
     )
     one.add_argument("--seed", type=int, default=0, help="for the order and the held-out share (default: 0)")
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
@@ -122,11 +135,11 @@ def _parser() -> Parser:
         help="then write smaller images of the training samples beside their shards, as resize-levels does, such as "
         "256,128",
     )
-    one.add_argument("--max-rejected", type=int, default=0, help="unreadable images to put up with (default: 0)")
+    one.add_argument("--max-rejected", type=int, help="unreadable images to put up with (default: 0)")
     one.add_argument(
         "--root", type=user_path, default=Path("data/downloads"), help="where downloads are kept (default: %(default)s)"
     )
-
+    add_part_arguments(one, _MERGED)
     one.add_argument("--json", action="store_true", help="print what the shards hold for programs")
 
     one = add(
@@ -140,7 +153,17 @@ def _parser() -> Parser:
         "--out", type=user_path, required=True, help="folder for the new shards; an interrupted call goes on"
     )
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
+    add_part_arguments(one, _MERGED)
     one.add_argument("--json", action="store_true", help="print what the shards hold for programs")
+
+    one = add(
+        "merge",
+        run_merge,
+        "Join the parts of convert, readdress or verify: what is left is what one machine would have left. Parts that "
+        "are missing, unfinished, doubled or differ are named.",
+        "data/imagenet",
+    )
+    add_merge_arguments(one)
 
     one = add(
         "resize-levels",
@@ -172,7 +195,7 @@ def _parser() -> Parser:
         "Index shards that another program wrote, without rewriting them.",
         "/data/imagenet-wds --split train --pattern 'imagenet1k-train-*.tar'",
     )
-    one.add_argument("folder", type=user_path, metavar="DIR")
+    one.add_argument("folder", type=place_argument, metavar="DIR", help="folder of the tars, or its address in a store")
     one.add_argument(
         "--out",
         type=user_path,
@@ -244,6 +267,7 @@ def _parser() -> Parser:
         help="list these as well: bad_samples.jsonl from a run's folder; may be repeated",
     )
     one.add_argument("--workers", type=int, default=cores, help="processes (default: one a core, here %(default)s)")
+    add_part_arguments(one, _MERGED)
 
     one = add("stats", run_stats, "Print counts, classes, sizes, levels.", "data/imagenet")
     one.add_argument("folder", type=user_path, metavar="DIR")
@@ -257,6 +281,7 @@ def _parser() -> Parser:
         more="A run chooses patches by them with selection: {rule: map, map: contrast}.",
     )
     add_score_arguments(one, cores)
+    add_part_arguments(one, "there is nothing to join: the same command without --part makes what is missing")
     return parser
 
 

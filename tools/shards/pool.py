@@ -1,4 +1,4 @@
-"""Worker processes of the commands that go through many images.
+"""Who does the work of the commands that go through many shards: this process, worker processes, or a Ray cluster.
 
 Nothing heavy is imported here, because each worker starts by importing this module.
 """
@@ -7,11 +7,43 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def as_done(
+    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int, *, ray: str | None = None, on_gpu: bool = False
+) -> Iterator[tuple[Job, Result]]:
+    """Each job with what came of it, as they are done.
+
+    Args:
+        workers: processes of this machine; with one no process is started.
+        ray: ``auto`` or the address of a Ray cluster, whose hosts do the work in place of this machine's processes.
+        on_gpu: on a cluster that has GPUs, each job has one.
+
+    Raises:
+        ValueError, OSError: what the work raises; a process was ended from outside; or there is no such cluster.
+    """
+    if ray is not None:
+        from tools.shards.parts.cluster import as_done_on
+
+        yield from as_done_on(ray, work, jobs, on_gpu=on_gpu)
+        return
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        for job in jobs:
+            yield job, work(job)
+        return
+    with worker_processes(workers) as pool:
+        submitted = {pool.submit(work, job): job for job in jobs}
+        for done in as_completed(submitted):
+            yield submitted[done], done.result()
 
 
 @contextmanager

@@ -6,10 +6,8 @@ written does not depend on the number of workers, nor on whether the work was st
 """
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,8 +36,11 @@ from tools.shards.dataset import (
     read_finished,
 )
 from tools.shards.journal import Journal, ShardRecord
-from tools.shards.pool import worker_processes
+from tools.shards.parts.journals import open_part
+from tools.shards.parts.part import Part
+from tools.shards.pool import as_done
 from tools.shards.readdress_shard import ShardJob, readdress_shard
+from tools.shards.whole_file import remove_leftovers
 
 Job = TypeVar("Job")
 
@@ -59,6 +60,7 @@ def readdress(
     out: Path,
     *,
     workers: int = 1,
+    ray: str | None = None,
     on_total: Callable[[int, int], object] = lambda total, done: None,
     on_images: Callable[[int], object] = lambda count: None,
     on_phase: Callable[[str], object] = lambda phase: None,
@@ -66,6 +68,7 @@ def readdress(
     """Write all shards of a folder anew into ``out``, going on where an earlier call stopped.
 
     Args:
+        ray: a Ray cluster, see ``pool.as_done``.
         on_total, on_images, on_phase: told (samples in all, those done before), samples done, and what is done now.
 
     Returns:
@@ -84,25 +87,68 @@ def readdress(
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out, job)
     try:
-        for leftover in out.glob(".*.tmp"):
-            leftover.unlink()
-        finished_shards = {record.name for record in journal.shards}
-        jobs = [
-            ShardJob(folder, out, group.split, shard, group.members)
-            for group in groups
-            for shard in group.shards
-            if shard.name not in finished_shards
-        ]
-        total = sum(shard.num_samples for group in groups for shard in group.shards)
-        on_total(total, total - sum(one.shard.num_samples for one in jobs))
-        write_shards(readdress_shard, jobs, workers, journal, on_images)
+        remove_leftovers(out)
+        _write(_jobs(folder, out, groups), journal, workers, ray, on_total, on_images)
+        remove_leftovers(out)  # of workers that were lost on the way
         on_phase("writing the indexes")
-        described = _describe(folder, out, job, groups, journal.shards, dataset)
+        described = finish(out, job, _about(folder, groups, dataset), journal.shards)
         write_atomically(out / DATASET_NAME, json.dumps(described, indent=2) + "\n", sync=True)
         journal.remove()
     finally:
         journal.close()
     return described, False
+
+
+def readdress_part(
+    folder: Path,
+    out: Path,
+    part: Part,
+    *,
+    workers: int = 1,
+    on_total: Callable[[int, int], object] = lambda total, done: None,
+    on_images: Callable[[int], object] = lambda count: None,
+) -> Sequence[ShardRecord] | None:
+    """Write one part of the shards into ``out``, where other parts may be written at the same time.
+
+    Returns:
+        The part's shards; None where the parts are merged already.
+
+    Raises:
+        ValueError, OSError: as of ``readdress``; or there are parts of another kind.
+    """
+    _check_places(folder, out)
+    groups, dataset = find_groups(folder), read_dataset(folder)
+    check_jpegtran()
+    jobs = _jobs(folder, out, groups)
+    names = [one.shard.name for one in jobs]
+    journal = open_part(out, part, "readdress", _job(groups, dataset), _about(folder, groups, dataset), names)
+    if journal is None:
+        return None
+    try:
+        _write(part.share(jobs), journal, workers, None, on_total, on_images)
+        return journal.shards
+    finally:
+        journal.close()
+
+
+def _jobs(folder: Path, out: Path, groups: Sequence[Group]) -> list[ShardJob]:
+    return [ShardJob(folder, out, group.split, shard, group.members) for group in groups for shard in group.shards]
+
+
+def _write(
+    jobs: Sequence[ShardJob],
+    journal: Journal,
+    workers: int,
+    ray: str | None,
+    on_total: Callable[[int, int], object],
+    on_images: Callable[[int], object],
+) -> None:
+    """Write those of the shards that the journal does not have."""
+    written = {record.name for record in journal.shards}
+    rest = [one for one in jobs if one.shard.name not in written]
+    total = sum(one.shard.num_samples for one in jobs)
+    on_total(total, total - sum(one.shard.num_samples for one in rest))
+    write_shards(readdress_shard, rest, workers, journal, on_images, ray=ray)
 
 
 def _check_places(folder: Path, out: Path) -> None:
@@ -165,43 +211,54 @@ def _job(groups: Sequence[Group], dataset: dict[str, Any] | None) -> dict[str, A
 
 def write_shards(
     write: Callable[[Job], ShardRecord],
-    jobs: list[Job],
+    jobs: Sequence[Job],
     workers: int,
     journal: Journal,
     on_images: Callable[[int], object],
+    *,
+    ray: str | None = None,
 ) -> None:
-    """Write the shards and record each as soon as it is whole. With one worker no process is started."""
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        for job in jobs:
-            journal.add(record := write(job))
-            on_images(record.num_samples)
-        return
-    with worker_processes(workers) as pool:
-        for done in as_completed([pool.submit(write, job) for job in jobs]):
-            journal.add(record := done.result())
-            on_images(record.num_samples)
+    """Write the shards and record each as soon as it is whole."""
+    for _, record in as_done(write, jobs, workers, ray=ray):
+        journal.add(record)
+        on_images(record.num_samples)
 
 
-def _describe(
-    folder: Path,
-    out: Path,
-    job: dict[str, Any],
-    groups: Sequence[Group],
-    shards: Sequence[ShardRecord],
-    dataset: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Write the indexes, the lists of what is left out, and return the content of dataset.json."""
-    splits = {}
-    for group in groups:
-        paths = [out / shard.name for shard in group.shards]
-        index = build_index(out, group.split, paths, **group.members._asdict(), leave_out_faulty=bool(group.excluded))
-        if group.excluded:
-            add_samples(exclusion_path(out, group.split), index.fingerprint, group.excluded)
-        records = sorted((one for one in shards if one.split == group.split), key=lambda one: one.name)
-        classes = (dataset or {}).get("classes")
-        splits[group.split] = describe_split(index, records, len(classes or []))
-    if (folder / REJECTED_NAME).is_file():
-        shutil.copyfile(folder / REJECTED_NAME, out / REJECTED_NAME)
+def _about(folder: Path, groups: Sequence[Group], dataset: dict[str, Any] | None) -> dict[str, Any]:
+    """What ``finish`` has to know of the old shards, as JSON can hold it."""
     known = dataset or {"format_version": FORMAT_VERSION, "source": f"shards:{folder}", "classes": None, "rejected": 0}
-    return {**known, "splits": splits, "job": job}
+    rejected = folder / REJECTED_NAME
+    return {
+        # Those two are made anew, in their places.
+        "known": {name: None if name in ("splits", "job") else value for name, value in known.items()},
+        "groups": [
+            {
+                "split": group.split,
+                "shards": [shard.name for shard in group.shards],
+                "members": group.members._asdict(),
+                "excluded": [asdict(sample) for sample in group.excluded],
+            }
+            for group in groups
+        ],
+        "rejected": rejected.read_bytes().decode("utf-8", "surrogateescape") if rejected.is_file() else None,
+    }
+
+
+def finish(out: Path, job: dict[str, Any], about: dict[str, Any], shards: Sequence[ShardRecord]) -> dict[str, Any]:
+    """Write the indexes and the lists of what is left out; returns the content of dataset.json, the caller's to write.
+
+    Args:
+        shards: all of them, in any order.
+    """
+    splits = {}
+    for group in about["groups"]:
+        split, excluded = group["split"], [ExcludedSample(**sample) for sample in group["excluded"]]
+        paths = [out / name for name in group["shards"]]
+        index = build_index(out, split, paths, **group["members"], leave_out_faulty=bool(excluded))
+        if excluded:
+            add_samples(exclusion_path(out, split), index.fingerprint, excluded)
+        records = sorted((one for one in shards if one.split == split), key=lambda one: one.name)
+        splits[split] = describe_split(index, records, len(about["known"]["classes"] or []))
+    if about["rejected"] is not None:
+        write_atomically(out / REJECTED_NAME, about["rejected"], sync=False)
+    return {**about["known"], "splits": splits, "job": job}

@@ -1,8 +1,7 @@
 """The ``.units`` files of a folder, from its shards as they are: read in parallel, a shard a worker."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from pipeline.jpeg.addressable import NotAddressableError, Units, units_of
 from pipeline.shards.index import Shard, ShardIndex
 from pipeline.shards.units import write_units
-from tools.shards.pool import worker_processes
+from tools.shards.pool import as_done
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ def write_units_files(
     """
     found = dict.fromkeys((index.split for index in indexes), 0)
     jobs = [(index.split, job) for index in indexes for job in _jobs(index)]
-    for split, num_images, num_addressable in _run(jobs, workers):
+    for (split, job), num_addressable in as_done(_write, jobs, workers):
         found[split] += num_addressable
-        on_images(num_images)
+        on_images(len(job.places))
     return found
 
 
@@ -54,20 +53,8 @@ def _jobs(index: ShardIndex) -> list[_Job]:
     ]
 
 
-def _run(jobs: list[tuple[str, _Job]], workers: int) -> Iterator[tuple[str, int, int]]:
-    """Split, images and addressable images of each shard, as they are done."""
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        for split, job in jobs:
-            yield split, len(job.places), _write(job)
-        return
-    with worker_processes(workers) as pool:
-        submitted = {pool.submit(_write, job): (split, len(job.places)) for split, job in jobs}
-        for done in as_completed(submitted):
-            yield *submitted[done], done.result()
-
-
-def _write(job: _Job) -> int:
+def _write(one: tuple[str, _Job]) -> int:
+    _, job = one
     units: list[Units | None] = []
     with open(job.path, "rb") as file:
         for offset, length in job.places:

@@ -1,7 +1,7 @@
 """Holds the indexes of a folder, its tars and every image against one another."""
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tools.shards.dataset import read_dataset
 from tools.shards.decoding.images_check import check_images
 from tools.shards.exclude import sample_of
 from tools.shards.levels.check import check_levels, indexed_levels
-from tools.shards.pool import worker_processes
+from tools.shards.pool import as_done
 from tools.shards.units_check import compare_units
 
 
@@ -42,50 +42,112 @@ class Report:
 
 
 def verify_folder(
-    folder: Path, *, workers: int = 1, show_progress: bool = False, splits: Collection[str] | None = None
+    folder: Path,
+    *,
+    workers: int = 1,
+    ray: str | None = None,
+    show_progress: bool = False,
+    splits: Collection[str] | None = None,
 ) -> Report:
     """Reads every shard that an index of the folder names and decodes every image, as the loader and as Pillow do.
 
     Levels beside the shards are verified with them, as folders of shards and as smaller images of these samples.
-    splits: look at the indexes of these alone, and not for tars that none names. Raises FileNotFoundError where there
-    is no index, ValueError where an index or dataset.json cannot be read, OSError where the loader's decoder cannot
-    work.
+    splits: look at the indexes of these alone, and not for tars that none names. ray: a Ray cluster, see
+    ``pool.as_done``. Raises FileNotFoundError where there is no index, ValueError where an index or dataset.json cannot
+    be read, OSError where the loader's decoder cannot work.
     """
-    indexes = [index for index in read_indexes(folder) if splits is None or index.split in splits]
+    jobs = list_jobs(folder, splits)
+    return report_on(folder, verify_shards(jobs, workers=workers, ray=ray, show_progress=show_progress), splits)
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard; the worker maps the index itself. sha256: what dataset.json says of the shard, if anything."""
+
+    folder: Path
+    split: str
+    number: int
+    num_samples: int
+    sha256: str | None
+
+
+def list_jobs(folder: Path, splits: Collection[str] | None = None) -> list[ShardJob]:
+    """The shards that a verification reads: those of the levels, then the folder's own."""
+    indexes = _chosen(folder, splits)
+    jobs = [job for place in _levels(folder, indexes) for job in list_jobs(place, splits)]
+    stated = (read_dataset(folder) or {}).get("splits", {})
+    for index in indexes:
+        sums = stated.get(index.split, {}).get("sha256", {})
+        jobs += [
+            ShardJob(folder, index.split, number, shard.num_samples, sums.get(shard.name))
+            for number, shard in enumerate(index.shards)
+        ]
+    return jobs
+
+
+def verify_shards(
+    jobs: Sequence[ShardJob], *, workers: int = 1, ray: str | None = None, show_progress: bool = False
+) -> dict[ShardJob, list[Fault]]:
+    """The faults of each shard."""
+    found = {}
+    total = sum(job.num_samples for job in jobs)
+    with tqdm(total=total, unit="img", disable=not show_progress, mininterval=bar_interval_s()) as bar:
+        for job, faults in as_done(_verify_shard, jobs, workers, ray=ray):
+            found[job] = faults
+            bar.update(job.num_samples)
+    return found
+
+
+def report_on(folder: Path, found: Mapping[ShardJob, list[Fault]], splits: Collection[str] | None = None) -> Report:
+    """What a verification says whose shards, all of ``list_jobs``, have these faults. Reads the indexes alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as of ``verify_folder``.
+    """
+    indexes = _chosen(folder, splits)
     dataset = read_dataset(folder)
     faults = [fault for index in indexes for fault in check_levels(folder, index)]
-    levels = sorted({pixels for index in indexes for pixels in indexed_levels(folder, index)}, reverse=True)
-    places = [level_folder(folder, pixels) for pixels in levels]
-    reports = [verify_folder(place, workers=workers, show_progress=show_progress, splits=splits) for place in places]
+    places = _levels(folder, indexes)
+    reports = [report_on(place, found, splits) for place in places]
     for place, report in zip(places, reports, strict=True):
-        faults += [replace(fault, shard=f"{place.name}/{fault.shard}") for fault in report.faults]
+        faults += [_at_level(place, fault) for fault in report.faults]
     indexed = {shard.name for index in indexes for shard in index.shards}
     for path in list_tars(folder):
         if path.name not in indexed and splits is None:
             faults.append(Fault(path.name, "", "no index names this tar, so its samples are not used"))
-    jobs: list[_Job] = []
     for index in indexes:
         stated = (dataset or {}).get("splits", {}).get(index.split)
         faults += _compare_with_dataset(index, stated) if stated else []
         faults += _check_exclusion(index)
-        sums = stated["sha256"] if stated else {}
-        jobs += [
-            _Job(str(folder), index.split, number, sums.get(shard.name)) for number, shard in enumerate(index.shards)
-        ]
-    num_samples = sum(index.num_samples for index in indexes)
-    with tqdm(total=num_samples, unit="img", disable=not show_progress, mininterval=bar_interval_s()) as bar:
-        for count, found in _run(jobs, workers):
-            faults += found
-            bar.update(count)
+    mine = [job for job in list_jobs(folder, splits) if job.folder == folder]
+    faults += [fault for job in mine for fault in found[job]]
     known = {
         (sample.shard, sample.key)
         for index in indexes
         for sample in known_samples(exclusion_path(index.folder, index.split), index.fingerprint)
     }
     faults = [fault for fault in faults if sample_of(fault) not in known]
-    num_shards = len(jobs) + sum(report.num_shards for report in reports)
-    num_samples += sum(report.num_samples for report in reports)
+    num_shards = len(mine) + sum(report.num_shards for report in reports)
+    num_samples = sum(index.num_samples for index in indexes) + sum(report.num_samples for report in reports)
     return Report(num_shards, num_samples, faults, len(known))
+
+
+def fault_in(folder: Path, job: ShardJob, fault: Fault) -> Fault:
+    """A shard's fault as a verification of the folder names it."""
+    return fault if job.folder == folder else _at_level(job.folder, fault)
+
+
+def _at_level(place: Path, fault: Fault) -> Fault:
+    return replace(fault, shard=f"{place.name}/{fault.shard}")
+
+
+def _chosen(folder: Path, splits: Collection[str] | None) -> list[ShardIndex]:
+    return [index for index in read_indexes(folder) if splits is None or index.split in splits]
+
+
+def _levels(folder: Path, indexes: Sequence[ShardIndex]) -> list[Path]:
+    pixels = sorted({pixels for index in indexes for pixels in indexed_levels(folder, index)}, reverse=True)
+    return [level_folder(folder, one) for one in pixels]
 
 
 def read_indexes(folder: Path) -> list[ShardIndex]:
@@ -97,33 +159,14 @@ def read_indexes(folder: Path) -> list[ShardIndex]:
     return [read_index(index_path(folder, split)) for split in splits]
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One shard; the worker maps the index itself. sha256: what dataset.json says of the shard, if anything."""
-
-    folder: str
-    split: str
-    number: int
-    sha256: str | None
-
-
-def _run(jobs: list[_Job], workers: int) -> Iterator[tuple[int, list[Fault]]]:
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        yield from map(_verify_shard, jobs)
-        return
-    with worker_processes(workers) as pool:
-        yield from pool.map(_verify_shard, jobs)
-
-
-def _verify_shard(job: _Job) -> tuple[int, list[Fault]]:
-    """Number of indexed samples of the shard, and its faults."""
+def _verify_shard(job: ShardJob) -> list[Fault]:
+    """The faults of a shard."""
     index = read_index(index_path(job.folder, job.split))
     shard = index.shards[job.number]
     path = index.folder / shard.name
     rows = _rows_of(index, job.number)
     if not path.is_file():
-        return len(rows), [Fault(shard.name, "", f"is in {job.split}.index, but not in the folder")]
+        return [Fault(shard.name, "", f"is in {job.split}.index, but not in the folder")]
     scan = scan_shard(path, *index.members)
     faults = list(scan.faults)
     differing = _compare_rows(shard.name, rows, scan.rows)
@@ -138,7 +181,7 @@ def _verify_shard(job: _Job) -> tuple[int, list[Fault]]:
     if scan.digest == shard.digest:
         faults += compare_units(index.folder, shard, scan.rows)
     faults += _check_maps(index.folder, shard)
-    return len(rows), faults + check_images(path, scan.rows)
+    return faults + check_images(path, scan.rows)
 
 
 def _check_maps(folder: Path, shard: Shard) -> list[Fault]:

@@ -37,3 +37,9 @@ class WholeFile:
         with contextlib.suppress(OSError):  # a full disk refuses what is still in the buffers
             self._file.close()
         self._temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed have left half-written. Nobody else may be writing there."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)

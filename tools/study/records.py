@@ -35,16 +35,20 @@ def record_of(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def _over_time(lines: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Accuracies after each validation and a thinned training loss, each with the time in training steps until then."""
+    """Accuracies after each validation and a thinned training loss, each with the time in training steps until then.
+
+    Of several validation sets it is the first one's.
+    """
     curve: dict[int, dict[str, Any]] = {}
     loss: list[dict[str, Any]] = []
     wall_s = cpu_s = 0.0
+    first_set = next((line.get("val") for line in lines if line["event"] == "eval"), None)
     for line in lines:
         if line["event"] == "train":
             wall_s += line["step_s"] * line["interval_steps"]
             cpu_s += line["cpu_s"] * line["interval_steps"]
             loss.append({"step": line["step"] + 1, "loss": line["loss"], "train_wall_s": wall_s, "train_cpu_s": cpu_s})
-        elif line["event"] == "eval":
+        elif line["event"] == "eval" and line.get("val") == first_set:
             point = {"step": line["step"], "train_wall_s": wall_s, "train_cpu_s": cpu_s, "top1": {}}
             curve.setdefault(line["step"], point)["top1"][str(line["keep_rate"])] = line["top1"]
     every = -(-len(loss) // _LOSS_POINTS) if loss else 1

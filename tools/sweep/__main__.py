@@ -2,12 +2,12 @@
 
     python -m tools.sweep runs/fashion_mnist --rules contrast magnitude --keep-rates 1 0.6 0.2
 
-Takes finished runs and their whole validation sets. Under ``deepspeed --no_local_rank --module tools.sweep ...`` the
-ranks share the work. With --image-sizes and --patch-sizes the same weights are shown images and patches of those sizes.
-Results go to sweep.jsonl in the output folder, a line for each run, rule, size and keep rate; what is there already is
-not computed again, unless the weights, the validation set or how it is read have changed. Where every patch is kept all
-rules are the same: there one is measured for all, and their lines name it (same_as). sweep.csv and sweep.png show what
-the last call asked for.
+Takes finished runs and their whole validation sets, each of several by itself (``val`` in the results). Under
+``deepspeed --no_local_rank --module tools.sweep ...`` the ranks share the work. With --image-sizes and --patch-sizes
+the same weights are shown images and patches of those sizes. Results go to sweep.jsonl in the output folder, a line for
+each run, rule, size and keep rate; what is there already is not computed again, unless the weights, the validation set
+or how it is read have changed. Where every patch is kept all rules are the same: there one is measured for all, and
+their lines name it (same_as). sweep.csv and sweep.png show what the last call asked for.
 
 Exit codes: 0 done, 2 an input that cannot be used, 3 an image or a shard that turned out to be bad (one line on stderr
 says which), 130 interrupted by Ctrl-C: the same command goes on where it stopped.
@@ -28,7 +28,7 @@ with importing():
     from engine.run.finished import check_classifier, finished_config
     from engine.run.inputs import check_labels, open_maps
     from pipeline.selection.config import rule_forms, rule_from_text
-    from pipeline.shards.index import open_index
+    from pipeline.shards.data_sets import open_val
     from tools.sweep.sizes import sizes_of
     from tools.sweep.tables import describe, write_files
 
@@ -91,11 +91,12 @@ def _look(arguments: Sequence[str] | None, place: Place) -> None:
     for folder in options.runs:
         config = finished_config(folder, options.set)
         check_classifier(folder, config)
-        index = open_index(config.data.val, "val")
-        check_labels(index, config.data.num_classes)
+        held = {one.key: one.index for one in open_val(config.data)}
+        for index in held.values():
+            check_labels(index, config.data.num_classes)
         sizes_of(config.data, options)
         for rule in rules or [config.selection]:
-            open_maps(rule.map, {"data.val": index})
+            open_maps(rule.map, held)
 
 
 def _sweep(arguments: Sequence[str] | None, found: str | None) -> int:

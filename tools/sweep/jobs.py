@@ -8,7 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from pipeline.plan.schedule import num_kept_at
 from pipeline.selection.config import SelectionConfig, rule_from_text, rule_name
 from pipeline.selection.magnitude import check_estimate
 from pipeline.selection.maps import ScoreMaps
-from pipeline.shards.index import ShardIndex, open_index
+from pipeline.shards.data_sets import ValSet, open_val
 from tools.command import bar_interval_s
 from tools.sweep.sizes import sizes_of
 
@@ -47,16 +47,16 @@ class Subject:
         name: the run folder's, or its whole path where two runs are called alike.
         sizes: its data at each of the sizes that it is swept at.
         digest: of the exported weights.
-        maps: fingerprints of the score maps that its rules look at, by the maps' names.
+        maps: fingerprints of the score maps that its rules look at, by the validation sets' and the maps' names.
     """
 
     name: str
     trained: Trained
-    index: ShardIndex
+    val_sets: tuple[ValSet, ...]
     rules: tuple[SelectionConfig, ...]
     sizes: tuple[DataConfig, ...]
     digest: str
-    maps: dict[str, str]
+    maps: dict[tuple[str | None, str], str]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Job:
     """
 
     subject: Subject
+    held: ValSet
     selection: SelectionConfig
     keep_rate: float
     data: DataConfig
@@ -81,7 +82,7 @@ class Job:
             "rule": rule_name(self.selection),
             "keep_rate": self.keep_rate,
             "weights_digest": self.subject.digest,
-            "validation_set": self.subject.index.fingerprint,
+            "validation_set": self.held.index.fingerprint,
             "image_size": self.data.image_size,
             "mean": list(config.data.mean),
             "std": list(config.data.std),
@@ -90,7 +91,8 @@ class Job:
             "on_bad_sample": config.data.on_bad_sample,
             "seed": config.seed,
             "patch_size": self.data.patch_size,
-            **({} if name is None else {"map": self.subject.maps[name]}),
+            **({} if name is None else {"map": self.subject.maps[self.held.name, name]}),
+            **({} if self.held.name is None else {"val": self.held.name}),
         }
 
     @property
@@ -102,6 +104,7 @@ class Job:
         """Whether both show the model the very same: every patch of the same images, resampled in the same way."""
         return (
             self.subject is other.subject
+            and self.held is other.held
             and self.data == other.data
             and self.keeps_all
             and other.keeps_all
@@ -153,16 +156,18 @@ def open_subject(name: str, folder: Path, options: argparse.Namespace, world: Wo
     data = trained.config.data
     if data.device == "gpu" and world.device.type != "cuda":
         raise ValueError(f"{folder}: data.device is gpu, but no GPU is visible here; give --set data.device=cpu")
-    index = open_index(data.val, "val")
-    check_labels(index, data.num_classes)
+    val_sets = open_val(data)
+    for held in val_sets:
+        check_labels(held.index, data.num_classes)
     sizes = sizes_of(data, options)
     rules = tuple(map(rule_from_text, options.rules)) or (trained.config.selection,)
     for rule in rules:
         for at in sizes if rule.estimate != "none" else ():
             snapshot = take_snapshot(trained.model, 0, image_size=at.image_size, patch_size=at.patch_size)
             check_estimate(rule, snapshot.kernel)
-    maps = {rule.map: ScoreMaps(index, rule.map).fingerprint() for rule in rules if rule.map is not None}
-    return Subject(name, trained, index, rules, sizes, weights_digest(trained.model.state_dict()), maps)
+    names = {rule.map for rule in rules if rule.map is not None}
+    maps = {(held.name, one): ScoreMaps(held.index, one).fingerprint() for held in val_sets for one in names}
+    return Subject(name, trained, val_sets, rules, sizes, weights_digest(trained.model.state_dict()), maps)
 
 
 def run_job(job: Job, world: World, bar: Any) -> dict[str, Any]:
@@ -185,7 +190,7 @@ def run_job(job: Job, world: World, bar: Any) -> dict[str, Any]:
     with clear_out_of_memory(world, config):
         accuracy, _ = evaluate(
             model,
-            job.subject.index,
+            job.held.index,
             config,
             job.keep_rate,
             world,
@@ -197,7 +202,7 @@ def run_job(job: Job, world: World, bar: Any) -> dict[str, Any]:
     assert isinstance(accuracy, Accuracy)
     return {
         **job.key,
-        **asdict(accuracy),
+        **accuracy.as_line(),
         "wall_s": wall_s,
         "images_per_s": accuracy.num_samples / wall_s,
         "forward_flops_per_image": training_flops_per_image(trained.model, accuracy.num_kept, job.data.patch_size) // 3,
@@ -215,9 +220,11 @@ def sweep(options: argparse.Namespace, world: World) -> list[dict[str, Any]]:
     with one_clear_error(world):
         subjects = [open_subject(name, folder, options, world) for name, folder in _names(options.runs)]
     jobs = [
-        Job(subject, rule, rate, data)
+        Job(subject, held, rule, rate, data)
         for subject in subjects
-        for rule, data, rate in itertools.product(subject.rules, subject.sizes, options.keep_rates)
+        for held, rule, data, rate in itertools.product(
+            subject.val_sets, subject.rules, subject.sizes, options.keep_rates
+        )
     ]
     results: ResultFile | None = None
 
@@ -245,9 +252,10 @@ def sweep(options: argparse.Namespace, world: World) -> list[dict[str, Any]]:
 
 
 def _bar(job: Job, place: str, world: World) -> Any:
-    num_batches = -(-job.subject.index.num_samples // (job.subject.trained.config.eval.micro_batch_size * world.size))
+    num_batches = -(-job.held.index.num_samples // (job.subject.trained.config.eval.micro_batch_size * world.size))
     pixels = f"{job.data.image_size}/{job.data.patch_size} pixels, " if len(job.subject.sizes) > 1 else ""
-    text = f"{place} {job.subject.name}, {rule_name(job.selection)}, {pixels}keep {job.keep_rate:g}"
+    held = "" if job.held.name is None else f"{job.held.name}, "
+    text = f"{place} {job.subject.name}, {held}{rule_name(job.selection)}, {pixels}keep {job.keep_rate:g}"
     return tqdm(
         total=num_batches,
         desc=text,

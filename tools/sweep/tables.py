@@ -10,7 +10,7 @@ from tools.sweep.labels import with_sizes
 _COLUMNS = (
     *("run", "rule", "keep_rate", "num_kept", "top1", "top5", "loss", "num_samples", "bad_samples"),
     *("images_per_s", "wall_s", "forward_flops_per_image", "bytes_per_image", "ranks"),
-    *("image_size", "patch_size"),
+    *("image_size", "patch_size", "val"),
 )
 
 

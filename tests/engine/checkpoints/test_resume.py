@@ -301,6 +301,20 @@ def test_another_data_set_has_another_fingerprint(toy: Path) -> None:
     assert validation["data.train.fingerprint"] != identity_of(toy)["data.train.fingerprint"]
 
 
+def test_of_several_sources_all_is_recorded_but_where_they_lie(toy: Path) -> None:
+    def of(*sources: str) -> dict[str, Any]:
+        return identity(load_config(toy, [f"data.train=[{', '.join(sources)}]"]), fingerprinted("abc"))
+
+    first = of("{name: a, folder: here, share: 0.5}", "{name: b, folder: there, share: 0.5, classes: {cat: 0}}")
+    assert first["data.train.sources"] == [
+        {"name": "a", "share": 0.5},
+        {"name": "b", "share": 0.5, "classes": {"cat": 0}},
+    ]
+    assert first["data.mix_per"] == "batch"
+    assert of("{name: a, folder: x, share: 0.5}", "{name: b, folder: y, share: 0.5, classes: {cat: 0}}") == first
+    assert of("{name: a, folder: x, share: 0.5}", "{name: b, folder: y, share: 0.5}") != first
+
+
 def test_other_score_maps_are_another_run_that_is_refused_by_name(toy: Path) -> None:
     config, index = load_config(toy, ["selection={rule: map, map: bytes}"]), fingerprinted("abc")
     first, second = identity(config, index, "old"), identity(config, index, "new")

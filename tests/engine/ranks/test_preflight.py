@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from engine.config import load_config
 from engine.ranks.preflight import (
     PLACES,
     clocks_apart,
+    compared,
     describe_devices,
     differences,
     flat,
@@ -86,6 +88,19 @@ def test_every_key_of_the_configuration_is_compared_and_only_places_may_differ(t
     assert differences([facts, flat(load_config(path, ["optim.lr=0.5"]))], HOSTS) == [
         "optim.lr: 0.005 on rank 0 (host-a), 0.5 on rank 1 (host-a)"
     ]
+
+
+def test_of_lists_of_data_all_but_the_places_is_compared(tmp_path: Path) -> None:
+    path = write_toy_config(tmp_path / "toy.yaml", tmp_path)
+
+    def of(folder: str, weight: int) -> dict[str, Any]:
+        sources = f"data.train=[{{name: a, folder: {folder}, weight: {weight}}}]"
+        return compared(load_config(path, [sources, f"data.val=[{{name: v, folder: {folder}}}]"]))
+
+    assert differences([of("here", 1), of("there", 1)], HOSTS) == []
+    (told,) = differences([of("here", 1), of("here", 2)], HOSTS)
+    assert told.startswith("data.train: [")
+    assert compared(load_config(path)).keys().isdisjoint(PLACES)
 
 
 def test_the_software_is_told_by_version_and_the_sources_by_a_digest() -> None:

@@ -42,8 +42,8 @@ def test_a_stated_number_of_samples_is_the_data_sets_or_left_out(config_file: Pa
     index = open_index(config_file.parent / "shards", "train")
     with pytest.raises(ValueError, match=rf"data\.num_train_samples says 7, but .* holds {NUM_TRAIN} training samples"):
         open_inputs(load_config(config_file, ["data.num_train_samples=7"]), 1, 1)
-    check_num_train_samples(index, NUM_TRAIN)
-    check_num_train_samples(index, None)
+    check_num_train_samples(index, NUM_TRAIN, NUM_TRAIN)
+    check_num_train_samples(index, NUM_TRAIN, None)
 
 
 @pytest.mark.parametrize(("package", "setting"), [("tensorboard", True), ("wandb", {"project": "p"})])

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sample_tables import SampleTable, samples
 
 from pipeline.config import AugmentConfig, DataConfig
+from pipeline.plan.rows import rank_rows, steps_per_epoch
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
-from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner, rank_rows, steps_per_epoch
+from pipeline.plan.step import StepPlan, TrainPlanner, ValidationPlanner
 from pipeline.selection.config import SelectionConfig
 
 WORLD_SIZES = (1, 2, 3, 4, 6, 8, 12)

@@ -21,6 +21,7 @@ from tools.shards.journal import JOURNAL_NAME, Journal, ShardRecord
 from tools.shards.levels.shard import LevelJob, write_level_shard
 from tools.shards.readdress import Group, find_groups, write_shards
 from tools.shards.readdress_shard import ShardJob
+from tools.shards.whole_file import remove_leftovers
 
 _TRAINING = ("train", "all")  # what ``open_index`` opens for training, the first that is there
 
@@ -31,6 +32,7 @@ def resize_levels(
     *,
     addressable: bool = False,
     workers: int = 1,
+    ray: str | None = None,
     on_total: Callable[[int, int], object] = lambda total, done: None,
     on_images: Callable[[int], object] = lambda count: None,
     on_phase: Callable[[str], object] = lambda phase: None,
@@ -40,6 +42,7 @@ def resize_levels(
     Args:
         levels: pixels of the shorter side of each.
         addressable: JPEGs are written so that each of their units can be reached alone.
+        ray: a Ray cluster, see ``pool.as_done``.
         on_total, on_images, on_phase: told (samples in all, those done before), samples done, and what is done now.
 
     Returns:
@@ -68,8 +71,7 @@ def resize_levels(
         out.mkdir(exist_ok=True)
         journal = Journal(out, job)
         try:
-            for leftover in out.glob(".*.tmp"):
-                leftover.unlink()
+            remove_leftovers(out)
             done = {record.name for record in journal.shards}
             jobs = [
                 LevelJob(ShardJob(folder, out, group.split, shard, group.members), pixels, addressable)
@@ -79,7 +81,8 @@ def resize_levels(
             total = sum(shard.num_samples for shard in group.shards)
             on_total(total, total - sum(one.place.shard.num_samples for one in jobs))
             on_phase(f"level {pixels}")
-            write_shards(write_level_shard, jobs, workers, journal, on_images)
+            write_shards(write_level_shard, jobs, workers, journal, on_images, ray=ray)
+            remove_leftovers(out)  # of workers that were lost on the way
             made[pixels] = _describe(folder, out, job, level, group, journal.shards, dataset)
             write_atomically(out / DATASET_NAME, json.dumps(made[pixels], indent=2) + "\n", sync=True)
             journal.remove()

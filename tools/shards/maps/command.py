@@ -15,7 +15,17 @@ def run_score(options: argparse.Namespace) -> int:
         ValueError, OSError: see ``score_folder``.
     """
     job = MapJob(options.by, options.name, options.grid, options.weights)
-    done = score_folder(options.folder, job, split=options.split, workers=options.workers, show_progress=True)
+    done = score_folder(
+        options.folder,
+        job,
+        split=options.split,
+        part=options.part,
+        workers=options.workers,
+        ray=options.ray,
+        show_progress=True,
+    )
+    if options.part is not None:
+        print(f"part {options.part}:")
     for one in done:
         print(
             f"{one.split}: maps {job.map_name} of {one.num_samples:,} samples, {job.grid_size} x {job.grid_size} bytes "

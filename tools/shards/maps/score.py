@@ -1,7 +1,6 @@
 """Writes the score maps of a folder's shards: a shard at a time, each file whole or absent, none twice."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from pipeline.shards.index import ShardIndex, index_path, list_splits, open_inde
 from tools.command import bar_interval_s
 from tools.shards.maps.kinds import KINDS, Maker, split_kind
 from tools.shards.maps.shard_images import ShardImages
-from tools.shards.pool import worker_processes
+from tools.shards.parts.part import Part
+from tools.shards.pool import as_done
 
 LARGEST_GRID = 64
 
@@ -76,15 +76,27 @@ class _Shard:
     folder: Path
     split: str
     number: int
+    num_samples: int
     unscored: tuple[int, ...]
 
 
 def score_folder(
-    folder: Path, job: MapJob, *, split: str | None = None, workers: int = 1, show_progress: bool = False
+    folder: Path,
+    job: MapJob,
+    *,
+    split: str | None = None,
+    part: Part | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    show_progress: bool = False,
 ) -> list[Scored]:
     """Make the maps that are not there yet, of one split or of all that the folder has an index of.
 
     A shard's maps are there if the file was made of these images, by the same kind, model and grid.
+
+    Args:
+        part: only this share of the shards; others may be scored at the same time.
+        ray: a Ray cluster, see ``pool.as_done``.
 
     Raises:
         ValueError: shards, a model or images that cannot be used. What was finished before stays.
@@ -95,20 +107,23 @@ def score_folder(
     splits = [split] if split is not None else list_splits(folder)
     indexes = [open_index(folder, one) for one in splits or ["train"]]  # which says what is missing where none is
     maker = job.open()
-    found, missing = [], []
-    for index in indexes:
-        shards = [_Shard(folder, index.split, n, _unscored(index, n)) for n in range(len(index.shards))]
-        rest = [shard for shard in shards if not _is_there(index, shard, job, maker)]
-        found.append(Scored(index.split, index.num_samples, len(rest), len(shards) - len(rest)))
-        missing += rest
-    total = sum(index.num_samples for index in indexes)
-    bar = tqdm(total=total, unit="img", disable=not show_progress, mininterval=bar_interval_s())
-    with bar:
-        counts = {(index.split, n): int(size) for index in indexes for n, size in enumerate(index.shard_sizes)}
-        bar.update(total - sum(counts[shard.split, shard.number] for shard in missing))
-        for count in _run(missing, job, maker, workers):
-            bar.update(count)
-    return found
+    listed = [(index, number) for index in indexes for number in range(len(index.shards))]
+    mine = listed if part is None else part.share(listed)
+    shards = [_Shard(folder, index.split, n, int(index.shard_sizes[n]), _unscored(index, n)) for index, n in mine]
+    missing = [one for one, (index, _) in zip(shards, mine, strict=True) if not _is_there(index, one, job, maker)]
+    total = sum(shard.num_samples for shard in shards)
+    with tqdm(total=total, unit="img", disable=not show_progress, mininterval=bar_interval_s()) as bar:
+        bar.update(total - sum(shard.num_samples for shard in missing))
+        score = _Scorer(job, None if job.in_workers or ray is not None else maker)
+        for shard, _ in as_done(score, missing, workers if job.in_workers else 1, ray=ray, on_gpu=not job.in_workers):
+            bar.update(shard.num_samples)
+    return [_scored(index.split, shards, missing) for index in indexes]
+
+
+def _scored(split: str, shards: Sequence[_Shard], missing: Sequence[_Shard]) -> Scored:
+    mine = [shard for shard in shards if shard.split == split]
+    num_made = sum(shard.split == split for shard in missing)
+    return Scored(split, sum(shard.num_samples for shard in mine), num_made, len(mine) - num_made)
 
 
 def _unscored(index: ShardIndex, number: int) -> tuple[int, ...]:
@@ -131,34 +146,26 @@ def _is_there(index: ShardIndex, shard: _Shard, job: MapJob, maker: Maker) -> bo
     return same_kind and facts.made_by == maker.made_by and facts.grid_size == job.grid_size
 
 
-def _run(shards: Sequence[_Shard], job: MapJob, maker: Maker, workers: int) -> Iterator[int]:
-    """Samples scored, shard by shard as they are done."""
-    workers = min(workers, len(shards)) if job.in_workers else 1
-    if workers <= 1:
-        for shard in shards:
-            yield _score_shard(shard, job, maker)
-        return
-    with worker_processes(workers) as pool:
-        for future in as_completed([pool.submit(_score_shard, shard, job, None) for shard in shards]):
-            yield future.result()
+class _Scorer:
+    """Makes one shard's maps after the other and writes them; opens what makes them with the first, if it has none."""
 
+    def __init__(self, job: MapJob, maker: Maker | None) -> None:
+        self._job, self._maker = job, maker
 
-def _score_shard(shard: _Shard, job: MapJob, maker: Maker | None) -> int:
-    """Make one shard's maps and write them."""
-    maker = maker or job.open()
-    index = read_index(index_path(shard.folder, shard.split))
-    with ShardImages(index, shard.number, shard.unscored) as images:
-        grids = np.zeros((images.shard.num_samples, job.grid_size, job.grid_size), np.uint8)
-        for row, grid in zip(images.rows, maker.maps(images, images.rows, job.grid_size), strict=True):
-            grids[row] = grid
-    tar = index.folder / images.shard.name
-    write_maps(
-        tar,
-        job.map_name,
-        images.shard.digest,
-        grids,
-        kind=job.kind,
-        made_by=maker.made_by,
-        unscored=images.unscored,
-    )
-    return len(images.rows)
+    def __call__(self, shard: _Shard) -> None:
+        self._maker = maker = self._maker or self._job.open()
+        index = read_index(index_path(shard.folder, shard.split))
+        grid_size = self._job.grid_size
+        with ShardImages(index, shard.number, shard.unscored) as images:
+            grids = np.zeros((images.shard.num_samples, grid_size, grid_size), np.uint8)
+            for row, grid in zip(images.rows, maker.maps(images, images.rows, grid_size), strict=True):
+                grids[row] = grid
+        write_maps(
+            index.folder / images.shard.name,
+            self._job.map_name,
+            images.shard.digest,
+            grids,
+            kind=self._job.kind,
+            made_by=maker.made_by,
+            unscored=images.unscored,
+        )

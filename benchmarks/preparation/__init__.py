@@ -1,0 +1,1 @@
+"""Shards prepared on one machine, in parts and on a cluster, held against one another."""

@@ -1,0 +1,1 @@
+"""Files that lie in a store and are used through a cache on the host's disk."""

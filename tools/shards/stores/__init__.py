@@ -1,0 +1,1 @@
+"""Shards made for, and indexed in, a store."""
