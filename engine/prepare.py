@@ -10,6 +10,7 @@ from engine.checkpoints.resume import identity
 from engine.config import RunConfig
 from engine.evaluation.trained import build_run_model
 from engine.models.masked_autoencoder import masked_autoencoder
+from engine.ranks.freed_memory import keep_freed_memory
 from engine.ranks.world import World
 from engine.run.compilers import check_can_compile
 from engine.run.inputs import check_monitors, open_inputs
@@ -64,8 +65,13 @@ class Prepared:
 
 
 def set_up_torch(config: RunConfig, world: World) -> None:
-    """Set how many threads torch computes with in this process, and on a GPU how it multiplies float32 matrices."""
+    """Set how many threads torch computes with in this process, and on a GPU how it multiplies float32 matrices.
+
+    Where a CPU trains, what a step frees is kept for the next one.
+    """
     torch.set_num_threads(config.engine.num_threads or world.trainer_threads)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     if world.device.type == "cuda":
         torch.set_float32_matmul_precision("high" if config.engine.tf32 else "highest")  # high is TF32
 
