@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.levels.table import TABLE, starts
 from benchmarks.shared.photographs import jpeg_bytes
 from benchmarks.shared.shard_files import write_tar
 from benchmarks.shared.shell import ROOT
@@ -82,7 +83,8 @@ _SCHEDULES = {
     "linear": {"kind": "linear", "keep_rate": [0.2, 1.0], "rounding": 0.2},
     "cyclic": {"kind": "cyclic", "keep_rate": [0.2, 1.0], "rounding": 0.2},
 }
-PAPER = [path for path in IMAGENET if "mae" not in path.stem]
+SIZES = [path for path in IMAGENET if path.stem.endswith("sizes")]
+PAPER = [path for path in IMAGENET if "mae" not in path.stem and path not in SIZES]
 
 
 def expected(name: str) -> dict[str, Any]:
@@ -117,6 +119,23 @@ def test_the_masked_autoencoders_numbers_are_its_authors() -> None:
     assert (config.optim.betas, config.optim.weight_decay) == ((0.9, 0.95), 0.05)
     assert (str(config.train.duration), str(config.optim.warmup)) == ("800epochs", "40epochs")
     assert build_schedule(config, 1_281_167).stage(0).num_kept == 49
+
+
+@pytest.mark.parametrize("path", SIZES, ids=lambda path: path.stem)
+def test_growing_images_follow_the_table_of_their_authors(path: Path) -> None:
+    """arXiv 2405.08768: tenths of the computation at each size, the first two of them warm-up, magnitudes 0 to 9."""
+    assert len(SIZES) == 2
+    config = load_config(path)
+    equal_epochs, tenths = 150, [size for size, number in TABLE for _ in range(number)]
+    images = [(224 / size) ** 2 for size in tenths]  # of a tenth, in tenths of an epoch's at 224 pixels
+    assert str(config.train.duration) == f"{round(equal_epochs * sum(images) / 10)}epochs"
+    assert str(config.optim.warmup) == f"{round(equal_epochs * sum(images[:2]) / 10)}epochs"
+    assert config.optim.decay_over == "tokens"
+    schedule = config.schedule.model_dump(mode="json")
+    assert schedule["image_size"]["values"] == [[pytest.approx(start, abs=1e-4), size] for start, size in starts()]
+    auto = value(config, "data.augment.auto.magnitude")
+    begins = [sum(images[:tenth]) / sum(images) for tenth in range(10)]
+    assert auto["values"] == [[pytest.approx(start, abs=1e-4), tenth] for tenth, start in enumerate(begins)]
 
 
 @pytest.mark.parametrize("path", IMAGENET, ids=lambda path: path.stem)
@@ -177,13 +196,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_trains_a_step_on_a_reduced_batch(path: Path, photos: ShardIndex) -> None:
+def test_a_recipe_trains_a_step_of_two_blocks_on_a_reduced_batch(path: Path, photos: ShardIndex) -> None:
     reduced = {
         "data.train": photos.folder,
         "data.num_train_samples": "null",
+        "data.levels": "[]",
         "train.global_batch_size": 6,
         "train.micro_batch_size": "null",
         "model.pretrained": "null",
+        "model.options.depth": "2",
         "optim.warmup": "1steps",
         "engine.precision": "fp32",
     }
