@@ -173,6 +173,7 @@ def _parser() -> Parser:
         "Append shards to a set, behind its own, with what lies beside them. Classes that the set has not are refused. "
         "At any moment, a kill's too, the set is as it was or as it is to be.",
         "data/imagenet data/imagenet-2027",
+        more="A run goes on over the larger set with --allow-change data.train.fingerprint.",
     )
     add_append_arguments(one)
 

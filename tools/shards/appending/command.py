@@ -2,11 +2,14 @@
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 
 from pipeline.addresses import Address
 from tools.command import place_argument
 from tools.shards.progress import progress_bar
+
+_TRAINING = ("train", "all")  # what ``open_index`` opens for training, the first that is there
 
 
 def add_append_arguments(one: argparse.ArgumentParser) -> None:
@@ -53,4 +56,7 @@ def run_append(options: argparse.Namespace) -> int:
         )
     for line in lines:
         print(line)
+    if any(one.split in _TRAINING for one in appended):
+        told = "a run goes on over the larger set from its next epoch on with --allow-change data.train.fingerprint"
+        print(told, file=sys.stderr)
     return 0
