@@ -1,6 +1,5 @@
 """A training set that has grown while a run went on over it: what earlier epochs saw, and how long they were."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -77,10 +76,10 @@ class EpochLengths:
         return ((steps - first[at]) % lengths[at] + 0.5) / lengths[at]
 
 
-def told(growth: Sequence[GrowthConfig], num_shards: int, num_samples: int) -> str:
-    """How a set of now so many shards and samples has grown, for people; empty where it has not."""
+def told(growth: Growth) -> str:
+    """How a training set has grown, for people; empty where it has not."""
     parts = [
         f"the first {one.shards} shards ({one.samples:,} samples) before epoch {one.before_epoch}" for one in growth
     ]
-    all_of_it = f"all {num_shards} ({num_samples:,}) from then on"
-    return f"the training set has grown: epochs, from 0, see {', '.join([*parts, all_of_it])}" if growth else ""
+    see = ", ".join([*parts, "all from then on"])
+    return f"the training set has grown: epochs, from 0, see {see}" if growth else ""

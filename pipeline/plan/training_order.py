@@ -82,7 +82,7 @@ class PlainOrder:
 
     def told(self) -> str:
         """How the set has grown, for people; empty where it has not."""
-        return told(self.data.growth, len(self.samples.shard_sizes), self.samples.num_samples)
+        return told(self.data.growth)
 
     @cached_property
     def _orders(self) -> list[SampleOrder]:

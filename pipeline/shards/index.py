@@ -250,8 +250,8 @@ def extend_index(index: ShardIndex, new: Sequence[tuple[Shard, Sequence[Row]]], 
     """
     shards = [*index.shards, *(shard for shard, _ in new)]
     assert [shard.name for shard in shards] == sorted({shard.name for shard in shards})
-    numbers = [number for number, shard in enumerate(shards) for _ in range(shard.num_samples)]
-    more = _batch(numbers[len(index.shard) :], [row for _, rows in new for row in rows])
+    numbers = [number for number, (_, rows) in enumerate(new, len(index.shards)) for _ in rows]
+    more = _batch(numbers, [row for _, rows in new for row in rows])
     columns = (getattr(index, name) for name in _SCHEMA.names[:6])
     batch = pa.record_batch([*map(pa.array, columns), index._keys, index._extensions], schema=_SCHEMA)
     batch = pa.concat_batches([batch, more])

@@ -80,8 +80,7 @@ def test_it_is_refused_without_the_flag_and_told_and_recorded_with_it(folder: Pa
     printed = (folder / "printed").read_text()
     assert "--allow-change data.train.fingerprint to go on with the new value" in printed
     assert f"as allowed: data.growth: '(not recorded)' there, {GROWTH} here" in printed
-    told = f"see the first 3 shards ({NUM_TRAIN} samples) before epoch 1, all 4 ({NUM_TRAIN + NUM_MORE}) from then on"
-    assert told in printed
+    assert f"see the first 3 shards ({NUM_TRAIN} samples) before epoch 1, all from then on" in printed
     assert yaml.safe_load((folder / "grown/config.yaml").read_text())["data"]["growth"] == GROWTH
     identity = verify_manifest(folder / "grown/checkpoints" / f"step-{STEPS:08d}")["identity"]
     assert identity["data.growth"] == GROWTH

@@ -52,8 +52,8 @@ def test_a_set_grows_from_one_epoch_to_a_later_one() -> None:
 
 
 def test_how_a_set_has_grown_is_told_in_a_line() -> None:
-    assert told([], 5, 100) == ""
-    assert told([GrowthConfig(**GROWN)], 5, 1100) == (
-        "the training set has grown: epochs, from 0, see the first 3 shards (60 samples) before epoch 2, all 5 (1,100) "
-        "from then on"
+    assert told(()) == ""
+    assert told((GrowthConfig(**GROWN),)) == (
+        "the training set has grown: epochs, from 0, see the first 3 shards (60 samples) before epoch 2, all from then "
+        "on"
     )

@@ -39,7 +39,7 @@ _AFTER_INTERRUPTION: dict[Callable[[argparse.Namespace], int], str] = {
     run_resize_levels: _GOES_ON,
     run_score: _GOES_ON,
     run_merge: "the parts are as they were; the same command begins anew",
-    run_append: "the set is as it was; the same command begins anew",
+    run_append: "the set is as it was or has the new shards; the same command begins anew, or says that they are there",
     run_index: "the indexes that are written stay; the same command makes all of them anew",
     run_units: "the files that are written stay; the same command makes all of them anew",
     run_verify: "nothing was changed or listed; the same command begins anew",

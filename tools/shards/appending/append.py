@@ -83,10 +83,11 @@ def append(
             if isinstance(place, Path) and (note := check_classes(folder, names, place)):
                 told.notes.append(note)
             for name, shards in find_new(place, split, indexes).items():
-                new.setdefault(name, []).extend(_with_samples(shards, told))
+                if holding := _with_samples(shards, told):
+                    new.setdefault(name, []).extend(holding)
         for index in indexes:
             check_new(folder, index.shards, new.get(index.split, []))
-        if not any(new.values()):
+        if not new:
             raise ValueError(f"no shard with a sample to append in {', '.join(map(str, places))}")
         on_total(sum(one.shard.num_samples for shards in new.values() for one in shards), 0)
         before = {name: open_index(folder, name) for name in new}

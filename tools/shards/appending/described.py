@@ -33,11 +33,11 @@ def with_appended(
         "sha256": {**old["sha256"], **sha256},
     }
     for name in _SUMS.keys() & old.keys():
-        tallies = [(one or {}).get(name) for one in [old, *others]]
-        if None in tallies:
-            del split[name]
-        else:
+        tallies = [one[name] for one in [old, *others] if one is not None and name in one]
+        if len(tallies) == 1 + len(others):
             split[name] = _SUMS[name](tallies)
+        else:
+            del split[name]
     job = dataset["job"]
     if "level" in job:
         job = {**job, "level": {**job["level"], "made_from": _made_from(index)}}

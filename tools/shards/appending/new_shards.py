@@ -81,6 +81,8 @@ def _groups(place: Path, split: str | None, by_split: dict[str, ShardIndex]) -> 
         groups = [_unindexed(place, tars, name, by_split, split) for name, tars in group_tars(place).items()]
     else:
         groups = find_groups(place)
+        if any(read_index(index_path(place, group.split)).level is not None for group in groups):
+            raise ValueError(f"{place}: holds smaller images, a level; name the folder that it lies in")
     if split is not None:
         own = {group.split: group for group in groups}
         chosen = own.get(split, own.get(ALL_SPLIT))

@@ -18,6 +18,7 @@ from pipeline.selection.maps import ScoreMaps
 from pipeline.shards.exclusion import exclusion_path, read_exclusion
 from pipeline.shards.index import index_path, open_index
 from pipeline.shards.levels import open_with_levels
+from pipeline.shards.reader import SampleReader
 from pipeline.shards.units import open_units
 from tools.shards.__main__ import main
 from tools.shards.appending import larger_folder
@@ -193,6 +194,13 @@ def test_shards_that_are_there_already_are_not_appended_again(sets: Path, capsys
     assert files_of(sets / "set") == shown
 
 
+def test_whoever_reads_the_set_meanwhile_goes_on_reading_it(sets: Path) -> None:
+    old, index = samples_of(sets / "set"), open_index(sets / "set", "train")
+    ids, reader = np.arange(index.num_samples), SampleReader(index)
+    append(sets / "set", [sets / "new"])
+    assert [bytes(image) for image in reader.read(ids)] == [image for _, _, image in old]
+
+
 def test_other_classes_are_refused(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = files_of(sets / "set")
     write_shard(tmp_path / "train-0.tar", [0, 1, 3])
@@ -223,6 +231,7 @@ def test_what_cannot_be_appended_is_refused_in_a_line(
         (sets / "set", tmp_path / "strange.tar"): "of the split 'all', and the set has none",
         (sets / "set", sets / "new", "--split", "test"): "holds no split 'test'; those there are: train, val",
         (sets / "set/level-24", sets / "new"): "is level 24 of",
+        (sets / "set", sets / "new/level-24"): "holds smaller images, a level; name the folder that it lies in",
         (tmp_path, sets / "new"): "no index; make one with",
     }.items():
         assert run("append", *arguments) == 2
