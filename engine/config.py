@@ -297,8 +297,8 @@ class RunConfig(Settings):
     def _sees_its_examples_once(self) -> "RunConfig":
         if self.schedule.examples is not None:
             echo, repeats = self.data.echo, self.data.augment.repeats
-            is_mixed = isinstance(self.data.train, tuple)
-            check_fits(self.schedule.examples, echo=echo, repeats=repeats, task=self.task, is_mixed=is_mixed)
+            data = {"is_mixed": isinstance(self.data.train, tuple), "grows": bool(self.data.growth)}
+            check_fits(self.schedule.examples, echo=echo, repeats=repeats, task=self.task, **data)
         return self
 
     @model_validator(mode="after")

@@ -6,9 +6,10 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.values.decay import DECAYS, Progress
+from pipeline.growth import EpochLengths
 from pipeline.plan.augmentation import check_pairs
 from pipeline.plan.epochs import run_steps
-from pipeline.plan.rows import rank_rows, steps_per_epoch
+from pipeline.plan.rows import earlier_epochs, rank_rows, steps_per_epoch
 from pipeline.plan.schedule import PatchSchedule
 from pipeline.settings import MOST_STEPS, Duration
 
@@ -89,16 +90,25 @@ def build_schedule(config: RunConfig, num_train_samples: int) -> PatchSchedule:
     """The run's patch schedule. Needs the size of the training set and nothing else of it.
 
     Raises:
-        ValueError: the batch is larger than the data set, or the run has no step, or more than ``MOST_STEPS``.
+        ValueError: the batch is larger than the data set, or the run has no step, more than ``MOST_STEPS``, or none
+            over what a set has grown by.
     """
     batch = config.train.global_batch_size
     per_epoch = steps_per_epoch(num_train_samples, batch)
     examples = config.schedule.examples
-    total_steps = run_steps(config.train.duration, per_epoch, batch, None if examples is None else examples.keep)
+    earlier = earlier_epochs(config.data.growth, batch)
+    keep = None if examples is None else examples.keep
+    total_steps = run_steps(config.train.duration, per_epoch, batch, keep, earlier)
     if total_steps > MOST_STEPS:
         raise ValueError(
             f"train.duration {config.train.duration} comes to {total_steps:,} steps of {batch:,} images; a run has at "
             f"most {MOST_STEPS:,}: shorten it, or choose a larger train.global_batch_size"
+        )
+    if earlier and total_steps <= (first := int(EpochLengths(per_epoch, earlier).before(earlier[-1][0]))):
+        raise ValueError(
+            f"data.growth: nothing of the larger training set would be seen: it counts from step {first} on (epoch "
+            f"{earlier[-1][0]}, from 0), and train.duration {config.train.duration} ends at step {total_steps}; raise "
+            "it"
         )
     return PatchSchedule(
         config.schedule,
@@ -110,6 +120,7 @@ def build_schedule(config: RunConfig, num_train_samples: int) -> PatchSchedule:
         config.data.image_size,
         config.data.patch_size,
         config.data.augment.schedules,
+        earlier,
     )
 
 
@@ -134,7 +145,7 @@ def plan_run(config: RunConfig, num_train_samples: int, world_size: int) -> RunP
             raise ValueError(f"{name} {duration} is less than one step of {batch} images")
         return None if duration is None else steps(duration)
 
-    warmup_steps = steps(config.optim.warmup)
+    warmup_steps = run_steps(config.optim.warmup, schedule.steps_per_epoch, batch, None, schedule.earlier)
     if warmup_steps >= schedule.total_steps:
         raise ValueError(
             f"optim.warmup of {warmup_steps} steps does not fit a run of {schedule.total_steps} steps; shorten it"

@@ -29,7 +29,6 @@ from engine.trainer import Run
 from pipeline.graph.route import why_not_select_first
 from pipeline.plan.examples import describe as describe_examples
 from pipeline.plan.schedule import StageSummary
-from pipeline.plan.training_order import MixedOrder
 from pipeline.selection.snapshots import SnapshotBoard
 
 
@@ -150,7 +149,7 @@ def announcement(run: Run, start: Start) -> str:
         f"schedule {config.schedule.kind}, rule {config.selection.rule}{_which_map(config)}: keep rates {stages}, "
         f"mean {plan.schedule.mean_keep_rate:.3f}",
         *([f"strengths of augmentation: {told}"] if (told := plan.schedule.strengths_told()) else []),
-        *([run.planner.order.told()] if isinstance(run.planner.order, MixedOrder) else []),
+        *([told] if (told := run.planner.order.told()) else []),
         *describe_examples(config.schedule.examples, plan.schedule.epochs, plan.total_steps),
         f"data.route {config.route}{_why_this_route(config)}",
     ]

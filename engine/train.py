@@ -25,7 +25,8 @@ from engine.command_line import Parser, interruptible
 from pipeline.files import user_path
 
 with interruptible():
-    from engine.checkpoints.resume import recorded_identity
+    from engine.checkpoints.growth import over_grown_data
+    from engine.checkpoints.resume import recorded_identity, recorded_manifest
     from engine.config import load_config
     from engine.ranks.rendezvous import Place, look_first
     from engine.run.request import Request, look_at
@@ -86,7 +87,10 @@ def read_request(argv: Sequence[str]) -> Request:
         going_on=lambda name: recorded_identity(arguments.resume, folder_of(name) / "checkpoints"),
     )
     folder = folder_of(config.name)
-    return Request(config, folder, arguments.max_steps, arguments.resume, tuple(arguments.allow_change))
+    recorded = recorded_manifest(arguments.resume, folder / "checkpoints")
+    config, more = over_grown_data(config, recorded, arguments.allow_change)
+    allowed = (*arguments.allow_change, *more)
+    return Request(config, folder, arguments.max_steps, arguments.resume, allowed)
 
 
 def look(argv: Sequence[str], place: Place) -> None:

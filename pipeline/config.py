@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, field_val
 from pydantic_core import PydanticCustomError
 
 from pipeline.addresses import Place
+from pipeline.growth import Growth, check_growth
 from pipeline.operations import SUITES
 from pipeline.ramps import StrengthScheduleConfig
 from pipeline.settings import MOST_PIXELS, MOST_THREADS, OrAuto, Settings, UserPath, one_of
@@ -216,6 +217,11 @@ class DataConfig(Settings):
         description="seconds to wait for a store that gives nothing, while other ranks wait in a collective operation "
         "(DEEPSPEED_TIMEOUT, 15 minutes by default); then the run ends with a checkpoint and exit code 75",
     )
+    growth: Growth = Field(
+        (),
+        description="what the training set was in earlier epochs, if it has grown since; a run that goes on over the "
+        "larger set with --allow-change data.train.fingerprint writes it. Epochs from the last before_epoch on see all",
+    )
     num_train_samples: int | None = Field(
         None,
         ge=1,
@@ -305,6 +311,7 @@ class DataConfig(Settings):
     def _mixes_what_fits(self) -> "DataConfig":
         times = {"echo": self.echo, "augment.repeats": self.augment.repeats}
         check_mixing(self.train, self.mix_per, self.shuffle, times)
+        check_growth(self.growth, is_mixed=isinstance(self.train, tuple), echo=self.echo)
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
+from pipeline.growth import EpochLengths
 from pipeline.settings import Settings, one_of
 
 Pairs = list[tuple[float, float]]
@@ -49,6 +50,7 @@ class Laid:
     Attributes:
         steps: int64, any shape.
         ramp_steps: steps of the run before its cooldown.
+        lengths: of its epochs.
         rounding: grid of what is dropped of ``top``, None for none.
         draw: from steps, int64 [n], a number in [0, 1) for each, the same whenever it is asked for.
         top: what nothing is dropped of: rate 1, or the largest of other numbers.
@@ -56,7 +58,7 @@ class Laid:
 
     steps: np.ndarray
     ramp_steps: int
-    steps_per_epoch: int
+    lengths: EpochLengths
     rounding: float | None
     draw: Callable[[np.ndarray], np.ndarray]
     top: float = 1.0
@@ -69,7 +71,7 @@ class Laid:
     @property
     def of_epoch(self) -> np.ndarray:
         """How far into its epoch each step's middle is, 0 to 1."""
-        return (self.steps % self.steps_per_epoch + 0.5) / self.steps_per_epoch
+        return self.lengths.way(self.steps)
 
 
 @dataclass(frozen=True)

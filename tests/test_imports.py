@@ -20,7 +20,7 @@ SOURCES = sorted(path for package in MAY_NOT_IMPORT for path in (ROOT / package)
 FLOORS = (
     *(("loader",), ("train_plans", "finishing", "looking_ahead"), ("batch",)),
     *(("graph",), ("selection",), ("plan",), ("shards",), ("jpeg",), ("config",)),
-    *(("ramps", "sources"), ("settings", "storage"), ("addresses",)),
+    *(("ramps", "sources"), ("growth",), ("settings", "storage"), ("addresses",)),
     ("operations", "compiling", "cores", "crossing", "files", "installed", "program", "told", "yaml_file"),
 )
 MOST_FILES, MOST_LINES = 24, 400
@@ -40,6 +40,7 @@ LIGHT_MODULES = (
     "config",
     "cores",
     "files",
+    "growth",
     "operations",
     "plan.crops",
     "plan.echo",

@@ -96,8 +96,9 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
     for section, key in unset:
         if values[section][key] is None:
             del values[section][key]
-    if not config.data.levels:
-        del values["data.levels"]
+    for key in ("levels", "growth"):
+        if not getattr(config.data, key):
+            del values[f"data.{key}"]
     if config.optim.decay_over == "steps":
         del values["optim.decay_over"]
     if isinstance(config.data.train, tuple):
@@ -230,7 +231,12 @@ def choose_start(
 
 
 def recorded_identity(resume: str, folder: Path) -> dict[str, Any]:
-    """The identity of the run that would be gone on with, as far as a manifest tells it; empty for a fresh run.
+    """The identity of the run that would be gone on with, as far as a manifest tells it; empty for a fresh run."""
+    return recorded_manifest(resume, folder).get("identity", {})
+
+
+def recorded_manifest(resume: str, folder: Path) -> dict[str, Any]:
+    """The manifest of the checkpoint that would be gone on from, as far as there is one; empty for a fresh run.
 
     Nothing is held against the manifest's digests of files: ``choose_start`` has the last word.
 
@@ -241,8 +247,9 @@ def recorded_identity(resume: str, folder: Path) -> dict[str, Any]:
         return {}
     checkpoints = [step_folder(folder, step) for step in reversed(steps_in(folder))]
     for checkpoint in checkpoints if resume == "auto" else [user_path(resume)]:
-        with suppress(DamagedError, OSError, KeyError):
-            return read_manifest(checkpoint)["identity"]
+        with suppress(DamagedError, OSError):
+            if "identity" in (manifest := read_manifest(checkpoint)):
+                return manifest
     return {}
 
 

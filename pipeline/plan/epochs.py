@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
+from pipeline.growth import EpochLengths
 from pipeline.settings import Duration
 
 _EIGHTHS_SHORT = 7
@@ -30,21 +31,26 @@ class Epochs:
     Attributes:
         full_steps: of an epoch of all examples.
         short_steps: of one of the first ``num_short`` epochs.
+        earlier: of a training set that has grown, see ``EpochLengths``; no epoch is short then.
     """
 
     full_steps: int
     short_steps: int
     num_short: int
+    earlier: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def of(cls, total_steps: int, full_steps: int, keep: float | None) -> "Epochs":
+    def of(
+        cls, total_steps: int, full_steps: int, keep: float | None, earlier: tuple[tuple[int, int], ...] = ()
+    ) -> "Epochs":
         """Those of a run of ``total_steps``: the fewest whole epochs that reach so far are laid out.
 
         Args:
             keep: the share of the examples that a short epoch sees; None for full epochs only.
         """
         if keep is None:
-            return cls(full_steps, full_steps, 0)
+            return cls(full_steps, full_steps, 0, earlier)
+        assert not earlier
         short_steps = short_steps_of(full_steps, keep)
         blocks, rest = divmod(total_steps, _EIGHTHS_SHORT * short_steps + full_steps)
         in_block = 0
@@ -57,7 +63,7 @@ class Epochs:
         all_short = self.num_short * self.short_steps
         if step < all_short:
             return divmod(step, self.short_steps)
-        epoch, step_of_epoch = divmod(step - all_short, self.full_steps)
+        epoch, step_of_epoch = EpochLengths(self.full_steps, self.earlier).split(step - all_short)
         return self.num_short + epoch, step_of_epoch
 
     def share_of_full(self, total_steps: int) -> float:
@@ -79,11 +85,20 @@ def _length(num_epochs: int | Fraction, short_steps: int, full_steps: int) -> Fr
     return Fraction(num_short * short_steps) + (num_epochs - num_short) * full_steps
 
 
-def run_steps(duration: Duration, full_steps: int, global_batch_size: int, keep: float | None) -> int:
-    """A run's length in optimizer steps, rounded to the nearest (halves up).
+def run_steps(
+    duration: Duration,
+    full_steps: int,
+    global_batch_size: int,
+    keep: float | None,
+    earlier: tuple[tuple[int, int], ...] = (),
+) -> int:
+    """The length of a run, or of its beginning, in optimizer steps, rounded to the nearest (halves up).
 
-    Epochs are counted as they are: with a ``keep`` the first seven eighths of them are short.
+    Epochs are counted as they are: with a ``keep`` the first seven eighths of them are short, and those before a
+    training set has grown have the length that they had (``earlier``, see ``EpochLengths``).
     """
+    if earlier and duration.unit == "epochs":
+        return int(EpochLengths(full_steps, earlier).before(duration.amount) + Fraction(1, 2))
     if keep is None or duration.unit != "epochs":
         return duration.steps(full_steps, global_batch_size)
     return int(_length(duration.amount, short_steps_of(full_steps, keep), full_steps) + Fraction(1, 2))

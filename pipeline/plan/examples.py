@@ -120,12 +120,20 @@ class ExamplesConfig(Settings):
         return RULES[self.rule]
 
 
-def check_fits(examples: ExamplesConfig, *, echo: int, repeats: int, task: str, is_mixed: bool = False) -> None:
+def check_fits(
+    examples: ExamplesConfig, *, echo: int, repeats: int, task: str, is_mixed: bool = False, grows: bool = False
+) -> None:
     """Raise ValueError where an epoch would not see each of its examples once, or has no classes to forget.
 
     Args:
         is_mixed: the training data are several sources, whose shares of a batch are stated.
+        grows: they have grown while the run went on.
     """
+    if grows:
+        raise ValueError(
+            "schedule.examples chooses among the examples that are there from the start, and data.growth says that "
+            "some came later; leave schedule.examples out, or start a new run over the larger set"
+        )
     if is_mixed:
         raise ValueError(
             "schedule.examples leaves examples out of one set's epochs, and data.train names several sources, each of "

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pipeline.growth import Growth
 from pipeline.plan import keyed
 from pipeline.plan.keyed import Stream
 from pipeline.plan.short_epochs import SampleIds
@@ -23,10 +24,10 @@ def rank_rows(global_batch_size: int, rank: int, world_size: int) -> tuple[int, 
     return rank * num_rows, num_rows
 
 
-def substitute(samples: SampleIds, seed: int, sample_id: int, attempt: int) -> int:
-    """A sample drawn from the whole data set by (seed, sample_id, attempt)."""
+def substitute(samples: SampleIds, seed: int, sample_id: int, attempt: int, first: int | None = None) -> int:
+    """A sample drawn from the data set, or from its ``first`` samples, by (seed, sample_id, attempt)."""
     word = int(keyed.words(seed, Stream.SUBSTITUTE, sample_id, attempt + 1)[attempt])
-    return int(samples.sample_ids(np.array([word % samples.num_samples]))[0])
+    return int(samples.sample_ids(np.array([word % (first or samples.num_samples)]))[0])
 
 
 def steps_per_epoch(num_samples: int, global_batch_size: int) -> int:
@@ -41,3 +42,12 @@ def steps_per_epoch(num_samples: int, global_batch_size: int) -> int:
             "it is at least 1 and at most the number of samples"
         )
     return num_samples // global_batch_size
+
+
+def earlier_epochs(growth: Growth, global_batch_size: int) -> tuple[tuple[int, int], ...]:
+    """How long the epochs were before a training set has grown, as ``EpochLengths`` has them.
+
+    Raises:
+        ValueError: not even one batch.
+    """
+    return tuple((one.before_epoch, steps_per_epoch(one.samples, global_batch_size)) for one in growth)

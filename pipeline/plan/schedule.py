@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.config import StrengthName
+from pipeline.growth import EpochLengths
 from pipeline.plan.epochs import Epochs
 from pipeline.plan.examples import ExamplesConfig
 from pipeline.plan.keyed import Stream, uniform_of_steps
@@ -170,6 +171,7 @@ class PatchSchedule:
         image_size, patch_size: sides of the full image and its patches in pixels. None: stages tell numbers of patches
             alone, and no size follows a schedule.
         strengths: of augmentation that follow a schedule, ``AugmentConfig.schedules``.
+        earlier: of a training set that has grown, see ``EpochLengths``; ``steps_per_epoch`` is of it as it is now.
 
     Raises:
         ValueError: no steps, a cooldown longer than the run, a rate that keeps no patch, or sizes that come together
@@ -185,6 +187,7 @@ class PatchSchedule:
     image_size: int | None = None
     patch_size: int | None = None
     strengths: Mapping[StrengthName, StrengthScheduleConfig] = field(default_factory=dict)
+    earlier: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.total_steps < 1:
@@ -211,7 +214,8 @@ class PatchSchedule:
     def epochs(self) -> Epochs:
         """How the steps are cut into epochs, some of which ``config.examples`` makes short."""
         examples = self.config.examples
-        return Epochs.of(self.total_steps, self.steps_per_epoch, None if examples is None else examples.keep)
+        keep = None if examples is None else examples.keep
+        return Epochs.of(self.total_steps, self.steps_per_epoch, keep, self.earlier)
 
     @property
     def ramp_steps(self) -> int:
@@ -220,7 +224,8 @@ class PatchSchedule:
 
     def _laid(self, steps: np.ndarray, rounding: float | None, stream: Stream) -> Laid:
         draw = partial(uniform_of_steps, self.seed, stream)
-        return Laid(steps, self.ramp_steps, self.steps_per_epoch, rounding, draw)
+        lengths = EpochLengths(self.steps_per_epoch, self.earlier)
+        return Laid(steps, self.ramp_steps, lengths, rounding, draw)
 
     def _checked(self, steps: np.ndarray) -> np.ndarray:
         steps = np.asarray(steps, dtype=np.int64)

@@ -18,7 +18,7 @@ from pipeline.plan.echo import plain_steps, views_left
 from pipeline.plan.examples import SampleScores
 from pipeline.plan.keyed import KeyedRows, Stream
 from pipeline.plan.levels import scaled_crops, smallest_levels
-from pipeline.plan.rows import rank_rows, steps_per_epoch, substitute
+from pipeline.plan.rows import earlier_epochs, rank_rows, steps_per_epoch, substitute
 from pipeline.plan.schedule import PatchSchedule, Stage, num_kept_at
 from pipeline.plan.short_epochs import SampleIds, ShortEpochs
 from pipeline.plan.training_order import MixedOrder, PlainOrder, order_of
@@ -151,6 +151,8 @@ class TrainPlanner:
         steps_per_epoch(order.epoch_samples, self.global_batch_size)
         check_repeats(self.data.augment.repeats, self.global_batch_size)
         assert self.schedule.strengths == self.data.augment.schedules, "the schedule does not know data's strengths"
+        of_growth = earlier_epochs(self.data.growth, self.global_batch_size)
+        assert self.schedule.earlier == of_growth, "the schedule does not know of data's growth"
         assert len(self.samples.levels) == len(self.data.levels), "the samples were opened without their levels"
         self.short_epochs  # noqa: B018 - it checks its numbers
 

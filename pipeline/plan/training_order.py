@@ -1,6 +1,7 @@
 """Which samples a training step shows: of one folder by its order, of several by their mixture and orders."""
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from pipeline.config import DataConfig
+from pipeline.growth import told
 from pipeline.plan import keyed
 from pipeline.plan.augmentation import order_positions
 from pipeline.plan.keyed import Stream
@@ -39,29 +41,55 @@ class MixedSamples(Protocol):
 
 @dataclass(frozen=True)
 class PlainOrder:
-    """That of one folder. Holds no state, as ``MixedOrder`` does not, which takes its place."""
+    """That of one folder. Holds no state, as ``MixedOrder`` does not, which takes its place.
+
+    Raises:
+        ValueError: the first shards do not hold as many samples as ``data.growth`` says.
+    """
 
     samples: SampleIds
     data: DataConfig
     global_batch_size: int
     seed: int
 
+    def __post_init__(self) -> None:
+        sizes = np.asarray(self.samples.shard_sizes)
+        for one in self.data.growth:
+            if one.shards >= len(sizes) or sizes[: one.shards].sum() != one.samples:
+                raise ValueError(
+                    f"data.growth says that the training set had {one.shards} shards of {one.samples} samples before "
+                    f"epoch {one.before_epoch}; now it has {len(sizes)}, of which the first {one.shards} hold "
+                    f"{sizes[: one.shards].sum()}: bring back the set that has grown so, or correct data.growth"
+                )
+
     @property
     def epoch_samples(self) -> int:
-        """Samples that an epoch sees, where it leaves none out."""
+        """Samples that an epoch sees, where it leaves none out; of a set that has grown those from then on."""
         return self.samples.num_samples
 
     def ids(self, epoch: int, step_of_epoch: int, rows: np.ndarray) -> np.ndarray:
         """The samples at rows (int64 [B]) of a step's global batch: int64 [B]."""
         positions = order_positions(step_of_epoch, self.global_batch_size, self.data.augment.repeats, rows)
-        return self.samples.sample_ids(self._order.sample_ids(epoch, positions))
+        order = self._orders[bisect_right([one.before_epoch for one in self.data.growth], epoch)]
+        return self.samples.sample_ids(order.sample_ids(epoch, positions))
 
     def substitute(self, sample_id: int, attempt: int) -> int:
+        """One of those that were there when the sample came, so that it stays the same when others come."""
+        for one in self.data.growth:
+            if sample_id <= self.samples.sample_ids(np.array([one.samples - 1]))[0]:
+                return substitute(self.samples, self.seed, sample_id, attempt, one.samples)
         return substitute(self.samples, self.seed, sample_id, attempt)
 
+    def told(self) -> str:
+        """How the set has grown, for people; empty where it has not."""
+        return told(self.data.growth)
+
     @cached_property
-    def _order(self) -> SampleOrder:
-        return SampleOrder(self.samples.shard_sizes, self.seed, self.data.shuffle, self.data.window_shards)
+    def _orders(self) -> list[SampleOrder]:
+        """That of the epochs before each change of the set, and of those behind the last one."""
+        sizes = np.asarray(self.samples.shard_sizes)
+        parts = [*(sizes[: one.shards] for one in self.data.growth), sizes]
+        return [SampleOrder(part, self.seed, self.data.shuffle, self.data.window_shards) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,7 @@ Samples of one shard are contiguous and the shards are in name order, so a sampl
 Orientation tags (EXIF) are ignored: width and height are those of the pixels as stored.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +28,7 @@ from pipeline.shards.exclusion import EXCLUSION_SUFFIX, ExcludedSample, add_samp
 from pipeline.shards.joined import files_of
 from pipeline.shards.level import Level
 from pipeline.shards.remote import DATASET_NAME, remote_shards
-from pipeline.shards.shard import BadShardsError, Shard, StaleIndexError, fingerprint_of
+from pipeline.shards.shard import BadShardsError, Shard, StaleIndexError, fingerprint_of, without_samples
 from pipeline.shards.splits import ALL_SPLIT, group_tars
 from pipeline.shards.tars import IMAGE_EXTENSIONS, Fault, Members, Row, Scan, scan_shard
 from pipeline.storage.cache import CACHED_MTIME_NS, CacheSettings
@@ -64,6 +62,7 @@ __all__ = [
     "ShardIndex",
     "StaleIndexError",
     "build_index",
+    "extend_index",
     "fingerprint_of",
     "group_tars",
     "index_path",
@@ -235,11 +234,41 @@ def build_index(
     if not all(leave_out_faulty and fault.key for fault in faults) or not rows:
         raise BadShardsError(faults)
 
-    columns = list(zip(*rows, strict=True))
-    batch = pa.record_batch(
+    batch = _batch(shard_of_row, rows)
+    path = _write(folder, split, members, shards, batch, level)
+    if faults:
+        left_out = [ExcludedSample(fault.shard, fault.key, fault.reason, None) for fault in faults]
+        add_samples(exclusion_path(folder, split), fingerprint_of(shards), left_out)
+    return read_index(path)
+
+
+def extend_index(index: ShardIndex, new: Sequence[tuple[Shard, Sequence[Row]]], level: Level | None) -> ShardIndex:
+    """Writes, in the place of an index, that of its shards and of new ones behind them. Nothing of a shard is read.
+
+    new: each shard with its samples, as ``scan_shard`` found them; their names sort behind those that are there.
+    level: as for ``build_index``.
+    """
+    shards = [*index.shards, *(shard for shard, _ in new)]
+    assert [shard.name for shard in shards] == sorted({shard.name for shard in shards})
+    numbers = [number for number, (_, rows) in enumerate(new, len(index.shards)) for _ in rows]
+    more = _batch(numbers, [row for _, rows in new for row in rows])
+    columns = (getattr(index, name) for name in _SCHEMA.names[:6])
+    batch = pa.record_batch([*map(pa.array, columns), index._keys, index._extensions], schema=_SCHEMA)
+    batch = pa.concat_batches([batch, more])
+    return read_index(_write(index.folder, index.split, index.members, shards, batch, level))
+
+
+def _batch(shard_of_row: Sequence[int], rows: Sequence[Row]) -> pa.RecordBatch:
+    columns = list(zip(*rows, strict=True)) or [()] * len(Row._fields)
+    return pa.record_batch(
         [pa.array(values, type=column.type) for values, column in zip([shard_of_row, *columns], _SCHEMA, strict=True)],
         schema=_SCHEMA,
     )
+
+
+def _write(
+    folder: Path, split: str, members: Members, shards: Sequence[Shard], batch: pa.RecordBatch, level: Level | None
+) -> Path:
     labels = batch.column("label").to_numpy()
     metadata = {
         "format_version": FORMAT_VERSION,
@@ -253,10 +282,7 @@ def build_index(
     }
     path = index_path(folder, split)
     write_table(path, batch, _METADATA_KEY, metadata, [shard.num_samples for shard in shards])
-    if faults:
-        left_out = [ExcludedSample(fault.shard, fault.key, fault.reason, None) for fault in faults]
-        add_samples(exclusion_path(folder, split), fingerprint_of(shards), left_out)
-    return read_index(path)
+    return path
 
 
 def open_index(location: str | Path | Address, split: str, cache: CacheSettings | None = None) -> ShardIndex:
@@ -353,8 +379,7 @@ def _exclude(index: ShardIndex) -> ShardIndex:
         )
     if len(exclusion.ids) and exclusion.ids[-1] >= index.num_samples:
         raise ValueError(f"{path}: sample_id {exclusion.ids[-1]}, but the index holds {index.num_samples} samples")
-    facts = json.dumps([index.fingerprint, exclusion.ids.tolist()])
-    fingerprint = hashlib.sha256(facts.encode()).hexdigest() if len(exclusion.ids) else index.fingerprint
+    fingerprint = without_samples(index.fingerprint, exclusion.ids.tolist())
     return replace(index, excluded=exclusion.ids, fingerprint=fingerprint)
 
 

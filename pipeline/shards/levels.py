@@ -4,8 +4,6 @@ The shards of a level have the names of those that they were made from, and in e
 order, so that a sample has one id at all levels.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 from pipeline.addresses import Address
 from pipeline.shards.index import ShardIndex, StaleIndexError, fingerprint_of, index_path, open_index
 from pipeline.shards.level import LEVEL_PREFIX, make_level_again
+from pipeline.shards.shard import with_levels
 from pipeline.storage.cache import CacheSettings
 
 
@@ -45,8 +44,8 @@ def open_with_levels(
     if not levels:
         return index
     opened = tuple(open_level(index, pixels) for pixels in levels)
-    facts = json.dumps([index.fingerprint, *([one.level, one.fingerprint] for one in opened)])
-    return replace(index, levels=opened, fingerprint=hashlib.sha256(facts.encode()).hexdigest())
+    facts = [(one.level, one.fingerprint) for one in opened if one.level is not None]
+    return replace(index, levels=opened, fingerprint=with_levels(index.fingerprint, facts))
 
 
 def open_level(index: ShardIndex, pixels: int) -> ShardIndex:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.shards.level import Level
 from pipeline.shards.tars import Fault
 
 
@@ -35,5 +36,30 @@ class Shard:
 
 def fingerprint_of(shards: Sequence[Shard]) -> str:
     """The fingerprint of an index over these shards."""
-    facts = [[shard.name, shard.size_bytes, shard.num_samples, shard.digest] for shard in shards]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return fingerprints_on_the_way(shards)[-1]
+
+
+def fingerprints_on_the_way(shards: Sequence[Shard]) -> list[str]:
+    """Those of the first shard alone, of the first two, and so on to all of them: of what a set was as it grew."""
+    found, sha = [], hashlib.sha256(b"[")
+    for number, shard in enumerate(shards):
+        facts = json.dumps([shard.name, shard.size_bytes, shard.num_samples, shard.digest])
+        sha.update(f"{', ' if number else ''}{facts}".encode())
+        whole = sha.copy()
+        whole.update(b"]")
+        found.append(whole.hexdigest())
+    return found
+
+
+def without_samples(fingerprint: str, excluded: Sequence[int]) -> str:
+    """The fingerprint of an index of which samples are left out, by their ids in ascending order."""
+    if not excluded:
+        return fingerprint
+    return hashlib.sha256(json.dumps([fingerprint, excluded]).encode()).hexdigest()
+
+
+def with_levels(fingerprint: str, levels: Sequence[tuple[Level, str]]) -> str:
+    """The fingerprint of an index that is read with its levels, each with that of its own index."""
+    if not levels:
+        return fingerprint
+    return hashlib.sha256(json.dumps([fingerprint, *levels]).encode()).hexdigest()

@@ -48,8 +48,13 @@ def test_the_sections_and_keys_are_those_of_the_file_that_a_run_leaves_in_its_or
     ]
     config = load_config(ROOT / "configs" / "fashion_mnist.yaml", sets)
     values = config.model_dump(mode="json")
-    several = load_config(ROOT / "configs" / "fashion_mnist.yaml", ["data.train=[{name: a, folder: b, share: 1}]"])
-    values["data"]["train"] = several.model_dump(mode="json")["data"]["train"]  # which schedule.examples do not go with
+    # Those that schedule.examples do not go with.
+    for key, held in {
+        "train": "[{name: a, folder: b, share: 1}]",
+        "growth": "[{before_epoch: 1, shards: 1, samples: 1}]",
+    }.items():
+        other = load_config(ROOT / "configs" / "fashion_mnist.yaml", [f"data.{key}={held}"])
+        values["data"][key] = other.model_dump(mode="json")["data"][key]
     expected = keys_of(values)
     assert {name: list(settings.model_fields) for name, settings in sections(RunConfig)} == expected
     assert [name for name, _ in sections(RunConfig)] == list(expected)

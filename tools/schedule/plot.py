@@ -72,7 +72,8 @@ def _draw_steps(axes: Axes, schedule: PatchSchedule) -> None:
     axes.set_ylabel("keep rate")
     axes.grid(alpha=0.3)
     epochs = axes.secondary_xaxis("top", functions=(_times(1 / per_epoch), _times(per_epoch)))
-    epochs.set_xlabel("epoch" if schedule.config.examples is None else "epochs of all examples")
+    all_alike = schedule.config.examples is None and not schedule.earlier
+    epochs.set_xlabel("epoch" if all_alike else "epochs of all examples")
 
 
 def _draw_line(axes: Axes, total: int, line: _Line) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from engine.config import RunConfig
 from engine.run_plan import build_schedule
 from pipeline.config import StrengthName
+from pipeline.growth import told
 from pipeline.plan.examples import describe as describe_examples
 from pipeline.plan.schedule import PatchSchedule, StageSummary
 from pipeline.ramps import LOW_AND_HIGH
@@ -147,6 +148,7 @@ def describe(shown: Preview) -> str:
                 for name, of in shown.strengths.items()
             ),
             *describe_examples(config.schedule.examples, schedule.epochs, schedule.total_steps),
+            *([told(config.data.growth)] if config.data.growth else []),
         ]
     )
 

@@ -3,7 +3,7 @@
     python -m tools.shards convert --source fashion_mnist --out data/fashion_mnist
     python -m tools.shards verify data/fashion_mnist
 
-Each of convert, readdress, merge, resize-levels, index, units, verify, stats and score has a --help of its own.
+Each of convert, readdress, merge, append, resize-levels, index, units, verify, stats and score has a --help of its own.
 
 Exit codes: 0 fine, 1 faults or too many rejected images were found, 2 the command could not be carried out (one line on
 stderr says why), 130 interrupted by Ctrl-C.
@@ -21,6 +21,7 @@ from pipeline.files import user_path
 from tools.command import dali_named, only_printed, place_argument, told
 
 with importing():
+    from tools.shards.appending.command import add_append_arguments, run_append
     from tools.shards.commands import run_stats, run_units, run_verify
     from tools.shards.conversion.command import run_readdress, run_resize_levels
     from tools.shards.images import DEFAULT_QUALITY, FORMATS
@@ -38,6 +39,7 @@ _AFTER_INTERRUPTION: dict[Callable[[argparse.Namespace], int], str] = {
     run_resize_levels: _GOES_ON,
     run_score: _GOES_ON,
     run_merge: "the parts are as they were; the same command begins anew",
+    run_append: "the set is as it was or has the new shards; the same command begins anew, or says that they are there",
     run_index: "the indexes that are written stay; the same command makes all of them anew",
     run_units: "the files that are written stay; the same command makes all of them anew",
     run_verify: "nothing was changed or listed; the same command begins anew",
@@ -48,7 +50,7 @@ _AFTER_INTERRUPTION: dict[Callable[[argparse.Namespace], int], str] = {
 def _parser() -> Parser:
     parser = Parser.of("tools.shards", __doc__)
     commands = parser.add_subparsers(
-        required=True, metavar="{convert,readdress,merge,resize-levels,index,units,verify,stats,score}"
+        required=True, metavar="{convert,readdress,merge,append,resize-levels,index,units,verify,stats,score}"
     )
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str, example: str, more: str = "") -> Any:
@@ -164,6 +166,16 @@ def _parser() -> Parser:
         "data/imagenet",
     )
     add_merge_arguments(one)
+
+    one = add(
+        "append",
+        run_append,
+        "Append shards to a set, behind its own, with what lies beside them. Classes that the set has not are refused. "
+        "At any moment, a kill's too, the set is as it was or as it is to be.",
+        "data/imagenet data/imagenet-2027",
+        more="A run goes on over the larger set with --allow-change data.train.fingerprint.",
+    )
+    add_append_arguments(one)
 
     one = add(
         "resize-levels",

@@ -144,12 +144,12 @@ def _describe(
         "source": f"shards:{folder}",
         "classes": classes,
         "rejected": 0,
-        "splits": {group.split: split | {"level": _sum([one.level for one in shards if one.level is not None])}},
+        "splits": {group.split: split | {"level": sum_levels([one.level for one in shards if one.level is not None])}},
         "job": job,
     }
 
 
-def _sum(tallies: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def sum_levels(tallies: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One ``LevelTally``, as JSON, of several."""
     unread: dict[str, int] = {}
     for tally in tallies:

@@ -1,0 +1,1 @@
+"""``append``: shards that arrive later, added to a set of them."""
