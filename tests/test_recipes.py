@@ -184,6 +184,7 @@ def test_a_recipe_trains_a_step_on_a_reduced_batch(path: Path, photos: ShardInde
         "train.global_batch_size": 6,
         "train.micro_batch_size": "null",
         "model.pretrained": "null",
+        "train.anchor": "null",
         "optim.warmup": "1steps",
         "engine.precision": "fp32",
     }
