@@ -182,8 +182,8 @@ def _add_to_divided(engine: DeepSpeedEngine, pieces: Sequence[_Piece], pulls: Se
     """The sums stay float32, in which the optimizer takes gradients: bfloat16 ones would swallow a small pull."""
     gradients = engine.optimizer.averaged_gradients
     for piece, pull in zip(pieces, pulls, strict=True):
-        flat = torch.cat([part.flatten().float() for part in gradients[piece.group]])
-        gradients[piece.group] = [flat.add_(pull[: len(flat)])]  # the last rank's part may be filled up behind
+        flat = torch.cat([part.flatten() for part in gradients[piece.group]]).float()
+        gradients[piece.group] = [flat.add_(pull)]
 
 
 _Find = Callable[[DeepSpeedEngine, Held], list[_Piece]]

@@ -82,6 +82,16 @@ def test_images_are_taken_at_even_distances_over_the_whole_set(run: Path) -> Non
     )
 
 
+def test_of_several_sources_images_are_taken_from_all(run: Path) -> None:
+    shards = run.parent / "shards"
+    sources = ", ".join(f"{{name: {name}, folder: {shards}, repeat: 1}}" for name in ("first", "second"))
+    config = load_config(run / "config.yaml", [f"data.train=[{sources}]"])
+    [batch] = training_batches(config, 8)
+    assert batch.plan.sample_ids.tolist() == list(range(0, 2 * NUM_TRAIN, 50))
+    [whole] = training_batches(load_config(run / "config.yaml"), 4)
+    assert torch.equal(batch.patches, whole.patches.repeat(2, 1, 1))
+
+
 def test_the_file_that_is_written_weighs_an_anchor(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
