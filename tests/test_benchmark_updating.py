@@ -14,7 +14,7 @@ from benchmarks.updating.variants import FIRST, UPDATES, VARIANTS, Lengths, Plac
 from engine.config import load_config
 from pipeline.shards.data_sets import open_train, open_val
 
-LENGTHS = Lengths(2, 64)
+LENGTHS = Lengths(1.5, 64)
 PLACES = Places(Path("data"), Path("runs"))
 LATE = [CLASSES.index(name) for name in LATE_CLASSES]
 
@@ -56,7 +56,7 @@ def test_both_sets_together_are_fashion_mnist_and_are_written_alike_each_time(
 
 def test_every_update_has_a_tenth_of_the_steps_of_training_anew() -> None:
     steps = {name: int(config_of(name, 0, PLACES, LENGTHS).train.duration.amount) for name in VARIANTS}
-    assert steps == {"before": 1537, "anew": 1875, **dict.fromkeys(("anew-short", *UPDATES), 188)}
+    assert steps == {"before": 1153, "anew": 1406, **dict.fromkeys(("anew-short", *UPDATES), 141)}
     shipped = load_config("configs/update.yaml", preview=True)
     assert shipped.train.duration == config_of("mixed-anchor", 0, PLACES, LENGTHS).train.duration
 

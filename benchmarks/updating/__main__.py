@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.updating", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument("--ranks", type=int, default=2, help="(default: %(default)s)")
-    parser.add_argument("--epochs", type=float, default=2, help="of the long runs (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=1.5, help="of the long runs (default: %(default)s)")
     parser.add_argument("--data", type=Path, default=DATA, help="made if need be (default: %(default)s)")
     parser.add_argument("--root", type=Path, default=Path("data/downloads"), help="of the files (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs/updating"), help="(default: %(default)s)")

@@ -132,7 +132,7 @@ def overrides(name: str, seed: int, places: Places, lengths: Lengths) -> list[st
         f"train.duration={steps}steps",
         f"optim.warmup={max(1, steps // _WARMUP_SHARE)}steps",
         "eval.every=null",
-        "eval.keep_rates=[1.0, 0.4]",
+        "eval.keep_rates=[1.0]",
         *start,
         *variant.more(places, seed),
     ]
