@@ -67,7 +67,7 @@ def test_updates_start_from_the_model_of_their_own_seed_and_others_from_none() -
         assert start == ("local-dir:runs/before-seed3/model" if name in UPDATES else None)
     anchors = {name: config_of(name, 3, PLACES, LENGTHS).train.anchor for name in VARIANTS}
     assert [name for name, anchor in anchors.items() if anchor is not None] == [
-        *("new-anchor", "new-fisher", "mixed-anchor")
+        *("new-fisher", "mixed-anchor"),
     ]
     fisher = anchors["new-fisher"]
     assert fisher is not None

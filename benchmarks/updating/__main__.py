@@ -4,8 +4,9 @@
 
 Fashion-MNIST of which most coats and sneakers arrive later (see shards.py). With each seed: a model of the old images
 (configs/fashion_mnist.yaml), models trained anew on all images, in full and in a tenth of the steps, and the first
-model brought up to date in a tenth of the steps (configs/update.yaml): on the new images alone or mixed with old ones,
-weights free, held near the start, or held by their Fisher information. Accuracy is told on old and new images apart.
+model brought up to date in a tenth of the steps (configs/update.yaml): on the new images alone, weights free or held by
+their Fisher information; on half of each; and on both as often as they are, weights free or held near the start.
+Accuracy is told on old and new images apart.
 Writes benchmarks/results/updating.json. Less than half an hour on two cores; started again, it goes on where it
 stopped, and a run that is finished is only read.
 """
@@ -53,7 +54,10 @@ def weigh(seeds: Sequence[int], places: Places) -> None:
         start = time.perf_counter()
         words = [str(places.run(BEFORE, seed)), "--samples", str(FISHER_IMAGES), "--out", str(out)]
         command = [sys.executable, "-m", "tools.fisher", *words]
-        subprocess.run(command, cwd=ROOT, env=environment(), check=True)
+        alone = environment() | {
+            "OMP_NUM_THREADS": "1"
+        }  # image by image, threads of a small model wait for one another
+        subprocess.run(command, cwd=ROOT, env=alone, check=True)
         out.with_suffix(".json").write_text(json.dumps({"images": FISHER_IMAGES, "s": time.perf_counter() - start}))
 
 

@@ -89,7 +89,7 @@ def _all(places: Places) -> str:
     return places.mixed("repeat: 1")
 
 
-def _mixed(places: Places) -> str:
+def _half(places: Places) -> str:
     return places.mixed("share: 0.5")
 
 
@@ -110,10 +110,10 @@ FIRST = {
 }
 UPDATES = {
     "new": Variant("updated on new images alone", UPDATE, lambda n: n.update, _new, _free),
-    "new-anchor": Variant("the same, weights held near the start", UPDATE, lambda n: n.update, _new),
-    "new-fisher": Variant("the same, each by its Fisher information", UPDATE, lambda n: n.update, _new, _fisher),
-    "mixed": Variant("updated on old and new images, half of each", UPDATE, lambda n: n.update, _mixed, _free),
-    "mixed-anchor": Variant("the same, weights held near the start", UPDATE, lambda n: n.update, _mixed),
+    "new-fisher": Variant("the same, weights held by Fisher information", UPDATE, lambda n: n.update, _new, _fisher),
+    "half": Variant("updated on old and new images, half of each", UPDATE, lambda n: n.update, _half, _free),
+    "mixed": Variant("updated on both as often as they are", UPDATE, lambda n: n.update, _all, _free),
+    "mixed-anchor": Variant("the same, weights held near the start", UPDATE, lambda n: n.update, _all),
 }
 VARIANTS = FIRST | UPDATES
 
