@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from engine.values.anchor import AnchorConfig, check_anchor
 from engine.values.autos import Weights, numbers_of, without_autos
 from engine.values.optim import OptimConfig
 from engine.values.text import apply_override, cut, explain
@@ -137,6 +138,9 @@ class TrainConfig(Settings):
         lt=1,
         description="evaluate and export a moving average of the weights, of which each step keeps this share, such as "
         "0.9999; null: the weights themselves",
+    )
+    anchor: AnchorConfig | None = Field(
+        None, description="hold weights near those of model.pretrained, such as {strength: 0.01}; null: they are free"
     )
 
     @model_validator(mode="after")
@@ -283,6 +287,11 @@ class RunConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _anchored_to_something(self) -> "RunConfig":
+        check_anchor(self.train.anchor, self.model.pretrained, self.engine.zero_stage)
+        return self
+
     @property
     def route(self) -> Route:
         """The way from decoded images to kept patches, in training and in validation."""
@@ -320,6 +329,7 @@ class RunConfig(Settings):
                 raise ValueError(f"{key}: a rate keeps every patch and leaves nothing to reconstruct, got {rates}")
         unused = {
             "train.label_smoothing": self.train.label_smoothing,
+            "train.anchor": self.train.anchor,
             "model.drop_rate": self.model.drop_rate,
             "optim.layer_decay": self.optim.layer_decay,
         }

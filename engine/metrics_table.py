@@ -63,6 +63,7 @@ class StepFacts:
         optimizer: torch's, or DeepSpeed's around it.
         bad_samples: rows of the interval that could not be used, on all ranks.
         source_rows: rows of the interval, on all ranks, by the name of their source; None where there is only one.
+        anchor_penalty: of ``train.anchor`` before the step's update; None without it.
     """
 
     step: int
@@ -74,6 +75,7 @@ class StepFacts:
     config: "RunConfig"
     bad_samples: int
     source_rows: dict[str, int] | None = None
+    anchor_penalty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,15 @@ METRICS = (
         "rows of these steps, on all ranks, that each source of `data.train` had, by its name",
         lambda facts: facts.source_rows,
         "several sources in `data.train`",
+    ),
+    Metric(
+        "train",
+        "anchor_penalty",
+        "",
+        "penalty on leaving the starting weights, before the step's update: not in `loss`, but its gradient is in "
+        "`grad_norm`",
+        lambda facts: facts.anchor_penalty,
+        "train.anchor",
     ),
     Metric("eval", "event", "", "`eval`"),
     Metric("eval", "step", "steps", "steps trained before"),

@@ -12,6 +12,7 @@ from engine.evaluation.trained import build_run_model
 from engine.models.masked_autoencoder import masked_autoencoder
 from engine.ranks.freed_memory import keep_freed_memory
 from engine.ranks.world import World
+from engine.run.anchor import Held, describe_held, read_held
 from engine.run.compilers import check_can_compile
 from engine.run.inputs import check_monitors, open_inputs
 from engine.run_plan import RunPlan
@@ -34,7 +35,9 @@ class Prepared:
         maps: fingerprints of the score maps that the selection looks at, by the configuration's key of their data;
             empty where it looks at none.
         held_images: what echo and cache will hold, for people; None where nothing is held.
-        notes: what the first rank should say of classes and of pixel statistics; nothing where all is as it should be.
+        notes: what the first rank should say of classes, of pixel statistics and of what weights are held to; nothing
+            where all is as it should be.
+        anchored_to: what weights are held to, on the CPU; None without ``train.anchor``.
     """
 
     config: RunConfig
@@ -47,6 +50,7 @@ class Prepared:
     maps: Mapping[str, str]
     held_images: str | None
     notes: tuple[str, ...] = ()
+    anchored_to: Held | None = None
 
     @property
     def indexes(self) -> Mapping[str, ShardIndex]:
@@ -101,6 +105,7 @@ def prepare(config: RunConfig, world: World) -> Prepared:
     maps = {key: maps.fingerprint() for key, maps in inputs.maps.items()}
     torch.manual_seed(config.seed)
     model = build_task_model(config)
+    anchored_to = read_held(config, model)
     return Prepared(
         config,
         inputs.plan,
@@ -108,10 +113,16 @@ def prepare(config: RunConfig, world: World) -> Prepared:
         inputs.val_sets,
         inputs.planner,
         model,
-        identity(config, inputs.train_index, maps.get("data.train")),
+        identity(
+            config,
+            inputs.train_index,
+            maps.get("data.train"),
+            None if anchored_to is None else anchored_to.fingerprint,
+        ),
         maps=maps,
         held_images=inputs.held_images,
-        notes=tuple(notes),
+        notes=(*notes, *describe_held(config, anchored_to)),
+        anchored_to=anchored_to,
     )
 
 

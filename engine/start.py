@@ -20,6 +20,7 @@ from engine.ranks.preflight import (
 )
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, on_first_rank, one_clear_error
+from engine.run.anchor import Anchor
 from engine.run.example_scores import ScoreRecord, open_scores
 from engine.run.request import Request
 from engine.run_folder import prepare_folder
@@ -39,7 +40,15 @@ def check_same_request(request: Request, prepared: Prepared, world: World) -> No
         SystemExit: with code 2, on every rank, if they are not.
     """
     stop_step = request.stop_step(prepared.plan)
-    check_same_inputs(world, request.config, prepared.indexes, stop_step=stop_step, maps=prepared.maps)
+    held = prepared.anchored_to
+    check_same_inputs(
+        world,
+        request.config,
+        prepared.indexes,
+        stop_step=stop_step,
+        maps=prepared.maps,
+        anchor=None if held is None else held.fingerprint,
+    )
     check_same_run_folder(world, request.folder)
     warn_of_clocks(world)
 
@@ -92,7 +101,9 @@ def open_run(request: Request, prepared: Prepared, start: Start, world: World, w
         _load_snapshots(start, board, scores, world)
     with one_clear_error(world):
         monitors = open_monitors(config, request.folder, start.step, world)
-    run = Run(prepared, request.folder, world, engine, watch, average, board, scores, monitors)
+    held = prepared.anchored_to
+    anchor = None if held is None else Anchor(engine, held, config.engine.zero_stage)
+    run = Run(prepared, request.folder, world, engine, watch, average, anchor, board, scores, monitors)
     if config.engine.compile and trains:
         _compile(run, start)
     return run

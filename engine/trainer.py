@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,7 @@ from engine.prepare import Prepared
 from engine.progress import Progress
 from engine.ranks.watch import Watch
 from engine.ranks.world import World, agree
+from engine.run.anchor import Anchor
 from engine.run.example_scores import SCORES_FILE, ScoreRecord
 from engine.run.store_traffic import StoreTraffic
 from engine.run_plan import RunPlan
@@ -56,6 +57,7 @@ class Run:
     engine: DeepSpeedEngine
     watch: Watch
     average: WeightAverage | None = None
+    anchor: Anchor | None = None
     snapshots: SnapshotBoard | None = None
     scores: ScoreRecord | None = None
     monitors: Sequence[Monitor] = ()
@@ -123,13 +125,13 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
             publish_if_due(run.snapshots, run.engine.module, step)
             if run.scores is not None:
                 run.scores.publish_if_due(step, metrics)
-            loss, grad_norm, batch = train_step(run, step, batches, clock, measure=logged)
+            done_step = train_step(run, step, batches, clock, measure=logged)
             if run.average is not None:
                 run.average.update(trained_weights(run.engine))
             clock.work_ends()
             clock.num_steps += 1
             if logged:
-                line = _train_line(run, step, loss, grad_norm, batch, clock, loader, bad_samples)
+                line = _train_line(run, step, done_step, clock, loader, bad_samples)
                 progress.show(line)
                 metrics.write(line)
                 if (fetched := store.line(step)) is not None:
@@ -140,7 +142,7 @@ def train(run: Run, first_step: int, stop_step: int) -> list[Evaluation]:
             stopping = run.watch.agree()
             checkpoint_due = _is_due(plan.checkpoint_every, done) or done == stop_step or stopping
             if checkpoint_due or _is_due(plan.eval_every, done):
-                _check_finite(run, batch, done)
+                _check_finite(run, done_step.batch, done)
             if (_is_due(plan.eval_every, done) or done == stop_step) and not stopping:
                 evaluations = evaluate_all(run, done, metrics, bad_samples)
                 if evaluations:
@@ -202,15 +204,24 @@ def training_loader(run: Run, first_step: int, stop_step: int) -> PatchLoader:
     )
 
 
-def train_step(
-    run: Run, step: int, batches: Iterator[Batch], clock: IntervalClock, *, measure: bool
-) -> tuple[torch.Tensor, float | None, Batch]:
-    """One optimizer step. The ``clock`` is told when batches arrive, and is left running.
+class DoneStep(NamedTuple):
+    """What came of an optimizer step.
 
-    Returns:
-        The rank's mean loss (float32 scalar), the norm of the whole gradient before clipping if ``measure``, and the
-        last micro batch.
+    Attributes:
+        loss: the rank's mean, float32 scalar on its device.
+        grad_norm: of the whole gradient before clipping, where it was measured.
+        penalty: of ``train.anchor`` before the update, float32 scalar on the device, where it was measured.
+        batch: the last micro batch.
     """
+
+    loss: torch.Tensor
+    grad_norm: float | None
+    penalty: torch.Tensor | None
+    batch: Batch
+
+
+def train_step(run: Run, step: int, batches: Iterator[Batch], clock: IntervalClock, *, measure: bool) -> DoneStep:
+    """One optimizer step. The ``clock`` is told when batches arrive, and is left running."""
     config, plan, engine = run.config, run.plan, run.engine
     rate = learning_rate(
         step,
@@ -239,8 +250,9 @@ def train_step(
             run.scores.observe(batch, outcome)
         backward_pass(engine, loss, num_passes)
         step_loss += loss.detach() / num_passes
+    penalty = None if run.anchor is None else run.anchor.pull(measure=measure)
     grad_norm = update_weights(engine, config, measure=measure)
-    return step_loss, grad_norm, batch
+    return DoneStep(step_loss, grad_norm, penalty, batch)
 
 
 def _check_finite(run: Run, batch: Batch, done: int) -> None:
@@ -334,26 +346,25 @@ def _is_logged(run: Run, step: int, stop_step: int) -> bool:
 def _train_line(
     run: Run,
     step: int,
-    loss: torch.Tensor,
-    grad_norm: float | None,
-    batch: Batch,
+    done: DoneStep,
     clock: IntervalClock,
     loader: PatchLoader,
     bad_samples: BadSampleLog,
 ) -> dict[str, Any]:
     """The metrics of a step. Collective."""
-    mean_loss = _mean_loss(loss, step, run.world)  # waits for the device, so that the clock is right
+    mean_loss = _mean_loss(done.loss, step, run.world)  # waits for the device, so that the clock is right
     return train_line(
         StepFacts(
             step=step,
             loss=mean_loss,
-            grad_norm=grad_norm,
-            batch=batch,
+            grad_norm=done.grad_norm,
+            batch=done.batch,
             interval=clock.per_step(loader.wait_s, loader.read),
             optimizer=run.engine.optimizer,
             config=run.config,
             bad_samples=bad_samples.record(loader.take_bad_rows(), run.train_index, "train"),
             source_rows=run.planner.source_rows(step + 1 - clock.num_steps, step + 1),
+            anchor_penalty=None if done.penalty is None else done.penalty.item(),
         )
     )
 

@@ -206,6 +206,7 @@ def test_no_entry_loads_what_takes_seconds_before_its_command_line_is_found_usab
             [*run, "--set", "selection.rule=entropy"],
         ],
         "tools.agreement.__main__": [[str(nowhere)]],
+        "tools.fisher.__main__": [[str(nowhere), "--out", f"{nowhere}.safetensors"]],
         "tools.fit.__main__": [[*run, "--budget", "2", "--profile", "p.json"], [*run, "--budget", "0.5"]],
         "tools.inspect.__main__": [[*misspelt, *steps], [*absent, *steps]],
         "tools.profile.__main__": [misspelt, absent, [*run, "--seconds", "0"]],

@@ -205,6 +205,7 @@ def test_a_recipe_trains_a_step_of_two_blocks_on_a_reduced_batch(path: Path, pho
         "train.micro_batch_size": "null",
         "model.pretrained": "null",
         "model.options.depth": "2",
+        "train.anchor": "null",
         "optim.warmup": "1steps",
         "engine.precision": "fp32",
     }

@@ -76,7 +76,12 @@ class Start:
         return self.converted_from or self.checkpoint
 
 
-def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | None = None) -> dict[str, Any]:
+def identity(
+    config: RunConfig,
+    train_index: ShardIndex,
+    map_fingerprint: str | None = None,
+    anchor_fingerprint: str | None = None,
+) -> dict[str, Any]:
     """What decides the result of training, by configuration key. How the work is divided over ranks does not.
 
     The training data is known by its fingerprint, the route by the one that is taken, and what automatic augmentation
@@ -84,6 +89,7 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
 
     Args:
         map_fingerprint: of the score maps of the training data, where the selection looks at some.
+        anchor_fingerprint: of what weights are held to, with ``train.anchor``.
     """
     values: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json").items():
@@ -101,6 +107,10 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
             del values[f"data.{key}"]
     if config.optim.decay_over == "steps":
         del values["optim.decay_over"]
+    if config.train.anchor is None:
+        del values["train.anchor"]
+    else:
+        values["train.anchor"] = {"strength": config.train.anchor.strength}  # the rest is told by a fingerprint
     if isinstance(config.data.train, tuple):
         values["data.train.sources"] = without_folders(values["data.train"])
     else:
@@ -114,6 +124,7 @@ def identity(config: RunConfig, train_index: ShardIndex, map_fingerprint: str | 
         "data.route": config.route,
         "data.train.fingerprint": train_index.fingerprint,
         **({} if map_fingerprint is None else {"selection.map.fingerprint": map_fingerprint}),
+        **({} if anchor_fingerprint is None else {"train.anchor.fingerprint": anchor_fingerprint}),
     }
 
 

@@ -74,6 +74,7 @@ def check_same_inputs(
     *,
     stop_step: int,
     maps: Mapping[str, str] | None = None,
+    anchor: str | None = None,
 ) -> None:
     """Every rank has the same configuration, the same data and the same end of the run. Collective.
 
@@ -81,6 +82,7 @@ def check_same_inputs(
         indexes: what the run reads, by the name of the configuration's key.
         stop_step: where the command line ends the run.
         maps: fingerprints of the score maps beside the data, by the same names; None where none are looked at.
+        anchor: the fingerprint of what weights are held to; None without ``train.anchor``.
 
     Raises:
         SystemExit: with code 2, on every rank.
@@ -101,6 +103,10 @@ def check_same_inputs(
         facts = {f"score maps of {key}": fingerprint for key, fingerprint in maps.items()}
         problem = f"the score maps {config.selection.map} are not the same everywhere"
         _check_same(world, facts, problem, f"copy the files *.{config.selection.map}.map from one host to all")
+    if anchor is not None:
+        problem = "the weights that train.anchor holds to, or their Fisher information, are not the same everywhere"
+        remedy = "copy the files of model.pretrained and train.anchor.fisher from one host to all"
+        _check_same(world, {"train.anchor": anchor}, problem, remedy)
 
 
 def compared(config: RunConfig) -> dict[str, Any]:

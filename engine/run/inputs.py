@@ -11,6 +11,7 @@ from engine.config import MonitorConfig, RunConfig
 from engine.evaluation.held_images import check_batches, describe_held
 from engine.models.weight_place import weights_file
 from engine.run_plan import RunPlan, plan_run
+from engine.values.anchor import check_fisher_file
 from pipeline.looking_ahead import check_cache_fits
 from pipeline.plan.step import TrainPlanner
 from pipeline.selection.maps import ScoreMaps, map_path
@@ -52,6 +53,8 @@ def open_inputs(config: RunConfig, world_size: int, local_size: int) -> Inputs:
     """
     if config.model.pretrained not in (None, "timm"):
         weights_file(config.model.pretrained)
+    if config.train.anchor is not None and config.train.anchor.fisher is not None:
+        check_fisher_file(config.train.anchor.fisher)
     train_index, val_sets = open_train(config.data), open_val(config.data)
     vals = {one.key: one.index for one in val_sets}
     indexes = {"data.train": train_index, **vals}

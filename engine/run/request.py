@@ -41,7 +41,7 @@ def look_at(request: Request, place: Place) -> None:
     if place.is_first:
         check_monitors(request.config.monitor)
     inputs = open_inputs(request.config, place.size, place.local_size)
-    some_fingerprint = "" if inputs.maps else None
-    check_allowed_keys(request.allowed, identity(request.config, inputs.train_index, some_fingerprint))
+    of_maps, of_anchor = ("" if there else None for there in (inputs.maps, request.config.train.anchor))
+    check_allowed_keys(request.allowed, identity(request.config, inputs.train_index, of_maps, of_anchor))
     if place.is_first:
         check_resume(request.resume)

@@ -44,6 +44,8 @@ def test_the_sections_and_keys_are_those_of_the_file_that_a_run_leaves_in_its_or
         "schedule.image_size={kind: constant, values: 28}",
         "schedule.patch_size={kind: constant, values: 4}",
         "monitor.wandb.project=p",
+        "model.pretrained=x.pth",
+        "train.anchor={strength: 1}",
         "schedule.examples={rule: loss, keep: 0.5}",
     ]
     config = load_config(ROOT / "configs" / "fashion_mnist.yaml", sets)

@@ -83,6 +83,28 @@ def test_differences_are_paired_over_seeds_and_have_an_interval_from_three_seeds
     assert (half["num_paired"], half["top1_difference_half_width"]) == (2, {"1.0": None, "0.4": None})
 
 
+def test_each_of_several_validation_sets_is_told_by_its_name(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(study)
+    assert run(study) == 0
+    assert "on old" not in capfd.readouterr().out
+    assert result(study)["variants"][0]["val_top1_mean"] == {}
+    for path in (study / "out" / "records").glob("*.json"):
+        record = json.loads(path.read_text())
+        new = {rate: top1 - 0.3 for rate, top1 in record["top1"].items()}
+        path.write_text(json.dumps({**record, "val": {"old": {"top1": record["top1"]}, "new": {"top1": new}}}))
+    assert run(study) == 0
+    shown = capfd.readouterr().out
+    assert "on old, as above:" in shown
+    on_new = shown.split("on new:")[1].splitlines()
+    assert on_new[2].split() == ["full", "60.50", "±", "0.71", "20.00", "±", "0.00"]
+    full = result(study)["variants"][0]
+    assert full["val_top1_mean"]["new"] == pytest.approx({"1.0": 0.605, "0.4": 0.2})
+    assert full["val_top1_stdev"]["old"] == full["top1_stdev"]
+    rows = (study / "out" / "study.csv").read_text().splitlines()
+    assert rows[0].endswith(",train_cpu_s,val")
+    assert [row.split(",")[-1] for row in rows[1:]] == ["old", "old", "new", "new"] * 4
+
+
 def test_finished_runs_are_kept_though_their_folders_are_gone(study: Path) -> None:
     write(study)
     assert run(study, "--machine", "0/2") == 0

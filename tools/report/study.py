@@ -29,6 +29,7 @@ def report_study(study: Study) -> Report:
         report.absent.append("Results: no variant has a finished run yet")
     else:
         report.sections.append(("Results", [_results(study)]))
+        _add_validation_sets(study, report)
         _add_pictures(study, report)
         _add_sweep(study, report)
         _add_speed(study, report)
@@ -104,6 +105,25 @@ def _results(study: Study) -> Element:
         f"1.0 and {_LOW}: the model looks at that share of the patches of each validation image, chosen by the rule."
     )
     return table(head, [[v.name, *_cells(study, v)] for v in study.variants], caption=caption, text_columns=(0, 1))
+
+
+def _add_validation_sets(study: Study, report: Report) -> None:
+    """Accuracy on each of several validation sets; nothing where there is one."""
+    rows = [*study.variants, *study.equal_time]
+    names = list(dict.fromkeys(name for variant in rows for name in variant.val_top1_mean))
+    if not names:
+        return
+    columns = [(name, rate) for name in names for rate in (FULL, _LOW)]
+    head = ["variant", *(f"{name}, top-1 at {rate}, %" for name, rate in columns)]
+    cells = [[variant.name, *(_on_set(variant, name, rate) for name, rate in columns)] for variant in rows]
+    text = f"Results, curves over time and keep rate, and the sentences above are of the first set, {names[0]}."
+    caption = "Mean ± standard deviation over the seeds."
+    report.sections.append(("Each validation set by itself", [tag("p", text), table(head, cells, caption=caption)]))
+
+
+def _on_set(variant: VariantResult, name: str, rate: str) -> str:
+    mean = variant.val_top1_mean.get(name, {}).get(rate)
+    return "-" if mean is None else mean_and_spread(mean, variant.val_top1_stdev[name][rate])
 
 
 def _equal_time(study: Study) -> Element:

@@ -24,7 +24,8 @@ class VariantResult:
         rule, schedule: ``selection.rule`` and ``schedule.kind`` of its configuration.
         mean_keep_rate: of the schedule over the run.
         steps: of a run, the mean.
-        top1_mean, top1_stdev: on the validation set.
+        top1_mean, top1_stdev: on the validation set, or the first of several.
+        val_top1_mean, val_top1_stdev: the same on each of several validation sets, by its name; empty for a single one.
         wall_s_mean, cpu_s_mean: of a run in training steps; None where no run measured it.
         time_ratio, time_ratio_stdev: time by the study's clock against the reference's with the same seed.
         num_timed: the number of seeds in ``time_ratio``: those whose two runs were trained on the same hardware.
@@ -45,6 +46,8 @@ class VariantResult:
     num_runs: int = 0
     top1_mean: dict[str, float] = field(default_factory=dict)
     top1_stdev: dict[str, float | None] = field(default_factory=dict)
+    val_top1_mean: dict[str, dict[str, float]] = field(default_factory=dict)
+    val_top1_stdev: dict[str, dict[str, float | None]] = field(default_factory=dict)
     wall_s_mean: float | None = None
     cpu_s_mean: float | None = None
     time_ratio: float | None = None
@@ -144,7 +147,8 @@ def _variant(spec: StudySpec, job: Job, records: Records) -> VariantResult:
     first, variant = runs[0], spec.variants[job.variant]
     pairs = [(run, records[spec.reference, run["seed"]]) for run in runs if (spec.reference, run["seed"]) in records]
     ratios = [time_of(spec, run) / time_of(spec, full) for run, full in pairs if machine_of(run) == machine_of(full)]
-    top1 = {rate: mean_and_stdev([run["top1"][rate] for run in runs]) for rate in first["top1"]}
+    top1 = _over_seeds([run["top1"] for run in runs])
+    held = {name: _over_seeds([run["val"][name]["top1"] for run in runs]) for name in first.get("val", {})}
     compared = [] if job.name == spec.reference else pairs
     differences = {
         rate: [run["top1"][rate] - full["top1"][rate] for run, full in compared]
@@ -166,8 +170,10 @@ def _variant(spec: StudySpec, job: Job, records: Records) -> VariantResult:
         mean_keep_rate=first["mean_keep_rate"],
         steps=statistics.mean(run["steps"] for run in runs),
         num_runs=len(runs),
-        top1_mean={rate: found[0] for rate, found in top1.items() if found},
-        top1_stdev={rate: found[1] for rate, found in top1.items() if found},
+        top1_mean={rate: mean for rate, (mean, _) in top1.items()},
+        top1_stdev={rate: stdev for rate, (_, stdev) in top1.items()},
+        val_top1_mean={name: {rate: mean for rate, (mean, _) in found.items()} for name, found in held.items()},
+        val_top1_stdev={name: {rate: stdev for rate, (_, stdev) in found.items()} for name, found in held.items()},
         wall_s_mean=statistics.mean(run["train_wall_s"] for run in runs),
         cpu_s_mean=cpu_s_mean,
         time_ratio=time_ratio,
@@ -178,6 +184,12 @@ def _variant(spec: StudySpec, job: Job, records: Records) -> VariantResult:
         num_paired=len(compared),
         runs=[{key: value for key, value in run.items() if key != "config"} for run in runs],
     )
+
+
+def _over_seeds(top1: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float | None]]:
+    """Mean and standard deviation of the runs' accuracies by keep rate."""
+    found = {rate: mean_and_stdev([one[rate] for one in top1]) for rate in top1[0]}
+    return {rate: both for rate, both in found.items() if both is not None}
 
 
 def mean_and_stdev(values: Sequence[float]) -> tuple[float, float | None] | None:

@@ -16,12 +16,14 @@ def write_results(found: StudyResult, out: Path) -> None:
     write_atomically(out / "study.json", json.dumps(found.as_json(), indent=1) + "\n", sync=True)
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(["name", "seed", "keep_rate", "top1", "steps", "mean_keep_rate", "train_wall_s", "train_cpu_s"])
+    columns = ("name", "seed", "keep_rate", "top1", "steps", "mean_keep_rate", "train_wall_s", "train_cpu_s", "val")
+    writer.writerow(columns)
     for row in [*found.variants, *found.equal_time]:
         for run in row.runs:
-            for rate, top1 in run["top1"].items():
-                figures = (run["steps"], run["mean_keep_rate"], run["train_wall_s"], run["train_cpu_s"])
-                writer.writerow([row.name, run["seed"], rate, top1, *figures])
+            figures = (run["steps"], run["mean_keep_rate"], run["train_wall_s"], run["train_cpu_s"])
+            for val, measured in (run.get("val") or {"": run}).items():
+                for rate, top1 in measured["top1"].items():
+                    writer.writerow([row.name, run["seed"], rate, top1, *figures, val])
     write_atomically(out / "study.csv", sink.getvalue(), sync=True)
 
 
@@ -44,6 +46,7 @@ def table(found: StudyResult) -> str:
     if found.equal_time:
         lines += ["", "trained again, for the time of the variant behind the @:"]
         lines += [_line(row, rates, width) for row in found.equal_time]
+    lines += _by_set(rows, rates, width)
     lines += ["", f"time: {found.clock} time in training steps; time and points {against} with the same seed"]
     if with_intervals:
         lines += [f"95 % interval of the mean of the differences (Student's t, {FEWEST} seeds or more), in points"]
@@ -72,6 +75,20 @@ def _line(row: VariantResult, rates: Sequence[str], width: int) -> str:
     if rates[0] in row.top1_difference:
         cells += [f"{100 * row.top1_difference[rates[0]]:>+9.2f} points", *_interval(row, rates[0])]
     return "  ".join(cells)
+
+
+def _by_set(rows: Sequence[VariantResult], rates: Sequence[str], width: int) -> list[str]:
+    """A table for each of several validation sets; none for a single one. The table above is the first one's."""
+    names = list(dict.fromkeys(name for row in rows for name in row.val_top1_mean))
+    lines = []
+    for name in names:
+        above = ", as above" if name == names[0] else ""
+        lines += ["", f"on {name}{above}:", " " * width + "".join(f"  {'top-1 at ' + rate:>14}" for rate in rates)]
+        for row in rows:
+            mean, stdev = row.val_top1_mean.get(name, {}), row.val_top1_stdev.get(name, {})
+            cells = [f"{_with_spread(mean.get(rate), stdev.get(rate), 100, 2):>14}" for rate in rates]
+            lines.append("  ".join([f"{row.name:{width}}", *cells]))
+    return lines
 
 
 def _interval(row: VariantResult, rate: str) -> list[str]:

@@ -408,6 +408,24 @@ def test_settings_that_no_shipped_configuration_has_are_recorded_as_before(
     assert identity(config, fingerprinted("abc")) == recorded_identity(config, "abc")
 
 
+def test_an_anchor_is_known_by_its_strength_and_by_what_it_holds_to(toy: Path) -> None:
+    def anchored(path: str, strength: float, held: str) -> dict[str, Any]:
+        anchor = f"train.anchor={{strength: {strength}, fisher: {path}.safetensors}}"
+        config = load_config(toy, [f"model.pretrained={path}.pth", anchor])
+        return identity(config, fingerprinted("abc"), anchor_fingerprint=held)
+
+    known = anchored("here", 0.5, "old")
+    assert anchored("there", 0.5, "old") == known
+    for other, key in ((anchored("here", 0.25, "old"), "train.anchor"), (anchored("here", 0.5, "new"), FINGERPRINT)):
+        with pytest.raises(ValueError, match=f"{key}: .* there, .* here"):
+            check_same_run(toy, known, other, [])
+        [note] = check_same_run(toy, known, other, [key])
+        assert note.startswith(f"changed since the checkpoint, as allowed: {key}: ")
+
+
+FINGERPRINT = "train.anchor.fingerprint"
+
+
 def identity_with_a_new_key(toy: Path, section: str | None, value: int) -> dict[str, Any]:
     """As it would be if the program had a key ``new`` in that section, None for the top level."""
     values = load_config(toy, list(PRETRAINING)).model_dump()

@@ -41,6 +41,21 @@ def test_the_findings_change_with_the_figures(tmp_path: Path) -> None:
     assert "The reference full reaches 88.00% top-1." in said
 
 
+def test_each_validation_set_has_figures_of_its_own(tmp_path: Path) -> None:
+    values = study()
+    assert main([str(write_study(tmp_path / "one", values))]) == 0
+    assert "Each validation set by itself" not in (tmp_path / "one" / "report.html").read_text()
+    for row, new in zip(values["variants"], (0.5, 0.6, 0.7), strict=False):
+        row["val_top1_mean"] = {"old": row["top1_mean"], "new": {"1.0": new}}
+        row["val_top1_stdev"] = {"old": row["top1_stdev"], "new": {"1.0": 0.01}}
+    assert main([str(write_study(tmp_path / "several", values))]) == 0
+    text = (tmp_path / "several" / "report.html").read_text()
+    assert "<h2>Each validation set by itself</h2>" in text
+    assert "are of the first set, old." in text
+    assert "new, top-1 at 1.0, %" in text
+    assert "60.00 ± 1.00" in text
+
+
 def test_two_seeds_are_called_two_seeds(tmp_path: Path) -> None:
     values = study()
     values["variants"] = [

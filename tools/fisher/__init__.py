@@ -1,0 +1,1 @@
+"""Which weights of a trained model its data determine, and how sharply."""
