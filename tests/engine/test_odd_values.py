@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
@@ -31,8 +31,8 @@ BASE = {
         "image_size": {"kind": "steps", "values": [[0, 112], [0.5, 224]]},
         "patch_size": {"kind": "choice", "values": [[8, 1], [16, 2]]},
     },
-    "model": {"name": "vit_tiny_patch16_224", "options": {"depth": 2}},
-    "train": {"duration": "3epochs", "global_batch_size": 8},
+    "model": {"name": "vit_tiny_patch16_224", "options": {"depth": 2}, "pretrained": "local-dir:start"},
+    "train": {"duration": "3epochs", "global_batch_size": 8, "anchor": {"strength": 0.01}},
     "optim": {"lr": 0.001},
     "monitor": {"wandb": {"project": "odd"}},
 }
@@ -50,6 +50,8 @@ def keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str
     """Every key and every section of a configuration, such as ``data.augment.auto.kind``."""
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"
+        if get_origin(field.annotation) is tuple:  # no key leads into a list
+            continue
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 yield from keys(kind, f"{prefix}{name}.")
