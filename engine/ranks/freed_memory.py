@@ -1,8 +1,8 @@
 """Memory that a step frees is kept for the next one.
 
 glibc gives freed memory at the top of its heap back to the system, and asks for it again in the next training step. The
-system clears every page of it anew, and the step waits. How often that happens goes by the chance of what lies where, so
-that a run's steps took longer than the same steps in a profile.
+system clears every page of it anew, and the step waits. How often goes by the chance of what lies where, so that a
+run's steps took longer than the same steps in a profile.
 """
 
 import ctypes
