@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, interruptible, stdout_apart
-from pipeline.addresses import Address, place
 from pipeline.files import user_path
 from pipeline.installed import without_dali
 
@@ -113,11 +112,3 @@ def _put(text: str) -> None:
         print(text, end="", flush=True)
     except BrokenPipeError:  # whoever reads, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def place_argument(text: str) -> Path | Address:
-    """A folder on a disk or its address in a store, for a command line; a wrong one is told without secrets."""
-    try:
-        return place(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

@@ -18,7 +18,7 @@ from typing import Any
 from engine.command_line import INTERRUPTED_EXIT_CODE, Parser, importing, interruptible, leave
 from pipeline.cores import allowed_cores
 from pipeline.files import user_path
-from tools.command import dali_named, only_printed, place_argument, told
+from tools.command import dali_named, only_printed, told
 
 with importing():
     from tools.shards.appending.command import add_append_arguments, run_append
@@ -29,6 +29,7 @@ with importing():
     from tools.shards.parts.command import add_merge_arguments, run_merge
     from tools.shards.parts.options import add_part_arguments
     from tools.shards.sources.table import sources_help
+    from tools.shards.stores.arguments import place_argument
     from tools.shards.stores.command import run_convert, run_index
 
 _GOES_ON = "the same command goes on where it stopped"

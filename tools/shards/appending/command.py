@@ -6,8 +6,8 @@ import sys
 from dataclasses import asdict
 
 from pipeline.addresses import Address
-from tools.command import place_argument
 from tools.shards.progress import progress_bar
+from tools.shards.stores.arguments import place_argument
 
 _TRAINING = ("train", "all")  # what ``open_index`` opens for training, the first that is there
 
