@@ -52,7 +52,7 @@ def test_a_run_through_the_tables_sizes_is_loaded_both_ways(shards: Path, tmp_pa
 def test_levels_are_made_beside_links_and_measured_against_the_full_size(shards: Path, tmp_path: Path) -> None:
     before = sorted(path.name for path in shards.iterdir())
     arguments = ["--data", shards, "--work", tmp_path / "work", "--out", tmp_path / "found.json", "--levels", 128, 64]
-    sizes = ["--image-sizes", 32, 224, "--keep-rates", 0.5, "--repeats", 1, "--seconds", 0.01, "--batches", 2]
+    sizes = ["--image-sizes", 32, 224, "--keep-rates", 0.5, "--repeats", 1, "--seconds", 0.1, "--batches", 2]
     main([str(one) for one in [*arguments, *sizes, "--batch-size", 8, "--cores", 1]])
     assert sorted(path.name for path in shards.iterdir()) == before
     found = json.loads((tmp_path / "found.json").read_text())
