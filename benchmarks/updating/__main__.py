@@ -12,6 +12,7 @@ stopped, and a run that is finished is only read.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -32,11 +33,10 @@ FISHER_IMAGES = 1000
 
 def train(names: Iterable[str], seeds: Sequence[int], places: Places, lengths: Lengths, ranks: int) -> None:
     """Train the runs of these variants that are not finished, seed by seed."""
-    names = list(names)
-    jobs = [command_line(name, seed, places, lengths) for seed in seeds for name in names]
-    for seed in seeds:
-        for name in names:
-            config_of(name, seed, places, lengths)
+    runs = list(itertools.product(seeds, names))
+    for seed, name in runs:
+        config_of(name, seed, places, lengths)  # a run that cannot be configured is told before any is trained
+    jobs = [command_line(name, seed, places, lengths) for seed, name in runs]
     file = places.runs / "jobs.json"
     file.write_text(json.dumps(jobs))
     command = command_of(ranks, "--module", "benchmarks.updating.ranks", file)

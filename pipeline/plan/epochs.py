@@ -7,6 +7,7 @@ steps alone, so it is known before the run.
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import ceil
 
 from pipeline.growth import EpochLengths
@@ -58,12 +59,17 @@ class Epochs:
             in_block += 1
         return cls(full_steps, short_steps, _num_short(8 * blocks + in_block))
 
+    @cached_property
+    def lengths(self) -> EpochLengths:
+        """Of the epochs that leave no example out."""
+        return EpochLengths(self.full_steps, self.earlier)
+
     def split(self, step: int) -> tuple[int, int]:
         """The epoch that a step is in, from 0, and which of its steps it is."""
         all_short = self.num_short * self.short_steps
         if step < all_short:
             return divmod(step, self.short_steps)
-        epoch, step_of_epoch = EpochLengths(self.full_steps, self.earlier).split(step - all_short)
+        epoch, step_of_epoch = self.lengths.split(step - all_short)
         return self.num_short + epoch, step_of_epoch
 
     def share_of_full(self, total_steps: int) -> float:

@@ -13,7 +13,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.config import StrengthName
-from pipeline.growth import EpochLengths
 from pipeline.plan.epochs import Epochs
 from pipeline.plan.examples import ExamplesConfig
 from pipeline.plan.keyed import Stream, uniform_of_steps
@@ -224,8 +223,7 @@ class PatchSchedule:
 
     def _laid(self, steps: np.ndarray, rounding: float | None, stream: Stream) -> Laid:
         draw = partial(uniform_of_steps, self.seed, stream)
-        lengths = EpochLengths(self.steps_per_epoch, self.earlier)
-        return Laid(steps, self.ramp_steps, lengths, rounding, draw)
+        return Laid(steps, self.ramp_steps, self.epochs.lengths, rounding, draw)
 
     def _checked(self, steps: np.ndarray) -> np.ndarray:
         steps = np.asarray(steps, dtype=np.int64)
