@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.shared.photographs import photograph
@@ -21,6 +22,20 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = config.option.markexpr
     if "gpu" not in chosen or "not gpu" in chosen:
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def _process_is_left_as_found() -> Iterator[None]:
+    """What a program sets that is tried in this process is not the next test's: its rank, its cores, its threads."""
+    found, cores, threads = dict(os.environ), os.sched_getaffinity(0), torch.get_num_threads()
+    yield
+    if os.sched_getaffinity(0) != cores:
+        os.sched_setaffinity(0, cores)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    for name in os.environ.keys() - found.keys():  # one by one, for other threads may be reading
+        del os.environ[name]
+    os.environ |= {name: value for name, value in found.items() if os.environ.get(name) != value}
 
 
 # (width, height): landscape, portrait, odd, square, smaller than 64 pixels, long and thin.

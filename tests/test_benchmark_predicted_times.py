@@ -14,7 +14,7 @@ from benchmarks.predicted_times.__main__ import (
     SCHEDULES,
     compare,
     compare_fit,
-    in_order,
+    courses,
     proposed,
 )
 from benchmarks.predicted_times.course import Stretch, configured, laid_out, pooled, stretches
@@ -53,6 +53,14 @@ def test_a_course_goes_through_all_schedules_step_by_step() -> None:
         assert [course.stage(place * STEPS + step) for step in range(STEPS)] == [own.stage(s) for s in range(STEPS)]
 
 
+def test_only_a_course_of_sizes_schedules_them() -> None:
+    order, sized = courses()
+    keys = {name: set(laid_out([schedule_of(name)])[1::2]) for name in SCHEDULES}
+    has_sizes = {name for name, told in keys.items() if any("_size=" in one for one in told)}
+    assert has_sizes == set(sized)
+    assert not has_sizes & set(order)
+
+
 def test_a_stretch_takes_what_its_lines_say() -> None:
     def line(step: int, steps: int, step_s: float) -> dict[str, Any]:
         return {"event": "train", "step": step, "interval_steps": steps, "step_s": step_s, "cpu_s": 2 * step_s}
@@ -75,7 +83,8 @@ def test_a_run_as_fast_as_told_does_not_differ_and_one_disturbed_stretch_does_no
 
 
 def test_a_fitted_schedule_is_held_against_full_patches_beside_it() -> None:
-    order = in_order()
+    order, sized = courses()
+    assert sorted({*order, *sized}) == sorted({*SCHEDULES, FITTED_NAME, FULL_NAME})
     assert [order[place + 1] for place, name in enumerate(order) if name == FITTED_NAME] == [FULL_NAME] * 2
     slow = [Stretch(10.0, 1.0), Stretch(20.0, 1.0), Stretch(5.2, 1.0)], [Stretch(20.0, 2.0), Stretch(40.0, 2.0)]
     found = compare_fit(slow[0], [*slow[1], Stretch(10.0, 2.0)])

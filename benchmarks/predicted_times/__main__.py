@@ -3,14 +3,15 @@
     make data && python -m benchmarks.predicted_times
 
 One rank of this machine, Fashion-MNIST's configuration, profiled under its own schedule (keep rates 0.2, 0.4, ... 1).
-In turns, that profile and a *course*: one training run in which stretches of a hundred steps alternate, each going
-through the stages of one schedule (see course.py). There are six schedules of other keep rates, five with sizes of
-images and patches, and, twice a round, the first proposal of tools.fit at half of full patches' time (by the first
-turn's profile) and full patches beside it. So no start of a process is in the times, and a machine that slows down for
-a minute slows down all that is compared. What decides are medians: of the profile's repeats, all turns together, and of
-a schedule's stretches; of the fitted schedule, its stretches' time over that of full patches next to it. Processor time
-stands beside. Writes predicted_times.json. About twelve minutes on two cores with nothing else to do. Exit code 1: a
-prediction is off by more than a tenth, or the proposal by more than a twentieth of the budget.
+In turns, that profile and two *courses*: training runs in which stretches of a hundred steps alternate, each going
+through the stages of one schedule (see course.py). In one there are six schedules of other keep rates and, twice a
+round, the first proposal of tools.fit at half of full patches' time (by the first turn's profile) and full patches
+beside it; in the other there are five with sizes of images and patches. So no start of a process is in the times, and a
+machine that slows down for a minute slows down all that is compared. What decides are medians: of the profile's
+repeats, all turns together, and of a schedule's stretches; of the fitted schedule, its stretches' time over that of
+full patches next to it. Processor time stands beside. Writes predicted_times.json. About twelve minutes on two cores
+with nothing else to do. Exit code 1: a prediction is off by more than a tenth, or the proposal by more than a twentieth
+of the budget.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import RESULTS, spread, write_result
-from benchmarks.predicted_times.course import Schedule, Stretch, configured, laid_out, pooled, stretches
+from benchmarks.predicted_times.course import SIZES, Schedule, Stretch, configured, laid_out, pooled, stretches
 from benchmarks.shared.shell import ROOT, environment
 from engine.metrics import read_metrics
 from engine.run_plan import build_schedule
@@ -95,11 +96,12 @@ def proposed(profile: SavedProfile, steps: int) -> tuple[Schedule, float]:
     return {key.removeprefix("schedule."): value for key, value in proposal.values.items()}, proposal.share
 
 
-def in_order() -> list[str]:
-    """The stretches of one round: the fitted schedule beside full patches, twice, and all others between."""
-    pair, names = [FITTED_NAME, FULL_NAME], list(SCHEDULES)
-    half = len(names) // 2
-    return [*pair, *names[:half], *pair, *names[half:]]
+def courses() -> list[list[str]]:
+    """The stretches of one round of either course: the fitted schedule beside full patches is in that of keep rates."""
+    sized = [name for name, schedule in SCHEDULES.items() if schedule.keys() & set(SIZES)]
+    names = [name for name in SCHEDULES if name not in sized]
+    pair, half = [FITTED_NAME, FULL_NAME], len(names) // 2
+    return [[*pair, *names[:half], *pair, *names[half:]], sized]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -108,12 +110,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found: list[tuple[str, Stretch]] = []
     schedules = {**SCHEDULES, FULL_NAME: FULL}
     told_share = 0.0
-    order = in_order() * options.rounds
+    orders = [order * options.rounds for order in courses()]
     for turn in range(options.turns):
         profiles.append(profiled(options, turn))
         if turn == 0:
             schedules[FITTED_NAME], told_share = proposed(profiles[0], options.steps)
-        found += zip(order, trained(order, schedules, options.steps), strict=True)
+        for order in orders:
+            found += zip(order, trained(order, schedules, options.steps), strict=True)
         print(f"turn {turn + 1}/{options.turns}", file=sys.stderr, flush=True)
     profile = pooled(profiles)
     told = {name: compare(schedules[name], profile, options.steps, of(name, found)) for name in SCHEDULES}

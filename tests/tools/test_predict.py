@@ -1,12 +1,9 @@
 import csv
 import io
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -60,15 +57,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notes.txt").write_text("mine")
     (folder / ".hidden.jpg").write_text("")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    """A sweep leaves the address of its world in the environment, and a run its number of threads."""
-    threads = torch.get_num_threads()
-    with patch.dict(os.environ):
-        yield
-    torch.set_num_threads(threads)
 
 
 def answers(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,15 +33,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    """A world of one rank leaves its address in the environment, and a run its number of threads."""
-    threads = torch.get_num_threads()
-    with patch.dict(os.environ):
-        yield
-    torch.set_num_threads(threads)
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:

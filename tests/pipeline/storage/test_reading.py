@@ -5,6 +5,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.shared.shard_files import write_tar
+from benchmarks.shared.shell import ROOT, environment
 from benchmarks.shared.stores import Line, put
 from pipeline.addresses import Address
 from pipeline.shards.exclusion import ExcludedSample, add_samples, exclusion_path
@@ -273,23 +276,38 @@ def test_what_is_left_and_damaged_is_fetched_anew(web: tuple[str, str], garment_
     assert all_images(remote) == all_images(open_index(garment_shards, "train"))
 
 
+READS_ALL = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.addresses import Address
+from pipeline.shards.index import open_index
+from pipeline.shards.reader import SampleReader
+from pipeline.storage.cache import CacheSettings
+
+index = open_index(Address.parse(sys.argv[1]), "train", CacheSettings(Path(sys.argv[2])))
+SampleReader(index).read(np.arange(len(index.shard)))
+"""
+
+
 def test_what_a_killed_process_left_is_gone_on_with(web: tuple[str, str], garment_shards: Path, tmp_path: Path) -> None:
-    """The kill is of another process, as no test can go on without its own."""
     line = Line(web[0])
-    line.delay_s = 0.1
-    started = os.fork()
-    if not started:
-        try:
-            all_images(open_index(Address.parse(line.url), "train", CacheSettings(tmp_path)))
-        finally:
-            os._exit(0)
-    until = time.monotonic() + 30
+    line.delay_s = 0.2
+    other = subprocess.Popen([sys.executable, "-c", READS_ALL, line.url, str(tmp_path)], cwd=ROOT, env=environment())
+    until = time.monotonic() + 60
     while not any(path.stat().st_size for path in tmp_path.glob("shards/*.part")) and time.monotonic() < until:
         time.sleep(0.01)
-    os.kill(started, 9)
-    os.waitpid(started, 0)
+    other.kill()
+    other.wait()
+    left = [path.stat().st_size for path in tmp_path.glob("shards/*.part")]
+    assert len(left) == 1
+    assert left[0] > 0
     line.delay_s = 0.0
     remote = open_index(Address.parse(line.url), "train", CacheSettings(tmp_path))
     assert all_images(remote) == all_images(open_index(garment_shards, "train"))
+    assert remote.remote is not None
+    assert remote.remote.traffic.num_bytes < sum(remote.remote.sizes)
     assert not list(tmp_path.glob("shards/*.part"))
     line.close()
