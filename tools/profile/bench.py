@@ -26,6 +26,7 @@ from engine.models.masked_autoencoder import MaskedAutoencoder
 from engine.optim import set_learning_rate
 from engine.prepare import Prepared
 from engine.ranks.world import World, agree
+from engine.run.anchor import Anchor
 from engine.snapshots import take_snapshot
 from engine.task import training_loss
 from engine.timing.laps import MARKS, Laps
@@ -89,12 +90,15 @@ class Bench:
             snapshot = take_snapshot(model.encoder if isinstance(model, MaskedAutoencoder) else model, 0)
             self._board = fixed_board(snapshot)
         self._average: WeightAverage | None = None
+        self._anchor: Anchor | None = None
         if trains:
             model = model.to(world.device)
             if config.train.ema_decay is not None:
                 self._average = WeightAverage(model, config.train.ema_decay)
             self._engine = build_engine(config, prepared.plan, model)
             self._engine.train()
+            if prepared.anchored_to is not None:
+                self._anchor = Anchor(self._engine, prepared.anchored_to, config.engine.zero_stage)
             # One batch thousands of times over must not lead the weights anywhere; a step costs the same at rate 0.
             set_learning_rate(self._engine.optimizer, 0.0)
 
@@ -262,6 +266,8 @@ class Bench:
                 with lap(laps, "backward"):
                     backward_pass(self._engine, loss, num_passes)
             with lap(laps, "optimizer"):
+                if self._anchor is not None:
+                    self._anchor.pull(measure=False)
                 update_weights(self._engine, config, measure=False)
             if self._average is not None:
                 with lap(laps, "optimizer"):

@@ -2,7 +2,9 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from benchmarks.shared.toy_data import write_toy_config, write_toy_shards
 from engine.config import load_config
 from engine.prepare import prepare
 from engine.ranks.world import World
+from engine.run.anchor import Held
 from pipeline.plan.schedule import PatchSchedule, ScheduleConfig, Stage
+from tools.profile import bench
 from tools.profile.__main__ import parse_arguments
 from tools.profile.bench import plans_at
 from tools.profile.measure import stages_to_profile
@@ -240,6 +244,25 @@ def test_the_command_of_a_result_starts_the_same_ranks() -> None:
     assert command(["--config", "c"], two) == (
         "deepspeed --no_local_rank --num_accelerators 2 --module tools.profile --config c"
     )
+
+
+def test_a_step_on_the_bench_pulls_weights_to_their_anchor_before_their_update(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    for name in ("build_engine", "set_learning_rate", "training_loss", "begin_pass", "backward_pass"):
+        monkeypatch.setattr(bench, name, MagicMock())
+    monkeypatch.setattr(bench, "dist", MagicMock())
+    monkeypatch.setattr(bench, "update_weights", lambda *_, measure: done.append("update"))
+    pulls = SimpleNamespace(pull=lambda *, measure: done.append("pull"))
+    monkeypatch.setattr(bench, "Anchor", lambda engine, held, stage: pulls)
+    prepared = prepare(load_config(config), HERE)
+    batch = MagicMock(plan=SimpleNamespace(stage=prepared.plan.schedule.stage(0)))
+    bench.Bench(prepared, HERE, trains=True).time_steps(batch, 1)
+    assert done == ["update"]
+    held = Held({}, {}, (), "")
+    bench.Bench(replace(prepared, anchored_to=held), HERE, trains=True).time_steps(batch, 2)
+    assert done[1:] == ["pull", "update"] * 2
 
 
 def profiled(config: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
