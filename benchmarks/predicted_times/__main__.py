@@ -21,13 +21,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.measuring import RESULTS, spread, write_result
-from benchmarks.predicted_times.course import SIZES, Schedule, Stretch, configured, laid_out, pooled, stretches
+from benchmarks.predicted_times.course import Schedule, Stretch, configured, laid_out, pooled, stretches
 from benchmarks.shared.shell import ROOT, environment
 from engine.metrics import read_metrics
 from engine.run_plan import build_schedule
+from pipeline.plan.sizes import Axis
 from tools.fit.proposals import fit
 from tools.profile.saved import SavedProfile, read_profile
 from tools.schedule.prediction import cost_of, predict
@@ -98,7 +99,7 @@ def proposed(profile: SavedProfile, steps: int) -> tuple[Schedule, float]:
 
 def courses() -> list[list[str]]:
     """The stretches of one round of either course: the fitted schedule beside full patches is in that of keep rates."""
-    sized = [name for name, schedule in SCHEDULES.items() if schedule.keys() & set(SIZES)]
+    sized = [name for name, schedule in SCHEDULES.items() if schedule.keys() & set(get_args(Axis))]
     names = [name for name in SCHEDULES if name not in sized]
     pair, half = [FITTED_NAME, FULL_NAME], len(names) // 2
     return [[*pair, *names[:half], *pair, *names[half:]], sized]

@@ -1,8 +1,8 @@
 """One training run through many schedules: stretch by stretch, each of so many steps at one schedule's stages.
 
 Every schedule is a list of stages, one a step, known before the run; so a run whose keep rate and sizes follow
-``steps`` can go through all of them in turn. An axis that none of them moves is not scheduled in that run either: where
-sizes are, the loader resizes every image, also those that have their size already. What a stretch takes is read from
+``steps`` can go through all of them in turn. A size that none of them schedules is not scheduled in that run either:
+where one is, the loader resizes every image, also those that have their size already. What a stretch takes is read from
 the run's metrics, whose lines end where stages do, and at every ``log_every`` steps, of which a stretch has a whole
 number.
 """
@@ -11,18 +11,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.shared.several_profiles import of_several
 from benchmarks.shared.shell import ROOT
 from benchmarks.toy_runs import settings
 from engine.config import RunConfig, load_config
 from pipeline.plan.schedule import PatchSchedule
+from pipeline.plan.sizes import Axis
 from tools.profile.saved import SavedProfile
 
 CONFIG = "configs/fashion_mnist.yaml"
 LOG_EVERY = 10
-SIZES = ("image_size", "patch_size")
 # Nothing but training steps until the end of the run.
 _BARE = {"optim__warmup": "5steps", "eval__every": "null", "eval__keep_rates": [0.2], "checkpoint__every": "null"}
 
@@ -62,9 +62,8 @@ def laid_out(schedules: Sequence[PatchSchedule]) -> list[str]:
     def pairs(name: str) -> list[list[float]]:
         return [[begin / len(stages), getattr(stages[begin], name)] for begin in begins]
 
-    own = load_config(ROOT / CONFIG).data
-    moved = [axis for axis in SIZES if {getattr(stage, axis) for stage in stages} != {getattr(own, axis)}]
-    sizes = {axis: {"kind": "steps", "values": pairs(axis)} for axis in moved}
+    scheduled = [axis for axis in get_args(Axis) if any(axis in one.config.sizes for one in schedules)]
+    sizes = {axis: {"kind": "steps", "values": pairs(axis)} for axis in scheduled}
     return _set({"kind": "steps", "keep_rate": pairs("keep_rate"), **sizes}, len(stages))
 
 

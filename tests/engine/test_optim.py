@@ -166,23 +166,19 @@ def test_training_on_a_cpu_repeats_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_the_fused_optimizer_takes_the_steps_of_the_plain_loop(num_threads: int) -> None:
-    threads_before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
-    try:
-        ends = []
-        for fused in (True, True, False):
-            torch.manual_seed(0)
-            parameters = [torch.nn.Parameter(torch.randn(size)) for size in (3, 1000, 100_003)]
-            groups = [{"params": parameters, "weight_decay": 0.1, "lr_scale": 1.0}]
-            optimizer = build_optimizer(groups, lr=0.01, betas=(0.9, 0.999), eps=1e-8)
-            optimizer.param_groups[0]["fused"] = fused
-            for _ in range(4):
-                for parameter in parameters:
-                    parameter.grad = torch.randn_like(parameter)
-                optimizer.step()
-            ends.append(parameters)
-    finally:
-        torch.set_num_threads(threads_before)
+    ends = []
+    for fused in (True, True, False):
+        torch.manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(size)) for size in (3, 1000, 100_003)]
+        groups = [{"params": parameters, "weight_decay": 0.1, "lr_scale": 1.0}]
+        optimizer = build_optimizer(groups, lr=0.01, betas=(0.9, 0.999), eps=1e-8)
+        optimizer.param_groups[0]["fused"] = fused
+        for _ in range(4):
+            for parameter in parameters:
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        ends.append(parameters)
     for fused, again, plain in zip(*ends, strict=True):
         assert torch.equal(fused, again)
         torch.testing.assert_close(fused, plain)
